@@ -16,14 +16,9 @@ class DeviceUnavailableError(RuntimeError):
 def find_device(name: str) -> torch.device:
     """Return the device called `name` after one computation on it has succeeded.
 
-    Args:
-        name: one of `DEVICES`.
-
-    Raises:
-        ValueError: the name is none of `DEVICES`.
-        DeviceUnavailableError: the device cannot be used; the message says why and what to do.
-
-    Source: PyTorch documentation, "CUDA semantics" and "torch.device".
+    Raises ValueError if the name is none of `DEVICES`, and DeviceUnavailableError if the device
+    cannot be used; the message says why and what to do.
+    Source: PyTorch documentation, "torch.device" and "CUDA semantics".
 
     >>> find_device("cpu")
     device(type='cpu')
@@ -53,13 +48,13 @@ def find_device(name: str) -> torch.device:
 
 def _is_built(name: str) -> bool:
     """Return whether this build of PyTorch contains code for the device at all."""
-    built = {
-        "cpu": True,
-        "cuda": torch.backends.cuda.is_built(),
-        "mps": torch.backends.mps.is_built(),
-        "xpu": getattr(torch.version, "xpu", None) is not None,
-    }
-    return built[name]
+    if name == "cuda":
+        return torch.version.cuda is not None or torch.version.hip is not None
+    if name == "mps":
+        return torch.backends.mps.is_built()
+    if name == "xpu":
+        return getattr(torch.version, "xpu", None) is not None
+    return True
 
 
 def _explain(name: str, error: str) -> str:
