@@ -1,0 +1,182 @@
+"""Fashion-MNIST: a sample that comes with the package, and the full set where it can be had."""
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+SAMPLE = Path(__file__).parent / "data"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+# Digests of the uncompressed files: they hold whichever program compressed them.
+_SAMPLE_SHA256 = {
+    "train-images-idx3-ubyte": "713a0c839b34aca6ddde86bb5e99d5f398d69503faa1f3d2752eb497cdced9b1",
+    "train-labels-idx1-ubyte": "e49a1c1d6a4ff808e883f12516722624dccf10ec4b5e7b41c51b9237d6576675",
+    "t10k-images-idx3-ubyte": "7877d2aa84754e848d45b2bcffec748cf10aad21fb55f9f9020f22fb85bcc5e2",
+    "t10k-labels-idx1-ubyte": "a0e2cc19a5502763e96dd66d28871c172fcd02f0d5ef5bfc94dc7327ecfd27a4",
+}
+_FULL_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+class DataError(RuntimeError):
+    """A data file or an image that is missing, damaged or of another kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Grey images with their labels.
+
+    images: uint8 of shape (N, 28, 28), 0 is black; labels: int64 of shape (N,), positions in
+    `classes`; source: where the images were found, in words.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    source: str
+
+
+def fashion_mnist(
+    *, train: bool, full: bool = False, root: Path | None = None, download: bool = False
+) -> ImageSet:
+    """Read the training or the test images of Fashion-MNIST.
+
+    The sample that comes with the package has 600 training and 100 test images of each class.
+    With `full` the official 60,000 and 10,000 are read from `root`/FashionMNIST/raw (`root` is the
+    folder `data` by default), else from Debian's package dataset-fashion-mnist; only with
+    `download` does torchvision fetch them into `root` if they are in neither place.
+
+    Raises DataError if a file is missing or damaged; the message names it and the remedy.
+    Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking
+    machine learning algorithms" (2017).
+
+    >>> test = fashion_mnist(train=False)
+    >>> test.images.shape, test.images.dtype
+    (torch.Size([1000, 28, 28]), torch.uint8)
+    >>> test.classes[test.labels[0]]
+    'Shirt'
+    """
+    part = "train" if train else "t10k"
+    if full:
+        folder = _find_full(part, root or Path("data"), download)
+        source, digests = f"the official files in {folder}", _FULL_SHA256
+    else:
+        folder = SAMPLE
+        source, digests = "the sample that comes with dlconcepts", _SAMPLE_SHA256
+    images = _read(folder, f"{part}-images-idx3-ubyte", digests)
+    labels = _read(folder, f"{part}-labels-idx1-ubyte", digests)
+    # The IDX format: a header of one 32-bit number and one for each dimension, then the bytes.
+    return ImageSet(
+        images=torch.frombuffer(images, dtype=torch.uint8, offset=16).reshape(-1, 28, 28),
+        labels=torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),
+        classes=CLASSES,
+        source=f"Fashion-MNIST, {source}",
+    )
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """Read an image file as one grey image like those of Fashion-MNIST: uint8 of shape (28, 28).
+
+    Colour becomes grey, transparency becomes black, and the image is scaled to fit and centred on
+    black; an image that is grey and 28 x 28 already keeps every pixel.
+
+    Raises DataError if the file is missing or no image that Pillow can read.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(_as_8_bits(image))
+            on_black = Image.new("RGBA", upright.size, "black")
+            on_black.alpha_composite(upright.convert("RGBA"))
+    except FileNotFoundError as error:
+        raise DataError(f"there is no image file {path}; check its name") from error
+    # Pillow raises whatever its decoder of the format happens to raise for a damaged file.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not an image that can be read; give a PNG or JPEG") from error
+    grey = ImageOps.pad(on_black.convert("L"), (28, 28), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(grey))
+
+
+def _as_8_bits(image: Image.Image) -> Image.Image:
+    """Return the image with 8 bits a channel; Pillow itself would cut 16-bit grey off at 255."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image
+
+
+def _find_full(part: str, root: Path, download: bool) -> Path:
+    """Return the folder that holds the official files, after a download if that was asked for."""
+    raw = root / "FashionMNIST" / "raw"
+    for folder in (raw, DEBIAN):
+        if _file(folder, f"{part}-images-idx3-ubyte") and _file(
+            folder, f"{part}-labels-idx1-ubyte"
+        ):
+            return folder
+    if not download:
+        raise DataError(
+            f"the full Fashion-MNIST is neither in {raw} nor in {DEBIAN}: install Debian's package "
+            "with `apt-get install dataset-fashion-mnist`, or let torchvision download it with "
+            "`python -m dlconcepts train --full --download`"
+        )
+    # Importing torchvision takes seconds, so only those who download pay for it.
+    from torchvision.datasets import FashionMNIST
+
+    try:
+        FashionMNIST(root, download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"Fashion-MNIST could not be downloaded to {raw}: {error}") from error
+    return raw
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    """Return the file called `name` in the folder, plain or compressed, if there is one."""
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+
+
+def _read(folder: Path, name: str, digests: dict[str, str]) -> bytearray:
+    """Return the uncompressed content of a data file after comparing it with its digest."""
+    path = _file(folder, name)
+    if path is None:
+        raise DataError(f"the data file {folder / name}.gz is missing; {_remedy(folder)}")
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"the data file {path} cannot be read: {error}; {_remedy(folder)}"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != digests[name]:
+        raise DataError(f"the data file {path} is damaged: wrong checksum; {_remedy(folder)}")
+    return bytearray(content)
+
+
+def _remedy(folder: Path) -> str:
+    """Say how a folder's files can be brought back."""
+    if folder == SAMPLE:
+        return "reinstall dlconcepts"
+    if folder == DEBIAN:
+        return "run `apt-get install --reinstall dataset-fashion-mnist`"
+    return "delete it and run again with --download"
