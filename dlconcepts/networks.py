@@ -1,0 +1,169 @@
+"""Networks, and the batches of images that go in."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class Network(nn.Module):
+    """A fully connected network from images to logits, one score for each class.
+
+    `hidden_features` are the widths of the hidden layers, each followed by the activation, one of
+    `ACTIVATIONS`, and by dropout. The last layer has neither, nor a softmax: logits are what
+    `nn.CrossEntropyLoss` expects.
+
+    Input: floating point of shape (B, ...) with `in_features` values an example, B >= 0.
+    Output: logits of shape (B, out_features).
+
+    Raises ValueError for a size below 1, an unknown activation, a dropout outside [0, 1] and, when
+    called, for examples of another width; TypeError when called with integers.
+    Source: PyTorch documentation, "Build the Neural Network"; `torch.nn.CrossEntropyLoss`.
+
+    >>> model = Network(784, [128, 64], 10)
+    >>> model(torch.zeros(2, 28, 28)).shape
+    torch.Size([2, 10])
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    109386
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: Sequence[int],
+        out_features: int,
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = [in_features, *hidden_features, out_features]
+        if not all(isinstance(size, int) and size >= 1 for size in sizes):
+            raise ValueError(f"each layer needs a size of at least 1, but the sizes are {sizes}")
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"unknown activation {activation!r}: choose one of {known}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is a probability in [0, 1], but it is {dropout}")
+        self.in_features = in_features
+        self.hidden_features = list(hidden_features)
+        self.out_features = out_features
+        self.activation = activation
+        self.hidden = nn.ModuleList(
+            nn.Linear(width, next_width) for width, next_width in pairwise(sizes[:-1])
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(sizes[-2], out_features)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch."""
+        features = flatten(images, self.in_features)
+        for layer in self.hidden:
+            features = self.dropout(ACTIVATIONS[self.activation](layer(features)))
+        logits: torch.Tensor = self.output(features)
+        return logits
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments that build a network like this one, as plain Python values.
+
+        >>> Network(4, [3], 2, dropout=0.5).architecture["dropout"]
+        0.5
+        """
+        return {
+            "in_features": self.in_features,
+            "hidden_features": self.hidden_features,
+            "out_features": self.out_features,
+            "activation": self.activation,
+            "dropout": self.dropout.p,
+        }
+
+
+def flatten(images: torch.Tensor, in_features: int) -> torch.Tensor:
+    """Turn a batch of examples of any shape into rows: (B, ...) becomes (B, in_features).
+
+    Raises TypeError for integers and ValueError if the examples do not have `in_features` values.
+    Source: PyTorch documentation, `torch.flatten`.
+
+    >>> flatten(torch.zeros(5, 1, 28, 28), 784).shape
+    torch.Size([5, 784])
+    """
+    if not images.is_floating_point():
+        raise TypeError(f"the network takes floats, but the images are {images.dtype}; normalize()")
+    # Only the batch size is kept: view(-1, 784) would mix examples of another width.
+    rows = images.flatten(1) if images.ndim > 1 else images
+    if rows.ndim != 2 or rows.shape[1] != in_features:
+        raise ValueError(
+            f"the network takes a batch of examples with {in_features} values each, "
+            f"but the images have the shape {tuple(images.shape)}"
+        )
+    return rows
+
+
+def normalize(images: torch.Tensor, *, mean: float = 0.5, std: float = 0.5) -> torch.Tensor:
+    """Turn bytes into floats around 0: (images / 255 - mean) / std, from -1 to 1 by default.
+
+    Input: uint8 of any shape. Output: float32 of the same shape; the input is left alone.
+
+    Raises TypeError for any other dtype, since floats may well be normalised already.
+    Source: torchvision documentation, `ToTensor` and `Normalize`.
+
+    >>> normalize(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([-1.0000, -0.6000,  1.0000])
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"normalize takes uint8 images, but these are {images.dtype}")
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def batches(
+    data: tuple[torch.Tensor, torch.Tensor],
+    batch_size: int,
+    *,
+    order: torch.Tensor | None = None,
+    device: torch.device | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Cut images and their labels into batches, in the given order of positions.
+
+    The last batch is smaller if `batch_size` does not divide the number of examples. Images of
+    dtype uint8 are normalised, a batch at a time; each batch is moved to `device`.
+
+    Raises ValueError for no examples, images and labels of different number, a batch size below 1.
+    Source: PyTorch documentation, `torch.utils.data.DataLoader`, which cuts the same batches.
+
+    >>> data = torch.zeros(5, 28, 28), torch.arange(5)
+    >>> [labels.tolist() for images, labels in batches(data, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    check_data(data)
+    images, labels = data
+    if batch_size < 1:
+        raise ValueError(f"a batch needs at least 1 example, but batch_size is {batch_size}")
+    order = torch.arange(len(images)) if order is None else order
+    cuts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    return ((_as_input(images[cut]).to(device), labels[cut].to(device)) for cut in cuts)
+
+
+def check_data(data: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Raise ValueError unless there are examples, and as many labels as images."""
+    images, labels = data
+    if len(images) != len(labels):
+        raise ValueError(f"there are {len(images)} images but {len(labels)} labels")
+    if len(images) == 0:
+        raise ValueError("there are no examples")
+
+
+def _as_input(images: torch.Tensor) -> torch.Tensor:
+    """Return what a network takes: bytes normalised, floats as they are."""
+    return normalize(images) if images.dtype == torch.uint8 else images
