@@ -1,0 +1,155 @@
+"""Pictures: the loss over the epochs, and an image beside the probabilities of its classes.
+
+Each function returns a Matplotlib figure that belongs to its caller alone; pyplot's global state
+is not touched, so no display is needed and nothing has to be closed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from dlconcepts.training import History
+
+BLUE, PALE_BLUE, ORANGE, GREEN = "#2f6db2", "#b5cce6", "#d9730d", "#3a8a4d"
+
+
+def loss_curves(history: History) -> Figure:
+    """Draw the training loss by epoch, and beside it the held-out loss and accuracy if any.
+
+    Raises ValueError if there is no epoch to draw.
+
+    >>> from dlconcepts.training import Epoch
+    >>> figure = loss_curves([Epoch(1, 0.9, 0.8, 0.7, 1.0), Epoch(2, 0.5, 0.6, 0.8, 1.0)])
+    >>> [axes.get_title() for axes in figure.axes]
+    ['Loss', 'Held-out accuracy']
+    """
+    if not history:
+        raise ValueError("the history has no epoch to draw")
+    validated = history[0].held_out_loss is not None
+    figure = Figure(figsize=(9 if validated else 4.5, 3.5), layout="constrained")
+    panels = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+    epochs = [record.epoch for record in history]
+    panels[0].plot(
+        epochs, [record.train_loss for record in history], "o-", color=BLUE, label="training"
+    )
+    panels[0].set_title("Loss")
+    if validated:
+        panels[0].plot(
+            epochs,
+            [record.held_out_loss for record in history],
+            "s-",
+            color=ORANGE,
+            label="held-out",
+        )
+        panels[1].plot(epochs, [record.held_out_accuracy for record in history], "s-", color=ORANGE)
+        panels[1].set_title("Held-out accuracy")
+        panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0].set_ylim(bottom=0)
+    panels[0].legend(frameon=False)
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.5, len(history) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def view_classify(
+    image: torch.Tensor,
+    probabilities: torch.Tensor,
+    classes: Sequence[str],
+    *,
+    label: int | None = None,
+) -> Figure:
+    """Draw a grey image beside one bar for each class, as long as its probability.
+
+    Image of shape (H, W) or (1, H, W): uint8, or floats that `networks.normalize` made. The
+    `probabilities` have shape (K,) and sum to 1; `classes` are K names. With `label`, the true
+    class, the largest bar shows whether the prediction is right. No argument is changed.
+
+    Raises ValueError for other shapes, and for numbers that are no probabilities, such as logits.
+
+    >>> figure = view_classify(torch.zeros(28, 28), torch.tensor([0.25, 0.75]), ["cat", "dog"])
+    >>> figure.axes[0].get_title()
+    'predicted: dog'
+    """
+    figure = Figure(figsize=(6.2, 3), layout="constrained")
+    _draw(figure, image, probabilities, classes, label)
+    return figure
+
+
+def view_predictions(
+    images: torch.Tensor,
+    probabilities: torch.Tensor,
+    classes: Sequence[str],
+    labels: torch.Tensor,
+) -> Figure:
+    """Draw `view_classify` for a few images in one figure, two beside each other.
+
+    Images of shape (N, H, W) or (N, 1, H, W), probabilities (N, K), labels (N,); else as there.
+    """
+    rows = (len(images) + 1) // 2
+    figure = Figure(figsize=(12.4, 3 * rows), layout="constrained")
+    parts = figure.subfigures(rows, 2, squeeze=False).flat
+    for part, image, row, label in zip(parts, images, probabilities, labels, strict=False):
+        _draw(part, image, row, classes, int(label))
+    return figure
+
+
+def _draw(
+    figure: FigureBase,
+    image: torch.Tensor,
+    probabilities: torch.Tensor,
+    classes: Sequence[str],
+    label: int | None,
+) -> None:
+    """Draw one image and its bars into a figure or a part of one."""
+    _check_probabilities(probabilities, classes)
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
+    left.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1)
+    left.set_axis_off()
+    predicted = int(probabilities.argmax())
+    title, colour = f"predicted: {classes[predicted]}", BLUE
+    if label is not None:
+        title += f"\ntrue class: {classes[label]}"
+        colour = GREEN if predicted == label else ORANGE
+    left.set_title(title, color=colour)
+    positions = range(len(classes))
+    colours = [colour if position == predicted else PALE_BLUE for position in positions]
+    bars = right.barh(positions, probabilities.tolist(), color=colours)
+    percentages = [f"{value:.1%}" if value >= 0.001 else "" for value in probabilities.tolist()]
+    right.bar_label(bars, percentages, padding=3)
+    right.set_yticks(positions, classes)
+    right.invert_yaxis()
+    # Room at the right of the longest bar for its number.
+    right.set_xlim(0, 1.2)
+    right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    right.set_xlabel("probability")
+    right.spines[["top", "right"]].set_visible(False)
+
+
+def _displayable(image: torch.Tensor) -> np.ndarray:
+    """Return a copy of the image with values from 0, black, to 1, white."""
+    if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) != 1):
+        raise ValueError(f"a grey image has shape (H, W) or (1, H, W), not {tuple(image.shape)}")
+    pixels = image.detach().cpu().double().reshape(image.shape[-2:])
+    shown = pixels / 255 if image.dtype == torch.uint8 else (pixels + 1) / 2
+    return shown.numpy()
+
+
+def _check_probabilities(probabilities: torch.Tensor, classes: Sequence[str]) -> None:
+    """Raise ValueError unless there is one probability for each class, and they sum to 1."""
+    if probabilities.shape != (len(classes),):
+        raise ValueError(
+            f"{len(classes)} classes need as many probabilities, "
+            f"but these have the shape {tuple(probabilities.shape)}"
+        )
+    if not (bool((probabilities >= 0).all()) and abs(float(probabilities.sum()) - 1) < 0.01):
+        raise ValueError(
+            "these are no probabilities, since they are negative or do not sum to 1: take the "
+            "softmax of logits, or the exponential of log-probabilities"
+        )
