@@ -52,7 +52,7 @@ def loss_curves(history: History) -> Figure:
     for axes in panels:
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, len(history) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

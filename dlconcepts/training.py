@@ -17,6 +17,8 @@ from dlconcepts.validation import LossFunction, evaluate, find_model_device
 
 Data = tuple[torch.Tensor, torch.Tensor]
 
+SMALL = 1_000_000  # parameters; a step of a network below this is too short to share out
+
 
 class DivergedError(RuntimeError):
     """A loss that is no longer a finite number."""
@@ -79,7 +81,7 @@ def fit(
     optimizer = optimizer or torch.optim.Adam(model.parameters(), fused=True)
     shuffling = torch.Generator().manual_seed(seed)
     steps = epochs * math.ceil(n / batch_size)
-    with seeded(seed, device), progress_bar(steps, shown=progress) as advance:
+    with one_thread(model), seeded(seed, device), progress_bar(steps, shown=progress) as advance:
         for epoch in range(1, epochs + 1):
             start, running_loss, seen = time.perf_counter(), 0.0, 0
             order = torch.randperm(n, generator=shuffling)
@@ -141,6 +143,27 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         if not on_cpu:
             torch.get_device_module(device).manual_seed(seed)
         yield
+
+
+@contextmanager
+def one_thread(model: nn.Module) -> Iterator[None]:
+    """Let PyTorch compute on one thread for a block if the model is small.
+
+    Threads that share out a few microseconds of work mostly wait for one another, and the more so
+    the busier the machine is. The caller's setting comes back afterwards.
+    Source: PyTorch documentation, "CPU threading and TorchScript inference".
+
+    >>> with one_thread(nn.Linear(2, 3)):
+    ...     torch.get_num_threads()
+    1
+    """
+    threads = torch.get_num_threads()
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    torch.set_num_threads(1 if small else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -53,6 +53,21 @@ def evaluate(
     return Evaluation(total_loss / len(data[1]), correct / len(data[1]))
 
 
+def predict(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the class probabilities of a batch of normalised images, on the CPU.
+
+    Input: floating point of shape (N, ...). Output: shape (N, K); each row sums to 1. The model
+    returns logits and comes back as it was.
+    Source: PyTorch documentation, "Save, Load and Use Model" and `torch.softmax`.
+
+    >>> predict(nn.Identity(), torch.tensor([[1.0, 1.0]]))
+    tensor([[0.5000, 0.5000]])
+    """
+    with inference(model):
+        logits: torch.Tensor = model(images.to(find_model_device(model)))
+        return logits.softmax(dim=1).cpu()
+
+
 @contextmanager
 def inference(model: nn.Module) -> Iterator[nn.Module]:
     """Put a model into eval mode without gradients, and each of its modules back as it was.

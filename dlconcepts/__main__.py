@@ -1,0 +1,114 @@
+"""The command line: `python -m dlconcepts verify | train | classify`.
+
+Only arguments are dealt with here. PyTorch takes seconds to import, so the commands themselves
+come from `dlconcepts.verify` and `dlconcepts.commands` once the arguments are known to be good:
+help and usage errors do not wait for it.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dlconcepts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status, 2 after an error that was explained."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    if arguments.command == "verify":
+        from dlconcepts import verify
+
+        return verify.run(arguments)
+    from dlconcepts import commands
+
+    return commands.run(arguments)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Turn a command line into arguments; explain and exit with status 2 if it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m dlconcepts", description=dlconcepts.__doc__)
+    parser.add_argument("--version", action="version", version=dlconcepts.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verify = commands.add_parser("verify", help="run the laws and report the verdicts")
+    if argv[:1] == ["verify"]:
+        from dlconcepts.verify import add_arguments
+
+        add_arguments(verify)
+    train = commands.add_parser(
+        "train",
+        help="train a network on Fashion-MNIST",
+        description="Train a network on Fashion-MNIST, the sample that comes with the package or "
+        "the full set, and write its checkpoint and pictures.",
+    )
+    add_train_arguments(train)
+    classify = commands.add_parser(
+        "classify",
+        help="print and draw the class probabilities of image files",
+        description="Print and draw the class probabilities of image files: PNG or JPEG, grey or "
+        "colour, of any size; each becomes one grey image of 28 x 28. Fashion-MNIST has light "
+        "objects on black: the network has never seen a dark object on white.",
+    )
+    add_classify_arguments(classify)
+    arguments = parser.parse_args(argv)
+    needs_full = arguments.command == "train" and (arguments.download or arguments.data)
+    if needs_full and not arguments.full:
+        train.error("--data and --download are about the full set; add --full")
+    return arguments
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `train` can be told."""
+    positive = number("a whole number of at least 1", int, 1, math.inf)
+    rate = number("a number above 0", float, sys.float_info.min, sys.float_info.max)
+    share = number("a number from 0 to 1", float, 0, 1)
+    seed = number("a whole number from 0 to 2**63 - 1", int, 0, 2**63 - 1)
+    out = Path("runs/fashion-mnist")
+    add = parser.add_argument
+    add("--full", action="store_true", help="use the official 60,000 images, not the sample")
+    add("--data", type=Path, metavar="DIR", help="folder to look for them in (data)")
+    add("--download", action="store_true", help="download them to there if they are nowhere")
+    add("--epochs", type=positive, default=15, help="passes over the images (%(default)s)")
+    add("--batch-size", type=positive, default=64, help="images a step (%(default)s)")
+    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
+    add("--hidden", type=positive, nargs="*", default=[128, 64], help="hidden widths (128 64)")
+    add("--dropout", type=share, default=0.2, help="share of hidden units (%(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, mps or xpu (%(default)s)")
+    add("--seed", type=seed, default=0, help="for weights, order and dropout (%(default)s)")
+    add("--out", type=Path, default=out, metavar="DIR", help="folder to write to (%(default)s)")
+
+
+def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `classify` can be told."""
+    out = Path("runs/classify")
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="file that `train` has written")
+    add("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
+    add("--out", type=Path, default=out, metavar="DIR", help="folder to write to (%(default)s)")
+
+
+def number(
+    kind: str, convert: Callable[[str], float], low: float, high: float
+) -> Callable[[str], float]:
+    """Return a function that turns text into a number from low to high, or says what it must be.
+
+    >>> number("a share", float, 0, 1)("0.25")
+    0.25
+    """
+
+    def parse_number(text: str) -> float:
+        """Return the number that the text stands for."""
+        try:
+            value = convert(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
+        return value
+
+    return parse_number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""What `python -m dlconcepts train` and `classify` do.
+
+All that a person can get wrong is looked for before the work begins; it is answered with one
+sentence and the exit status 2, and nothing half-written is left behind.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dlconcepts import checkpoints, devices
+from dlconcepts.datasets import DataError, ImageSet, fashion_mnist, read_image
+from dlconcepts.networks import Network, normalize
+from dlconcepts.plots import loss_curves, view_classify, view_predictions
+from dlconcepts.training import DivergedError, Epoch, History, fit, seeded
+from dlconcepts.validation import predict
+
+NORMALIZATION = {"mean": 0.5, "std": 0.5}
+
+
+class CommandError(Exception):
+    """Something that the person at the command line can put right."""
+
+
+EXPLAINED = (
+    CommandError,
+    DataError,
+    DivergedError,
+    checkpoints.CheckpointError,
+    devices.DeviceUnavailableError,
+)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit status, 2 after an error that was explained."""
+    try:
+        {"train": train, "classify": classify}[arguments.command](arguments)
+    except EXPLAINED as error:
+        print(f"dlconcepts {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a network on Fashion-MNIST and write its checkpoint and pictures."""
+    check_folder(arguments.out)
+    device = find_device(arguments.device)
+    examples, held_out = (
+        fashion_mnist(
+            train=part, full=arguments.full, root=arguments.data, download=arguments.download
+        )
+        for part in (True, False)
+    )
+    with seeded(arguments.seed, device):
+        model = Network(784, arguments.hidden, 10, dropout=arguments.dropout).to(device)
+    print(f"data: {examples.source}")
+    print(f"{len(examples.labels):,} images to train on, {len(held_out.labels):,} held out")
+    print(f"device: {device}")
+    history = fit(
+        model,
+        (examples.images, examples.labels),
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        optimizer=torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True),
+        validate=(held_out.images, held_out.labels),
+        seed=arguments.seed,
+        progress=True,
+        callback=print_epoch,
+    )
+    print(f"trained in {sum(epoch.seconds for epoch in history):.1f} seconds")
+    with writing(arguments.out):
+        write_results(arguments.out, model, history, held_out)
+
+
+def print_epoch(record: Epoch) -> None:
+    """Print one line about an epoch."""
+    print(
+        f"epoch {record.epoch:3d}: training loss {record.train_loss:.4f}, "
+        f"held-out loss {record.held_out_loss:.4f}, accuracy {record.held_out_accuracy:.1%}",
+        flush=True,
+    )
+
+
+def write_results(out: Path, model: Network, history: History, held_out: ImageSet) -> None:
+    """Write the checkpoint, the pictures, and one held-out image of each class to classify."""
+    labels, classes = held_out.labels.tolist(), held_out.classes
+    chosen = [labels.index(label) for label in range(len(classes))]
+    images = held_out.images[chosen]
+    probabilities = predict(model, normalize(images, **NORMALIZATION))
+    predictions = view_predictions(images, probabilities, classes, held_out.labels[chosen])
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    checkpoints.save(out / "checkpoint.pt", model, classes=classes, normalization=NORMALIZATION)
+    write_figure(out / "loss.png", loss_curves(history))
+    write_figure(out / "predictions.png", predictions)
+    for image, name in zip(images, classes, strict=True):
+        write_image(out / "images" / f"{slug(name)}.png", image)
+    for name in ("checkpoint.pt", "loss.png", "predictions.png", "images"):
+        print(f"wrote {out / name}")
+
+
+def classify(arguments: argparse.Namespace) -> None:
+    """Print and draw the class probabilities of image files."""
+    check_folder(arguments.out)
+    checkpoint = checkpoints.load(arguments.checkpoint)
+    if checkpoint.model.in_features != 28 * 28:
+        raise CommandError(
+            f"the network of {arguments.checkpoint} takes {checkpoint.model.in_features} values an "
+            "image, not 28 x 28 = 784; give a checkpoint trained on Fashion-MNIST"
+        )
+    images = torch.stack([read_image(path) for path in arguments.images])
+    probabilities = predict(checkpoint.model, normalize(images, **checkpoint.normalization))
+    for number, path in enumerate(arguments.images):
+        print(table(path, probabilities[number].tolist(), checkpoint.classes))
+        figure = view_classify(images[number], probabilities[number], checkpoint.classes)
+        # The number keeps images of the same name, from different folders, apart.
+        drawing = arguments.out / f"{number + 1}-{path.stem}.png"
+        with writing(arguments.out):
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            write_figure(drawing, figure)
+        print(f"wrote {drawing}")
+
+
+def table(path: Path, probabilities: Sequence[float], classes: Sequence[str]) -> str:
+    """Return an image's class probabilities as text, one line a class.
+
+    >>> print(table(Path("pet.png"), [0.25, 0.75], ["cat", "dog"]))
+    pet.png: dog
+      cat   25.0%  #####
+      dog   75.0%  ###############
+    """
+    width = max(map(len, classes))
+    rows = [
+        f"  {name:{width}}  {probability:6.1%}  {'#' * round(20 * probability)}".rstrip()
+        for name, probability in zip(classes, probabilities, strict=True)
+    ]
+    predicted = classes[probabilities.index(max(probabilities))]
+    return "\n".join([f"{path}: {predicted}", *rows])
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device; a name that is none counts as something that can be put right."""
+    try:
+        return devices.find_device(name)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise CommandError unless files can be written into the folder, which need not exist yet."""
+    with writing(folder):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        tempfile.TemporaryFile(dir=existing).close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Explain an error of the operating system that comes up while writing into the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise CommandError(
+            f"cannot write to the folder {folder}: {reason}; choose another with --out"
+        ) from error
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG file, whole or not at all."""
+    checkpoints.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def write_image(path: Path, image: torch.Tensor) -> None:
+    """Write a uint8 tensor of shape (H, W) as a grey PNG file, whole or not at all."""
+    picture = Image.fromarray(image.numpy())
+    checkpoints.write_atomically(path, lambda file: picture.save(file, format="png"))
+
+
+def slug(name: str) -> str:
+    """Return a name as it is fit for a file.
+
+    >>> slug("T-shirt/top")
+    't-shirt-top'
+    """
+    return re.sub("[^a-z0-9]+", "-", name.lower())
