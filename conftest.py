@@ -127,7 +127,7 @@ class Case:
             report_multiple_bugs=False,
         )
 
-    def judge(self, failure: Exception | None, asked: int, stopped: str) -> None:
+    def judge(self, failure: BaseException | None, asked: int, stopped: str) -> None:
         """Raise unless the right subject passed, or the mistake failed for the stated reason."""
         if self.reason is None:
             if failure is not None:
@@ -138,7 +138,7 @@ class Case:
             pytest.fail(
                 f"vacuous: the mistake {self.name} passes the law in {self.examples} examples"
             )
-        elif not isinstance(failure, AssertionError):
+        elif not isinstance(failure, (AssertionError, pytest.fail.Exception)):
             raise failure
         elif self.reason not in str(failure):
             text = f"the mistake {self.name} fails for another reason than {self.reason!r}"
@@ -248,12 +248,16 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     case: Case = mark.args[0]
     asked = case.settings()
-    outcome, failure = None, None
+    outcome: object = None
+    failure: BaseException | None = None
     started = time.perf_counter()
     with running(item.obj, case, asked):
         try:
             outcome = yield
-        except Exception as error:
+        except (
+            Exception,
+            pytest.fail.Exception,
+        ) as error:  # a failed pytest.raises is no Exception
             failure = error
     notes = "\n".join(getattr(failure, "__notes__", []))
     record = {

@@ -79,10 +79,10 @@ def tensors(
     """Draw tensors of any shape, dtype, magnitude and memory layout, on the default device.
 
     `shape` and `dtype` are values or strategies; the default shape is any of `shapes()`. No
-    element exceeds `max_magnitude`. `layouts` are some of "contiguous", "permuted", "offset" (its
-    storage starts elsewhere), "strided" (every other element of a larger one) and "expanded"
-    (some elements share memory, so writing in place is an error). With `requires_grad`, the
-    tensor is a leaf.
+    element exceeds `max_magnitude`; NaN and infinity come only where they are allowed. `layouts`
+    are some of "contiguous", "permuted", "offset" (the storage begins before it), "strided" (every
+    other element of a larger one) and "expanded" (elements share memory, so that writing in place
+    is an error). With `requires_grad` the tensor is a leaf.
 
     Raises ValueError for an unknown layout or a negative max_magnitude.
 
@@ -105,7 +105,8 @@ def tensors(
             return _lay_out(values, recipe.layout(layouts), device).requires_grad_(requires_grad)
 
         limit = min(max_magnitude, _largest(dtype))
-        specials = _specials(dtype, limit) + extremes
+        fractional = dtype.is_floating_point or dtype.is_complex
+        specials = _specials(dtype, limit) + (extremes if fractional else ())
         return st.binary(min_size=_Recipe.SIZE, max_size=_Recipe.SIZE).map(build)
 
     if isinstance(shape, tuple) and isinstance(dtype, torch.dtype):

@@ -1,0 +1,157 @@
+"""Lesson 1, tensors: the bridge to numpy, views, reshaping, and operations that write in place."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Pairs of methods that only look like an operation and its in-place version.
+NOT_PAIRS = {
+    "bernoulli": "takes its tensor for the probabilities, bernoulli_ takes them as an argument",
+    "detach": "detach_ changes the history, not the values",
+    "resize": "deprecated in favour of reshape",
+    "resize_as": "resize_as_ changes the size over the same storage",
+}
+
+
+# The dtypes that torch and numpy share.
+NUMPY_DTYPES = frozenset(
+    getattr(torch, name)
+    for name in (
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+)
+
+
+def from_numpy(array: NDArray[Any]) -> Tensor:
+    """Return a tensor that shares the array's memory, with its shape, dtype and values.
+
+    Raises TypeError if torch has no such dtype (object, strings, dates, byte-swapped numbers) and
+    ValueError if the array is read-only or has a negative stride; nothing is copied or changed.
+    Source: PyTorch documentation, "torch.from_numpy", which only warns of read-only arrays.
+
+    >>> import numpy as np
+    >>> array = np.zeros(3)
+    >>> from_numpy(array).add_(1)
+    tensor([1., 1., 1.], dtype=torch.float64)
+    >>> array
+    array([1., 1., 1.])
+    """
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"the array's {array.dtype} is byte-swapped: convert it first with "
+            "array.astype(array.dtype.newbyteorder('='))"
+        )
+    if not array.flags.writeable:
+        raise ValueError(
+            "the array is read-only, and a tensor over its memory could be written: pass "
+            "array.copy(), or make it writeable with array.setflags(write=True)"
+        )
+    if any(stride < 0 for stride in array.strides):
+        raise ValueError(
+            f"the array has negative strides {array.strides}, which a tensor cannot have: pass "
+            "array.copy()"
+        )
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise TypeError(
+            f"torch has no dtype for the array's {array.dtype}: convert it first, for instance "
+            "with array.astype(numpy.float32)"
+        ) from error
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """Return an array that shares the tensor's memory, with its shape, dtype and values.
+
+    Raises TypeError that names the missing step where there is no such array: the tensor has a
+    gradient (detach), a conjugate or negative bit (resolve_conj, resolve_neg), is not dense
+    (to_dense), not on the CPU (cpu) or of a dtype that numpy lacks (a cast).
+    Source: PyTorch documentation, "torch.Tensor.numpy".
+
+    >>> to_numpy(torch.ones(2, dtype=torch.bfloat16))
+    Traceback (most recent call last):
+    ...
+    TypeError: the tensor cannot be a numpy array as it is: call .float() first
+    """
+    steps = {
+        ".detach()": tensor.requires_grad,
+        ".to_dense()": tensor.layout != torch.strided,
+        ".cpu()": tensor.device.type != "cpu",
+        ".resolve_conj()": tensor.is_conj(),
+        ".resolve_neg()": tensor.is_neg(),
+        ".float()": tensor.dtype not in NUMPY_DTYPES,
+    }
+    missing = "".join(step for step, needed in steps.items() if needed)
+    if missing:
+        raise TypeError(f"the tensor cannot be a numpy array as it is: call {missing} first")
+    return tensor.numpy()
+
+
+def centre(tensor: Tensor) -> Tensor:
+    """Return the elements minus their mean, flat, (numel,); the argument stays as it is.
+
+    A view is no private copy: subtracting in place, from tensor.view(-1), would change the
+    argument too.
+
+    >>> x = torch.tensor([[1.0, 3.0]])
+    >>> centre(x), x
+    (tensor([-1.,  1.]), tensor([[1., 3.]]))
+    """
+    flat = tensor.reshape(-1)
+    return flat - flat.mean()
+
+
+def fill_through_view(tensor: Tensor, value: float) -> Tensor:
+    """Set every element in place, through a flat view of it, and return the view (numel,).
+
+    Raises RuntimeError where the strides allow no flat view; reshape(-1) would write to a copy.
+    Source: PyTorch documentation, "torch.Tensor.view".
+
+    >>> x = torch.zeros(2, 1)
+    >>> fill_through_view(x, 7.0)
+    tensor([7., 7.])
+    >>> x
+    tensor([[7.],
+            [7.]])
+    """
+    return tensor.view(-1).fill_(value)
+
+
+@cache
+def in_place_pairs() -> dict[str, tuple[torch.dtype, str]]:
+    """Return each method `name` with an in-place twin `name_` and no operand or one, by its name.
+
+    Found by trying every such pair of torch.Tensor on small tensors; the value is the dtype of
+    the tensor that worked, and its operand: "none", "scalar" or "tensor".
+
+    >>> in_place_pairs()["add"], in_place_pairs()["exp"]
+    ((torch.float32, 'tensor'), (torch.float32, 'none'))
+    """
+    names = [
+        name
+        for name in dir(Tensor)
+        if name[0] != "_" and hasattr(Tensor, f"{name}_") and name not in NOT_PAIRS
+    ]
+    return {
+        name: (dtype, operand)
+        for name in names
+        for operand in ("scalar", "tensor", "none")
+        for dtype in (torch.int64, torch.float32)
+        if _is_pair(name, dtype, operand)
+    }
+
+
+def _is_pair(name: str, dtype: torch.dtype, operand: str) -> bool:
+    """Return whether both methods of a pair accept a small square tensor and such an operand."""
+    square = torch.ones(2, 2, dtype=dtype, device="cpu")
+    operands = {"none": (), "scalar": (1,), "tensor": (square.clone(),)}[operand]
+    try:
+        getattr(square, name)(*operands)
+        getattr(square, f"{name}_")(*operands)
+    except (RuntimeError, TypeError):
+        return False
+    return True
