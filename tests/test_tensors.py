@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlconcepts.compare import bits, same
 from dlconcepts.strategies import DTYPES, INTEGERS, aliases, shapes, tensors
 from dlconcepts.tensors import (
     NUMPY_DTYPES,
@@ -37,18 +38,6 @@ claim = pytest.mark.claim
 
 WRITABLE = ("contiguous", "permuted", "offset", "strided")
 HOST = "numpy arrays live in the memory of the CPU"
-
-
-def bits(tensor: Tensor) -> bytes:
-    """Return the bytes of the elements in row-major order, so that NaN and -0.0 count too."""
-    elements = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return bytes(elements.reshape(-1).view(torch.uint8).tolist())
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Return whether shapes, dtypes and elements agree, NaN with NaN."""
-    alike = one.shape == other.shape and one.dtype == other.dtype
-    return alike and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def indices_of(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
@@ -764,7 +753,7 @@ def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, str]:
 def test_a_tensor_that_is_no_array_yet_is_refused(
     to_numpy: Callable[[Tensor], NDArray[Any]], case: tuple[Tensor, str]
 ) -> None:
-    """A gradient, a lazy conjugate, a sparse layout and bfloat16 raise and name the step to take."""
+    """A gradient, a lazy conjugate, a sparse layout and bfloat16 raise and name the next step."""
     tensor, step = case
 
     with pytest.raises(TypeError, match=rf"\.{step}\(\)") as caught:
