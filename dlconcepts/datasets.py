@@ -27,13 +27,13 @@ SAMPLE = Path(__file__).parent / "data"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 # Digests of the uncompressed files: they hold whichever program compressed them.
-_SAMPLE_SHA256 = {
+SAMPLE_SHA256 = {
     "train-images-idx3-ubyte": "713a0c839b34aca6ddde86bb5e99d5f398d69503faa1f3d2752eb497cdced9b1",
     "train-labels-idx1-ubyte": "e49a1c1d6a4ff808e883f12516722624dccf10ec4b5e7b41c51b9237d6576675",
     "t10k-images-idx3-ubyte": "7877d2aa84754e848d45b2bcffec748cf10aad21fb55f9f9020f22fb85bcc5e2",
     "t10k-labels-idx1-ubyte": "a0e2cc19a5502763e96dd66d28871c172fcd02f0d5ef5bfc94dc7327ecfd27a4",
 }
-_FULL_SHA256 = {
+FULL_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -82,10 +82,10 @@ def fashion_mnist(
     part = "train" if train else "t10k"
     if full:
         folder = _find_full(part, root or Path("data"), download)
-        source, digests = f"the official files in {folder}", _FULL_SHA256
+        source, digests = f"the official files in {folder}", FULL_SHA256
     else:
         folder = SAMPLE
-        source, digests = "the sample that comes with dlconcepts", _SAMPLE_SHA256
+        source, digests = "the sample that comes with dlconcepts", SAMPLE_SHA256
     images = _read(folder, f"{part}-images-idx3-ubyte", digests)
     labels = _read(folder, f"{part}-labels-idx1-ubyte", digests)
     # The IDX format: a header of one 32-bit number and one for each dimension, then the bytes.
