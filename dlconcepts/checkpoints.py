@@ -1,10 +1,11 @@
 """Checkpoints: a model on disk, with all that is needed to build it again."""
 
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -61,7 +62,10 @@ def save(
         "normalization": dict(normalization),
         "libraries": {"dlconcepts": dlconcepts.__version__, "torch": str(torch.__version__)},
     }
-    write_atomically(path, lambda file: torch.save(content, file))
+    # Into memory first: torch.save turns an error of the disk into one about its own format.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load(path: Path) -> Checkpoint:
@@ -130,8 +134,8 @@ def _read(path: Path) -> Any:
         raise CheckpointError(f"the checkpoint {path} {reason}; {GIVE}") from error
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in the place of `path`.
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a temporary file beside `path`, then put it in the place of `path`.
 
     A process that stops half-way leaves the old file as it was.
 
@@ -141,7 +145,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("xb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

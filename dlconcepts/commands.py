@@ -5,6 +5,7 @@ sentence and the exit status 2, and nothing half-written is left behind.
 """
 
 import argparse
+import io
 import re
 import sys
 import tempfile
@@ -174,13 +175,16 @@ def writing(folder: Path) -> Iterator[None]:
 
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as a PNG file, whole or not at all."""
-    checkpoints.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    checkpoints.write_atomically(path, buffer.getvalue())
 
 
 def write_image(path: Path, image: torch.Tensor) -> None:
     """Write a uint8 tensor of shape (H, W) as a grey PNG file, whole or not at all."""
-    picture = Image.fromarray(image.numpy())
-    checkpoints.write_atomically(path, lambda file: picture.save(file, format="png"))
+    buffer = io.BytesIO()
+    Image.fromarray(image.numpy()).save(buffer, format="png")
+    checkpoints.write_atomically(path, buffer.getvalue())
 
 
 def slug(name: str) -> str:
