@@ -94,7 +94,9 @@ def load(path: Path) -> Checkpoint:
             f"{path} comes from elsewhere: it has no {', '.join(missing)}; {GIVE}"
         )
     try:
-        model = Network(**found["architecture"])
+        # A new network draws its weights; the caller's random numbers must not depend on that.
+        with torch.random.fork_rng(devices=[]):
+            model = Network(**found["architecture"])
         model.load_state_dict(found["state_dict"])
         classes = tuple(found["classes"])
         _check_classes(model, classes)
