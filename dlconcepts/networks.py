@@ -47,10 +47,11 @@ class Network(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
     ) -> None:
+        """Create the layers; their weights are drawn as PyTorch does it for `nn.Linear`."""
         super().__init__()
         sizes = [in_features, *hidden_features, out_features]
-        if not all(isinstance(size, int) and size >= 1 for size in sizes):
-            raise ValueError(f"each layer needs a size of at least 1, but the sizes are {sizes}")
+        if not all(type(size) is int and size >= 1 for size in sizes):
+            raise ValueError(f"sizes are whole numbers of at least 1, but these are {sizes}")
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"unknown activation {activation!r}: choose one of {known}")
@@ -146,22 +147,22 @@ def batches(
     >>> [labels.tolist() for images, labels in batches(data, 2)]
     [[0, 1], [2, 3], [4]]
     """
-    check_data(data)
+    check_data(data, batch_size)
     images, labels = data
-    if batch_size < 1:
-        raise ValueError(f"a batch needs at least 1 example, but batch_size is {batch_size}")
     order = torch.arange(len(images)) if order is None else order
     cuts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     return ((_as_input(images[cut]).to(device), labels[cut].to(device)) for cut in cuts)
 
 
-def check_data(data: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """Raise ValueError unless there are examples, and as many labels as images."""
+def check_data(data: tuple[torch.Tensor, torch.Tensor], batch_size: int) -> None:
+    """Raise ValueError unless the images and labels can be cut into batches of that size."""
     images, labels = data
     if len(images) != len(labels):
         raise ValueError(f"there are {len(images)} images but {len(labels)} labels")
     if len(images) == 0:
         raise ValueError("there are no examples")
+    if batch_size < 1:
+        raise ValueError(f"a batch needs at least 1 example, but batch_size is {batch_size}")
 
 
 def _as_input(images: torch.Tensor) -> torch.Tensor:

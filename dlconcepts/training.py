@@ -72,7 +72,7 @@ def fit(
     if epochs < 1:
         raise ValueError(f"training takes at least 1 epoch, but epochs is {epochs}")
     for pair in (data, validate) if validate is not None else (data,):
-        check_data(pair)
+        check_data(pair, batch_size)
     n = len(data[1])
     history: History = []
     device = find_model_device(model)
