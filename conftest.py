@@ -15,6 +15,7 @@ to other devices. Everything that happened is recorded in the JUnit XML properti
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import sys
@@ -40,6 +41,7 @@ else:
 LEDGER = Path(__file__).parent / "tests" / "claims.toml"
 SHRINKING_SECONDS = 2
 MISTAKE_EXAMPLES = 1_000
+FAILURES = (Exception, pytest.fail.Exception)  # the second is what pytest.raises fails with
 
 quick = tuple(phase for phase in Phase if phase is not Phase.explain)
 common = settings(
@@ -129,15 +131,14 @@ class Case:
 
     def judge(self, failure: BaseException | None, asked: int, stopped: str) -> None:
         """Raise unless the right subject passed, or the mistake failed for the stated reason."""
+        __tracebackhide__ = True
         if self.reason is None:
             if failure is not None:
                 raise failure
             if self.examples < asked and "nothing left to do" not in stopped:
                 pytest.fail(f"too few examples: {self.examples} of {asked} ran. {stopped}")
         elif failure is None:
-            pytest.fail(
-                f"vacuous: the mistake {self.name} passes the law in {self.examples} examples"
-            )
+            pytest.fail(f"vacuous: {self.name} is a mistake, yet {self.examples} examples pass")
         elif not isinstance(failure, (AssertionError, pytest.fail.Exception)):
             raise failure
         elif self.reason not in str(failure):
@@ -175,6 +176,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CHOSEN] = list(chosen.values())
     ledger = tomllib.loads(LEDGER.read_text(encoding="utf-8"))
     config.stash[VERDICTS] = {claim["id"]: claim["verdict"] for claim in ledger["claim"]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_optimizer() -> None:
+    """Pay once, outside the laws, for the second that the first optimizer takes to import."""
+    importlib.import_module("torch._dynamo")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -243,6 +250,7 @@ def running(law: Any, case: Case, asked: settings) -> Generator[None]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Run a case of a law, judge its outcome and record what happened."""
+    __tracebackhide__ = True
     mark = item.get_closest_marker("case")
     if mark is None or not isinstance(item, pytest.Function):
         return (yield)
@@ -267,7 +275,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         "subject": case.name,
         "reason": case.reason or case.claim.because,
         "device": str(case.device),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a str that execnet can send
         "examples": case.examples,
         "counterexample": notes,
         "seconds": f"{time.perf_counter() - started:.3f}",
