@@ -32,7 +32,7 @@ class CheckpointError(RuntimeError):
 class Checkpoint:
     """A model in eval mode, its class names, what normalised its images, and who wrote it.
 
-    classes: one name for each output; normalization: the arguments of `networks.normalize`;
+    classes: one name for each output; normalization: the arguments of `loading.normalize`;
     libraries: versions by name.
     """
 

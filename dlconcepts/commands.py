@@ -19,7 +19,8 @@ from PIL import Image
 
 from dlconcepts import checkpoints, devices
 from dlconcepts.datasets import DataError, ImageSet, fashion_mnist, read_image
-from dlconcepts.networks import Network, normalize
+from dlconcepts.loading import normalize
+from dlconcepts.networks import Network
 from dlconcepts.plots import loss_curves, view_classify, view_predictions
 from dlconcepts.training import DivergedError, Epoch, History, fit, seeded
 from dlconcepts.validation import predict

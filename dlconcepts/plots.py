@@ -67,7 +67,7 @@ def view_classify(
 ) -> Figure:
     """Draw a grey image beside one bar for each class, as long as its probability.
 
-    Image of shape (H, W) or (1, H, W): uint8, or floats that `networks.normalize` made. The
+    Image of shape (H, W) or (1, H, W): uint8, or floats that `loading.normalize` made. The
     `probabilities` have shape (K,) and sum to 1; `classes` are K names. With `label`, the true
     class, the largest bar shows whether the prediction is right. No argument is changed.
 

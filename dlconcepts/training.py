@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from dlconcepts.networks import batches, check_data
+from dlconcepts.loading import batches, check_data
 from dlconcepts.validation import LossFunction, evaluate, find_model_device
 
 Data = tuple[torch.Tensor, torch.Tensor]

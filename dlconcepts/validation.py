@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlconcepts.networks import batches
+from dlconcepts.loading import batches
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -35,7 +35,7 @@ def evaluate(
     examples are cut into batches does not matter. Dropout and the like are off meanwhile; the
     model comes back as it was, also when something raises.
 
-    Raises ValueError as `dlconcepts.networks.batches` does, for one.
+    Raises ValueError as `dlconcepts.loading.batches` does, for one.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> data = torch.tensor([[0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]), torch.tensor([1, 0, 1])
