@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,8 @@ def fit(
     loss_fn: LossFunction | None = None,
     validate: Data | None = None,
     seed: int = 0,
+    generator: torch.Generator | None = None,
+    start_epoch: int = 0,
     progress: bool = False,
     callback: Callable[[Epoch], None] | None = None,
 ) -> History:
@@ -60,6 +62,10 @@ def fit(
     The same seed gives the same order of examples and the same dropout; the caller's random state
     is left alone. The model is left in training mode.
 
+    To go on with a training, give its optimizer, the epochs that it has done as `start_epoch` of
+    `epochs` in all, and the `generator` that shuffles its examples. With a generator nothing is
+    seeded: dropout goes on from PyTorch's own random state.
+
     Raises ValueError for fewer than 1 epoch or unusable data, before anything is trained, and
     DivergedError, before the step, if a batch's loss is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
@@ -69,8 +75,9 @@ def fit(
     >>> history[-1].train_loss < history[0].train_loss
     True
     """
-    if epochs < 1:
-        raise ValueError(f"training takes at least 1 epoch, but epochs is {epochs}")
+    if epochs <= start_epoch:
+        done = f" and {start_epoch} are done" if start_epoch else ""
+        raise ValueError(f"training takes at least 1 epoch, but epochs is {epochs}{done}")
     for pair in (data, validate) if validate is not None else (data,):
         check_data(pair, batch_size)
     n = len(data[1])
@@ -79,12 +86,13 @@ def fit(
     loss_fn = loss_fn or F.cross_entropy
     # The fused form takes Adam's step in one pass over the parameters.
     optimizer = optimizer or torch.optim.Adam(model.parameters(), fused=True)
-    shuffling = torch.Generator().manual_seed(seed)
-    steps = epochs * math.ceil(n / batch_size)
-    with one_thread(model), seeded(seed, device), progress_bar(steps, shown=progress) as advance:
-        for epoch in range(1, epochs + 1):
+    seeds = nullcontext() if generator else seeded(seed, device)
+    generator = generator or torch.Generator().manual_seed(seed)
+    steps = (epochs - start_epoch) * math.ceil(n / batch_size)
+    with one_thread(model), seeds, progress_bar(steps, shown=progress) as advance:
+        for epoch in range(start_epoch + 1, epochs + 1):
             start, running_loss, seen = time.perf_counter(), 0.0, 0
-            order = torch.randperm(n, generator=shuffling)
+            order = torch.randperm(n, generator=generator)
             model.train()
             for images, labels in batches(data, batch_size, order=order, device=device):
                 optimizer.zero_grad()
