@@ -1,0 +1,72 @@
+"""What the README shows is what happens: each program is run, and prints what stands below it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlconcepts.__main__ import main
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```.*?```text\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = re.findall(r"^(?:pip install -e \. && )?python -m (.*)$", README, flags=re.MULTILINE)
+
+
+def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program as a file of its own."""
+    file = folder / "program.py"
+    file.write_text(program, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    return subprocess.run(
+        [sys.executable, file.name], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("program", "printed"), PROGRAMS)
+def test_a_program_prints_what_stands_below_it(program: str, printed: str, tmp_path: Path) -> None:
+    """The counterexamples of the README are those that Hypothesis finds."""
+    error = run(program, tmp_path).stderr
+
+    assert printed in error.replace("Falsifying example", "Failing test case")
+
+
+def test_the_remedy_of_the_first_program_is_one(tmp_path: Path) -> None:
+    """With zero_grad in front of backward, as the README says, the law holds."""
+    program = PROGRAMS[0][0]
+    mended = program.replace(
+        "    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()"
+    )
+    assert mended != program
+
+    result = run(mended, tmp_path)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_commands_on_real_images_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training and classifying work as written, one after the other."""
+    commands = [command.split()[1:] for command in COMMANDS if "verify" not in command]
+    train, classify = (command for command in commands if command)
+    assert (train[0], classify[0]) == ("train", "classify")
+    monkeypatch.chdir(tmp_path)
+
+    assert main([*train, "--epochs", "1"]) == 0
+    images = sorted(str(path) for path in Path().glob(classify[2]))
+    assert main([classify[0], classify[1], *images]) == 0
+
+    assert len(images) == 10
+    assert "Ankle boot" in capsys.readouterr().out
+
+
+def test_what_is_where_is_there() -> None:
+    """Each path that the README names exists."""
+    root = Path(__file__).parents[1]
+    named = re.findall(r"^\| `(.*?)`", README, flags=re.MULTILINE)
+
+    assert named
+    assert [path for path in named if not (root / path).exists()] == []
