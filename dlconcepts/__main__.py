@@ -70,6 +70,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, metavar="DIR", help="folder to look for them in (data)")
     add("--download", action="store_true", help="download them to there if they are nowhere")
     add("--epochs", type=positive, default=15, help="passes over the images (%(default)s)")
+    add("--resume", type=Path, metavar="CHECKPOINT", help="go on from there, up to --epochs in all")
     add("--batch-size", type=positive, default=64, help="images a step (%(default)s)")
     add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
     add("--hidden", type=positive, nargs="*", default=[128, 64], help="hidden widths (128 64)")

@@ -1,78 +1,108 @@
-"""Checkpoints: a model on disk, with all that is needed to build it again."""
+"""Lesson 6, checkpoints: what was learnt goes to disk, and comes back as it was or not at all.
 
-import io
-import os
+With the weights go the architecture, so that the model can be built without being told it, and, to
+go on with training, the state of the optimizer and of the random generators.
+"""
+
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import dlconcepts
+from dlconcepts.files import CheckpointError, load_file, save_file
 from dlconcepts.networks import Network
 
 VERSION = 1
-PARTS = (
-    "format_version",
-    "architecture",
-    "state_dict",
-    "classes",
-    "normalization",
-    "libraries",
-)
-GIVE = "give one written by `python -m dlconcepts train`"
+PARTS: dict[str, type] = {
+    "format_version": int,
+    "architecture": dict,
+    "state_dict": dict,
+    "classes": list,
+    "normalization": dict,
+    "libraries": dict,
+    "training": dict,
+}
+TRAINING_PARTS: dict[str, type] = {
+    "epoch": int,
+    "optimizer": dict,
+    "random_states": dict,
+    "settings": dict,
+    "history": list,
+}
 
 
-class CheckpointError(RuntimeError):
-    """A file that is no checkpoint of this library, or a damaged one."""
+@dataclass(frozen=True)
+class Training:
+    """Where a training stands: what `resume` needs to go on as if it had never stopped.
+
+    epoch: epochs done; optimizer: its state_dict; random_states: those of PyTorch's generators and
+    of the one that shuffles, by name; settings and history: plain values the caller wants to keep.
+    """
+
+    epoch: int
+    optimizer: dict[str, Any]
+    random_states: dict[str, Tensor]
+    settings: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in eval mode, its class names, what normalised its images, and who wrote it.
+    """A model, its class names, what normalised its images, who wrote it, where training stood.
 
     classes: one name for each output; normalization: the arguments of `loading.normalize`;
-    libraries: versions by name.
+    libraries: versions by name; training: None if the checkpoint is not one to go on from.
     """
 
     model: Network
     classes: tuple[str, ...]
-    normalization: dict[str, float]
+    normalization: dict[str, Any]
     libraries: dict[str, str]
+    training: Training | None
 
 
 def save(
-    path: Path, model: Network, *, classes: Sequence[str], normalization: dict[str, float]
+    path: str | Path,
+    model: Network,
+    *,
+    classes: Sequence[str],
+    normalization: dict[str, Any],
+    training: Training | None = None,
 ) -> None:
-    """Write a model's architecture and state to a file that `torch.load` can open.
+    """Write a model's architecture and state, and where its training stands, to a file.
 
     The file appears whole or not at all; one of that name is replaced only by a whole one.
 
-    Raises ValueError if there is not one class name for each output, OSError if the file cannot
-    be written.
+    Raises ValueError if there is not one class name for each output, TypeError for a subclass of
+    Network or a value that `torch.load` would refuse, OSError if the file cannot be written.
     Source: PyTorch documentation, "Saving and Loading Models".
     """
-    _check_classes(model, classes)
+    check_classes(model, classes)
     content = {
         "format_version": VERSION,
-        "architecture": model.architecture,
+        "architecture": describe(model),
         "state_dict": model.state_dict(),
         "classes": list(classes),
         "normalization": dict(normalization),
         "libraries": {"dlconcepts": dlconcepts.__version__, "torch": str(torch.__version__)},
+        "training": dict(vars(training)) if training else {},
     }
-    # Into memory first: torch.save turns an error of the disk into one about its own format.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    save_file(content, path)
 
 
-def load(path: Path) -> Checkpoint:
-    """Build the model of a checkpoint on the CPU, without being told its architecture.
+def load(path: str | Path, model: Network | None = None) -> Checkpoint:
+    """Build the model of a checkpoint, on the CPU and in eval mode, without being told its sizes.
 
-    Raises CheckpointError if the file is missing, damaged, from elsewhere, from a later version,
-    or holds pickled code, which is never run.
+    A `model` that is given is brought to the checkpoint's state instead, all or nothing; it keeps
+    its device, its dtypes and its mode.
+
+    Raises CheckpointError if the file is missing, damaged, from elsewhere, of a later version, of
+    another architecture than `model`, or holds pickled code, which is never run.
     Source: PyTorch documentation, `torch.load` with `weights_only`.
 
     >>> import tempfile
@@ -82,75 +112,159 @@ def load(path: Path) -> Checkpoint:
     ...     load(path).classes
     ('cat', 'dog')
     """
-    content = _read(path)
-    found = content if isinstance(content, dict) else {}
-    if found.get("format_version", VERSION) != VERSION:
-        raise CheckpointError(
-            f"{path} has format version {found['format_version']}, but this dlconcepts "
-            f"({dlconcepts.__version__}) reads version {VERSION}; install the one that wrote it"
-        )
-    if missing := [part for part in PARTS if part not in found]:
-        raise CheckpointError(
-            f"{path} comes from elsewhere: it has no {', '.join(missing)}; {GIVE}"
-        )
+    found = load_file(path)
     try:
-        # A new network draws its weights; the caller's random numbers must not depend on that.
-        with torch.random.fork_rng(devices=[]):
-            model = Network(**found["architecture"])
-        model.load_state_dict(found["state_dict"])
-        classes = tuple(found["classes"])
-        _check_classes(model, classes)
+        check_content(found)
+        if model is None:
+            model = build(found["architecture"], found["state_dict"])
+            check_classes(model, found["classes"])
+        else:
+            if found["architecture"] != describe(model):
+                raise ValueError(f"it is for {found['architecture']}, not for {describe(model)}")
+            check_classes(model, found["classes"])
+            restore(model, found["state_dict"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} has parts that do not fit together: {reason}") from error
-    return Checkpoint(model.eval(), classes, found["normalization"], found["libraries"])
+        raise CheckpointError(f"the checkpoint {path} cannot be used: {reason}") from error
+    return Checkpoint(
+        model,
+        tuple(found["classes"]),
+        found["normalization"],
+        found["libraries"],
+        Training(**found["training"]) if found["training"] else None,
+    )
 
 
-def _check_classes(model: Network, classes: Sequence[str]) -> None:
-    """Raise ValueError unless there is one class name for each output of the model."""
-    if len(classes) != model.out_features:
-        raise ValueError(
-            f"the model has {model.out_features} outputs, but there are {len(classes)} classes"
-        )
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Return a copy of a model's parameters and buffers that further training leaves alone.
 
+    Source: PyTorch documentation, "Saving and Loading Models": `state_dict` gives references.
 
-def _read(path: Path) -> Any:
-    """Return what a file of `torch.save` holds, tensors and plain values only."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read: {error.strerror}; {GIVE}"
-        ) from error
-    if start != b"PK\x03\x04":
-        raise CheckpointError(f"{path} is not a checkpoint; {GIVE}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file makes torch raise whatever its bytes happen to lead to.
-    except Exception as error:
-        if "GLOBAL" in str(error):
-            reason = "holds pickled code, which was not run"
-        else:
-            reason = "is truncated or damaged"
-        raise CheckpointError(f"the checkpoint {path} {reason}; {GIVE}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, then put it in the place of `path`.
-
-    A process that stops half-way leaves the old file as it was.
-
-    Raises OSError if the file cannot be written; nothing is left behind.
-    Source: POSIX rename(2): an existing target is replaced without a moment of absence.
+    >>> model = nn.Linear(1, 1)
+    >>> best = snapshot(model)
+    >>> nn.init.zeros_(model.weight).equal(best["weight"])
+    False
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return copy.deepcopy(model.state_dict())
+
+
+def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
+    """Load a state_dict into a model or, if any of it does not fit, leave the model as it was.
+
+    Raises what `nn.Module.load_state_dict` raises, which has by then copied all that did fit.
+    Source: PyTorch documentation, `torch.nn.Module.load_state_dict`.
+
+    >>> model = nn.Linear(1, 1)
+    >>> restore(model, {"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+    >>> model(torch.ones(1)).item()
+    1.0
+    """
+    before = snapshot(model)
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        model.load_state_dict(state_dict)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        model.load_state_dict(before)
         raise
+
+
+def capture(
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    *,
+    epoch: int,
+    settings: dict[str, Any] | None = None,
+    history: Sequence[dict[str, Any]] = (),
+) -> Training:
+    """Return where a training stands after an epoch; `generator` is the one that shuffles.
+
+    Random numbers of Python and numpy are left out: no training here draws from them.
+    Source: PyTorch documentation, "Saving and Loading Models" and "Reproducibility".
+    """
+    states = {"shuffling": generator.get_state(), "cpu": torch.get_rng_state()}
+    device = find_device_of(optimizer)
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    state_dict = copy.deepcopy(optimizer.state_dict())
+    return Training(epoch, state_dict, states, dict(settings or {}), list(history))
+
+
+def resume(
+    training: Training, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> None:
+    """Bring a new optimizer and the random generators to where the training stood.
+
+    `fit`, given both and `start_epoch=training.epoch`, then goes on to the bit, on the same kind of
+    device and as far as its operations are deterministic.
+
+    Raises ValueError, before anything is changed, if the optimizer has other parameters.
+    Source: PyTorch documentation, "Saving and Loading Models" and "Reproducibility".
+    """
+    optimizer.load_state_dict(training.optimizer)
+    generator.set_state(training.random_states["shuffling"])
+    torch.set_rng_state(training.random_states["cpu"])
+    device = find_device_of(optimizer)
+    if device.type != "cpu" and device.type in training.random_states:
+        state = training.random_states[device.type]
+        torch.get_device_module(device).set_rng_state(state, device)
+
+
+def describe(model: Network) -> dict[str, Any]:
+    """Return the class of a network and the arguments that build one like it.
+
+    Raises TypeError for a subclass, which its name and these arguments would not build again.
+    """
+    if type(model) is not Network:
+        raise TypeError(f"the model must be a Network, but it is a {type(model).__name__}")
+    return {"class": "Network", **model.architecture}
+
+
+def build(architecture: dict[str, Any], state_dict: dict[str, Tensor]) -> Network:
+    """Return the network that was described, in eval mode, with the tensors of the state_dict."""
+    if architecture.get("class") != "Network":
+        raise ValueError(f"it is for the class {architecture.get('class')!r}, not 'Network'")
+    arguments = {name: value for name, value in architecture.items() if name != "class"}
+    # On the meta device a network has no memory and draws no weights: they are in the file.
+    with torch.device("meta"):
+        model = Network(**arguments)
+    model.load_state_dict(state_dict, assign=True)
+    return model.eval()
+
+
+def find_device_of(optimizer: torch.optim.Optimizer) -> torch.device:
+    """Return the device of the parameters that an optimizer steps."""
+    device: torch.device = optimizer.param_groups[0]["params"][0].device
+    return device
+
+
+def check_content(found: Any) -> None:
+    """Raise ValueError or TypeError if a file does not hold all that a checkpoint does."""
+    version = found.get("format_version", VERSION) if isinstance(found, dict) else VERSION
+    if version != VERSION:
+        raise ValueError(
+            f"it has format version {version}, but dlconcepts {dlconcepts.__version__} reads "
+            f"version {VERSION}; install the one that wrote it"
+        )
+    check_parts(found, PARTS)
+    if found["training"]:
+        check_parts(found["training"], TRAINING_PARTS)
+        check_parts(found["training"]["random_states"], {"shuffling": Tensor, "cpu": Tensor})
+
+
+def check_parts(found: Any, parts: dict[str, type]) -> None:
+    """Raise ValueError for parts that are missing, TypeError for parts of another type."""
+    found = found if isinstance(found, dict) else {}
+    if missing := [name for name in parts if name not in found]:
+        raise ValueError(f"it comes from elsewhere: it has no {', '.join(missing)}")
+    for name, kind in parts.items():
+        if not isinstance(found[name], kind):
+            found_kind = type(found[name]).__name__
+            raise TypeError(f"its {name} is of type {found_kind}, not {kind.__name__}")
+
+
+def check_classes(model: Network, classes: Sequence[str]) -> None:
+    """Raise ValueError unless there is one class name for each output of the model."""
+    if len(classes) != model.out_features or not all(isinstance(name, str) for name in classes):
+        raise ValueError(
+            f"the model has {model.out_features} outputs, each of which needs a class name, but "
+            f"classes is {list(classes)}"
+        )

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from PIL import Image
 
 from dlconcepts import checkpoints, devices
 from dlconcepts.datasets import DataError, ImageSet, fashion_mnist, read_image
+from dlconcepts.files import CheckpointError, write_atomically
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.plots import loss_curves, view_classify, view_predictions
@@ -26,6 +28,8 @@ from dlconcepts.training import DivergedError, Epoch, History, fit, seeded
 from dlconcepts.validation import predict
 
 NORMALIZATION = {"mean": 0.5, "std": 0.5}
+# What must stay the same when a training goes on.
+SETTINGS = ("full", "batch_size", "lr", "hidden", "dropout", "seed")
 
 
 class CommandError(Exception):
@@ -36,7 +40,7 @@ EXPLAINED = (
     CommandError,
     DataError,
     DivergedError,
-    checkpoints.CheckpointError,
+    CheckpointError,
     devices.DeviceUnavailableError,
 )
 
@@ -52,34 +56,99 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a network on Fashion-MNIST and write its checkpoint and pictures."""
+    """Train a network on Fashion-MNIST, or go on with it, and write checkpoint and pictures."""
     check_folder(arguments.out)
     device = find_device(arguments.device)
+    before = find_training(arguments) if arguments.resume else None
     examples, held_out = (
         fashion_mnist(
             train=part, full=arguments.full, root=arguments.data, download=arguments.download
         )
         for part in (True, False)
     )
-    with seeded(arguments.seed, device):
-        model = Network(784, arguments.hidden, 10, dropout=arguments.dropout).to(device)
     print(f"data: {examples.source}")
     print(f"{len(examples.labels):,} images to train on, {len(held_out.labels):,} held out")
     print(f"device: {device}")
-    history = fit(
-        model,
-        (examples.images, examples.labels),
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        optimizer=torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True),
-        validate=(held_out.images, held_out.labels),
-        seed=arguments.seed,
-        progress=True,
-        callback=print_epoch,
-    )
+    history = [Epoch(**record) for record in before.history] if before else []
+    with seeded(arguments.seed, device):
+        model, optimizer, generator = prepare(arguments, device, before)
+
+        def end_epoch(record: Epoch) -> None:
+            """Print and keep what an epoch came to, so that the training can go on from it."""
+            print_epoch(record)
+            history.append(record)
+            write_checkpoint(arguments, model, optimizer, generator, history, held_out.classes)
+
+        fit(
+            model,
+            (examples.images, examples.labels),
+            epochs=arguments.epochs,
+            start_epoch=len(history),
+            batch_size=arguments.batch_size,
+            optimizer=optimizer,
+            validate=(held_out.images, held_out.labels),
+            generator=generator,
+            progress=True,
+            callback=end_epoch,
+        )
     print(f"trained in {sum(epoch.seconds for epoch in history):.1f} seconds")
     with writing(arguments.out):
         write_results(arguments.out, model, history, held_out)
+
+
+def find_training(arguments: argparse.Namespace) -> checkpoints.Training:
+    """Return where the checkpoint's training stands; raise CommandError unless it can go on."""
+    training = checkpoints.load(arguments.resume).training
+    if training is None:
+        raise CommandError(
+            f"{arguments.resume} holds no training to go on with; leave out --resume"
+        )
+    had = {name: training.settings.get(name) for name in SETTINGS}
+    if other := [name for name in SETTINGS if had[name] != getattr(arguments, name)]:
+        settings = ", ".join(f"{name} {had[name]}" for name in other)
+        raise CommandError(f"{arguments.resume} was trained with {settings}; give the same")
+    if training.epoch >= arguments.epochs:
+        raise CommandError(
+            f"{arguments.resume} has done {training.epoch} epochs; give more with --epochs"
+        )
+    return training
+
+
+def prepare(
+    arguments: argparse.Namespace, device: torch.device, before: checkpoints.Training | None
+) -> tuple[Network, torch.optim.Optimizer, torch.Generator]:
+    """Return model, optimizer and shuffling generator, new or as the checkpoint has them."""
+    generator = torch.Generator().manual_seed(arguments.seed)
+    model = Network(784, arguments.hidden, 10, dropout=arguments.dropout).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True)
+    if before:
+        checkpoints.load(arguments.resume, model)
+        checkpoints.resume(before, optimizer, generator)
+    return model, optimizer, generator
+
+
+def write_checkpoint(
+    arguments: argparse.Namespace,
+    model: Network,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    history: History,
+    classes: Sequence[str],
+) -> None:
+    """Write the model and all that a later training needs to go on."""
+    training = checkpoints.capture(
+        optimizer,
+        generator,
+        epoch=len(history),
+        settings={name: getattr(arguments, name) for name in SETTINGS},
+        history=[asdict(record) for record in history],
+    )
+    path = arguments.out / "checkpoint.pt"
+    with writing(arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        checkpoints.save(
+            path, model, classes=classes, normalization=NORMALIZATION, training=training
+        )
 
 
 def print_epoch(record: Epoch) -> None:
@@ -92,14 +161,13 @@ def print_epoch(record: Epoch) -> None:
 
 
 def write_results(out: Path, model: Network, history: History, held_out: ImageSet) -> None:
-    """Write the checkpoint, the pictures, and one held-out image of each class to classify."""
+    """Write the pictures, and one held-out image of each class to classify."""
     labels, classes = held_out.labels.tolist(), held_out.classes
     chosen = [labels.index(label) for label in range(len(classes))]
     images = held_out.images[chosen]
     probabilities = predict(model, normalize(images, **NORMALIZATION))
     predictions = view_predictions(images, probabilities, classes, held_out.labels[chosen])
     (out / "images").mkdir(parents=True, exist_ok=True)
-    checkpoints.save(out / "checkpoint.pt", model, classes=classes, normalization=NORMALIZATION)
     write_figure(out / "loss.png", loss_curves(history))
     write_figure(out / "predictions.png", predictions)
     for image, name in zip(images, classes, strict=True):
@@ -178,14 +246,14 @@ def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as a PNG file, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    checkpoints.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def write_image(path: Path, image: torch.Tensor) -> None:
     """Write a uint8 tensor of shape (H, W) as a grey PNG file, whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(image.numpy()).save(buffer, format="png")
-    checkpoints.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def slug(name: str) -> str:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dlconcepts import checkpoints, commands, datasets
+from dlconcepts import checkpoints, commands, datasets, files
 from dlconcepts.__main__ import main
+from dlconcepts.compare import state_of
 from dlconcepts.datasets import fashion_mnist
 from dlconcepts.devices import DEVICES, DeviceUnavailableError, find_device
 from dlconcepts.validation import evaluate
@@ -176,6 +177,89 @@ def test_a_disk_that_is_full_leaves_the_old_checkpoint(folder, capsys, monkeypat
     assert not list(folder.rglob("*.tmp"))
 
 
+# ------------------------------------------------------------------------ train --resume
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory):
+    """Train one epoch of a small network with dropout: the options and the checkpoint."""
+    out = tmp_path_factory.mktemp("halfway")
+    options = "--hidden 16 --dropout 0.3 --batch-size 500"
+    with redirect_stdout(io.StringIO()):
+        main([*f"train {options} --epochs 1 --out".split(), str(out)])
+    return SimpleNamespace(options=options, path=out / "checkpoint.pt")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_training_ends_where_an_unbroken_one_does(halfway, folder):
+    """An epoch, and two more in a new interpreter, are three epochs, bit for bit."""
+    run(f"train {halfway.options} --epochs 3 --out unbroken")
+    resumed = f"{halfway.options} --epochs 3 --out resumed --resume {halfway.path}"
+    program = [sys.executable, "-m", "dlconcepts", "train", *resumed.split()]
+
+    finished = subprocess.run(program, capture_output=True, text=True)
+
+    unbroken, resumed = (
+        checkpoints.load(folder / name / "checkpoint.pt") for name in ("unbroken", "resumed")
+    )
+    epochs = [line[:9] for line in finished.stdout.splitlines() if line.startswith("epoch")]
+    assert finished.stderr == ""
+    assert epochs == ["epoch   2", "epoch   3"]
+    assert state_of(resumed.model) == state_of(unbroken.model)
+    losses = [
+        [(record["epoch"], record["train_loss"]) for record in checkpoint.training.history]
+        for checkpoint in (unbroken, resumed)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_training_that_is_broken_off_can_be_resumed(folder, monkeypatch):
+    """The checkpoint of each finished epoch is on disk while the next one runs."""
+    write = commands.write_checkpoint
+
+    def interrupt(arguments, model, optimizer, generator, history, classes):
+        """Write the checkpoint, and break off after the second."""
+        write(arguments, model, optimizer, generator, history, classes)
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "write_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("train --hidden 4 --batch-size 500 --epochs 3 --out run")
+
+    assert checkpoints.load(folder / "run" / "checkpoint.pt").training.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--epochs 1", "has done 1 epochs; give more with --epochs"),
+        ("--epochs 2 --lr 0.1", "was trained with lr 0.001; give the same"),
+        ("--epochs 2 --hidden 5 --seed 4", "was trained with hidden [16], seed 0; give the same"),
+    ],
+)
+def test_a_training_that_cannot_go_on_is_explained(options, reason, halfway, folder, capsys):
+    """What differs from the training in the checkpoint is named before anything is trained."""
+    line = f"train {halfway.options} {options} --resume {halfway.path} --out run"
+
+    assert run(line) == 2
+
+    explained(capsys, str(halfway.path), reason)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_checkpoint_without_training_is_explained(folder, capsys):
+    """A checkpoint of a finished model cannot be resumed, which is said."""
+    model = checkpoints.Network(784, [128, 64], 10)
+    path = folder / "model.pt"
+    checkpoints.save(path, model, classes=datasets.CLASSES, normalization={})
+
+    assert run(f"train --resume {path} --out run") == 2
+
+    explained(capsys, "model.pt", "no training to go on with")
+
+
 # ------------------------------------------------------------------------ classify
 
 
@@ -311,7 +395,20 @@ def foreign(content):
 
 def changed(**parts):
     """Return a function that writes a checkpoint with some parts exchanged."""
-    return lambda path, good: torch.save({**torch.load(good, weights_only=True), **parts}, path)
+    return lambda path, good: files.save_file({**files.load_file(good), **parts}, path)
+
+
+def forged(content):
+    """Return a function that writes a file with torch.save and gives it a checksum."""
+
+    def make(path, good):
+        """Write it."""
+        archive = io.BytesIO()
+        torch.save(content, archive)
+        size = len(archive.getvalue())
+        path.write_bytes(archive.getvalue()[:-2] + files.trailer(files.crc32(archive, size - 2)))
+
+    return make
 
 
 def cut(length):
@@ -319,7 +416,7 @@ def cut(length):
     return lambda path, good: path.write_bytes(good.read_bytes()[:length])
 
 
-WIDE = {"in_features": 784, "hidden_features": [9], "out_features": 10}
+WIDE = {"class": "Network", "in_features": 784, "hidden_features": [9], "out_features": 10}
 
 
 @pytest.mark.parametrize(
@@ -327,17 +424,21 @@ WIDE = {"in_features": 784, "hidden_features": [9], "out_features": 10}
     [
         pytest.param(lambda path, good: None, "No such file", id="missing"),
         pytest.param(lambda path, good: path.mkdir(), "irectory", id="folder"),
-        pytest.param(cut(0), "is not a checkpoint", id="empty"),
-        pytest.param(cut(1000), "truncated or damaged", id="truncated"),
-        pytest.param(cut(-100), "truncated or damaged", id="end-missing"),
-        pytest.param(lambda path, good: path.write_text("text"), "not a checkpoint", id="text"),
+        pytest.param(cut(0), "is not one", id="empty"),
+        pytest.param(cut(1000), "truncated", id="truncated"),
+        pytest.param(cut(-100), "truncated", id="end-missing"),
+        pytest.param(lambda path, good: path.write_text("text"), "is not one", id="text"),
         pytest.param(foreign(torch.nn.Linear(1, 1).state_dict()), "elsewhere", id="state-dict"),
         pytest.param(foreign(torch.zeros(3)), "elsewhere", id="tensor"),
-        pytest.param(foreign({"architecture": Payload()}), "pickled code", id="code"),
+        pytest.param(foreign({"architecture": Payload()}), "elsewhere", id="code"),
+        pytest.param(forged({"architecture": Payload()}), "pickled code", id="forged-code"),
         pytest.param(changed(format_version=99), "format version 99", id="later-version"),
         pytest.param(changed(architecture=WIDE), "hidden.0.weight", id="other-widths"),
-        pytest.param(changed(architecture={"layers": 3}), "layers", id="other-arguments"),
-        pytest.param(changed(state_dict=None), "do not fit together", id="no-weights"),
+        pytest.param(
+            changed(architecture={"class": "Network", "layers": 3}), "layers", id="other-arguments"
+        ),
+        pytest.param(changed(architecture={"class": "LeNet"}), "LeNet", id="other-class"),
+        pytest.param(changed(state_dict=None), "state_dict is of type NoneType", id="no-weights"),
         pytest.param(changed(classes=["one"]), "10 outputs", id="few-classes"),
     ],
 )
