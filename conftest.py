@@ -29,7 +29,7 @@ from typing import Any
 import hypothesis.internal.conjecture.engine
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, is_hypothesis_test, register_random, settings
+from hypothesis import HealthCheck, Phase, register_random, settings
 
 from dlconcepts.devices import DEVICES, DeviceUnavailableError, find_device
 
@@ -202,7 +202,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if verdict is None or verdict == "opinion":
             why = "is an opinion, which has no law" if verdict else f"is not in {LEDGER.name}"
             raise ValueError(f"{claim.id} {why}")
-        if not is_hypothesis_test(law):
+        if not hasattr(law, "hypothesis"):
             raise ValueError("a law is tested on generated inputs: it needs @given")
     except (TypeError, ValueError) as error:
         raise pytest.Collector.CollectError(f"{law.__name__}: {error}") from error

@@ -11,10 +11,14 @@ elements that are 0 or an integer up to 9 in the shrunk counterexamples, `zero` 
 """
 
 import argparse
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+
+# hypothesis-torch hooks itself into every test once it is installed, and would slow its peers down.
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
 
 import hypothesis.extra.numpy as hnp
 import numpy as np

@@ -51,6 +51,7 @@ SPECIALS = (
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
+CODES = st.binary(min_size=14, max_size=14)
 
 
 def shapes(
@@ -98,16 +99,14 @@ def tensors(
         raise ValueError(f"max_magnitude must be 0 or more, but is {max_magnitude}")
     extremes = (math.nan,) * allow_nan + (math.inf, -math.inf) * allow_infinity
 
-    def of(shape: Shape, dtype: torch.dtype) -> st.SearchStrategy[Tensor]:
-        def build(code: bytes) -> Tensor:
-            recipe = _Recipe(code)
-            values = recipe.values(shape, dtype, limit, specials)
-            return _lay_out(values, recipe.layout(layouts), device).requires_grad_(requires_grad)
-
+    @st.composite
+    def of(draw: st.DrawFn, shape: Shape, dtype: torch.dtype) -> Tensor:
         limit = min(max_magnitude, _largest(dtype))
         fractional = dtype.is_floating_point or dtype.is_complex
         specials = _specials(dtype, limit) + (extremes if fractional else ())
-        return st.binary(min_size=_Recipe.SIZE, max_size=_Recipe.SIZE).map(build)
+        recipe = _Recipe(draw(CODES))
+        values = recipe.values(shape, dtype, limit, specials)
+        return _lay_out(values, recipe.layout(layouts), device).requires_grad_(requires_grad)
 
     if isinstance(shape, tuple) and isinstance(dtype, torch.dtype):
         return of(shape, dtype)
@@ -232,8 +231,6 @@ class _Recipe:
     """
 
     code: bytes
-
-    SIZE = 14
 
     def values(
         self, shape: Shape, dtype: torch.dtype, limit: float, specials: Sequence[float]

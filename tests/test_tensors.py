@@ -830,7 +830,7 @@ def test_multiplying_in_place_changes_the_array(
 ) -> None:
     """The array doubles with its tensor, and does not see operations out of place."""
     array = tensor.numpy()
-    doubled = array * 2
+    doubled = (array * 2).astype(array.dtype)
     tensor * 3
 
     double(tensor)
