@@ -93,9 +93,9 @@ def stacks_last(parts: list[Tensor], dim: int) -> Tensor:
 @given(data=st.data())
 def test_stacking_adds_an_axis(stack: Callable[..., Tensor], data: st.DataObject) -> None:
     """A stack of k tensors of rank r has rank r + 1, and its slices are the tensors."""
-    shape = data.draw(shapes())
-    parts = data.draw(st.lists(tensors(shape), min_size=1, max_size=3))
-    dim = data.draw(st.integers(0, len(shape)))
+    shape = data.draw(shapes(), label="shape")
+    parts = data.draw(st.lists(tensors(shape), min_size=1, max_size=3), label="parts")
+    dim = data.draw(st.integers(0, len(shape)), label="dim")
 
     stacked = stack(parts, dim=dim)
 
@@ -133,7 +133,7 @@ def test_an_index_selects_what_it_selects_in_numpy(
     getitem: Callable[[Tensor, Any], Tensor], data: st.DataObject
 ) -> None:
     """Slices, integers, integer arrays and masks select the same elements in the same shape."""
-    tensor = data.draw(tensors(dtype=st.sampled_from([torch.float32, torch.int64])))
+    tensor = data.draw(tensors(dtype=st.sampled_from([torch.float32, torch.int64])), label="tensor")
     index = data.draw(indices_of(tuple(tensor.shape)), label="index")
 
     selected = getitem(tensor, as_tensors(index))
