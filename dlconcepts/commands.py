@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from dlconcepts.files import CheckpointError, write_atomically
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.plots import loss_curves, view_classify, view_predictions
-from dlconcepts.training import DivergedError, Epoch, History, fit, seeded
+from dlconcepts.runs import seeded, torchrun_group
+from dlconcepts.training import DivergedError, Epoch, History, fit
 from dlconcepts.validation import predict
 
 NORMALIZATION = {"mean": 0.5, "std": 0.5}
@@ -59,6 +60,13 @@ def train(arguments: argparse.Namespace) -> None:
     """Train a network on Fashion-MNIST, or go on with it, and write checkpoint and pictures."""
     check_folder(arguments.out)
     device = find_device(arguments.device)
+    # Of the processes that torchrun starts, all compute, and the first one tells and writes.
+    with torchrun_group(device) as rank, redirect_stdout(io.StringIO()) if rank else nullcontext():
+        train_on(device, arguments, writes=rank == 0)
+
+
+def train_on(device: torch.device, arguments: argparse.Namespace, *, writes: bool) -> None:
+    """Train on a device; write what comes of it, or leave that to another process."""
     before = find_training(arguments) if arguments.resume else None
     examples, held_out = (
         fashion_mnist(
@@ -77,7 +85,8 @@ def train(arguments: argparse.Namespace) -> None:
             """Print and keep what an epoch came to, so that the training can go on from it."""
             print_epoch(record)
             history.append(record)
-            write_checkpoint(arguments, model, optimizer, generator, history, held_out.classes)
+            if writes:
+                write_checkpoint(arguments, model, optimizer, generator, history, held_out.classes)
 
         fit(
             model,
@@ -88,12 +97,17 @@ def train(arguments: argparse.Namespace) -> None:
             optimizer=optimizer,
             validate=(held_out.images, held_out.labels),
             generator=generator,
-            progress=True,
+            progress=writes,
             callback=end_epoch,
         )
     print(f"trained in {sum(epoch.seconds for epoch in history):.1f} seconds")
-    with writing(arguments.out):
-        write_results(arguments.out, model, history, held_out)
+    if not history:
+        raise CommandError("interrupted in the first epoch, so that there is nothing to write")
+    if len(history) < arguments.epochs:
+        print(f"interrupted after {len(history)} of {arguments.epochs} epochs; --resume goes on")
+    if writes:
+        with writing(arguments.out):
+            write_results(arguments.out, model, history, held_out)
 
 
 def find_training(arguments: argparse.Namespace) -> checkpoints.Training:

@@ -1,23 +1,32 @@
-"""Training: forward, loss, backward, step, batch by batch and epoch by epoch."""
+"""Lesson 4, training: forward, loss, backward, step, batch by batch and epoch by epoch."""
 
 import math
+import operator
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
-from dlconcepts.loading import batches, check_data
+from dlconcepts.loading import batches, check_data, normalize
+from dlconcepts.runs import (
+    joined_workers,
+    make_generator,
+    one_thread,
+    progress_bar,
+    seeded,
+    sum_over_workers,
+)
 from dlconcepts.validation import LossFunction, evaluate, find_model_device
 
-Data = tuple[torch.Tensor, torch.Tensor]
-
-SMALL = 1_000_000  # parameters; a step of a network below this is too short to share out
+Batch = tuple[Tensor, Tensor]
+Data = Batch | Dataset[Batch] | DataLoader[Batch]
 
 
 class DivergedError(RuntimeError):
@@ -43,10 +52,11 @@ def fit(
     data: Data,
     *,
     epochs: int,
-    batch_size: int = 64,
-    optimizer: torch.optim.Optimizer | None = None,
+    batch_size: int | None = None,
+    optimizer: Optimizer | None = None,
     loss_fn: LossFunction | None = None,
-    validate: Data | None = None,
+    accumulate: int = 1,
+    validate: Batch | None = None,
     seed: int = 0,
     generator: torch.Generator | None = None,
     start_epoch: int = 0,
@@ -55,16 +65,23 @@ def fit(
 ) -> History:
     """Train a model in place and return a record of each epoch.
 
-    `data`, and `validate` for held-out examples, are pairs of images, (N, ...), uint8 or floating
-    point, and labels, (N,). The optimizer is Adam and the loss cross-entropy if none is given.
-    `callback` is called with each epoch's record, and `progress` draws a bar on a terminal.
+    `data` is a pair of tensors, a Dataset, or a DataLoader: images, (N, ...), uint8 to be
+    normalised or floating point as they are, and labels, (N,); `validate`, for held-out examples,
+    is a pair. A batch has 64 examples if `batch_size` is not given; a DataLoader brings its own.
+    The optimizer is Adam and the loss, a mean over the batch, cross-entropy if none is given.
+    With `accumulate`, each batch is computed in so many pieces, one after the other, to the same
+    step. `callback` gets each epoch's record; `progress` draws a bar on a terminal.
 
     The same seed gives the same order of examples and the same dropout; the caller's random state
-    is left alone. The model is left in training mode.
+    is left alone. The model is left in training mode. Ctrl-C ends the training early: the model
+    is as the last step left it, and the epochs that were finished are returned.
 
     To go on with a training, give its optimizer, the epochs that it has done as `start_epoch` of
     `epochs` in all, and the `generator` that shuffles its examples. With a generator nothing is
     seeded: dropout goes on from PyTorch's own random state.
+
+    In processes that torch.distributed has joined, all given the same data, each computes its part
+    of every batch; the gradients are summed, and all take the step of the whole batch.
 
     Raises ValueError for fewer than 1 epoch or unusable data, before anything is trained, and
     DivergedError, before the step, if a batch's loss is not finite.
@@ -78,38 +95,40 @@ def fit(
     if epochs <= start_epoch:
         done = f" and {start_epoch} are done" if start_epoch else ""
         raise ValueError(f"training takes at least 1 epoch, but epochs is {epochs}{done}")
-    for pair in (data, validate) if validate is not None else (data,):
-        check_data(pair, batch_size)
-    n = len(data[1])
-    history: History = []
-    device = find_model_device(model)
+    if accumulate < 1:
+        raise ValueError(f"a batch is computed in at least 1 piece, but accumulate is {accumulate}")
+    if validate is not None:
+        check_data(validate, 1)
+    seeds = seeded(seed, find_model_device(model)) if generator is None else nullcontext()
+    loader = Batches(data, batch_size, generator or make_generator(seed), find_model_device(model))
     loss_fn = loss_fn or F.cross_entropy
     # The fused form takes Adam's step in one pass over the parameters.
     optimizer = optimizer or torch.optim.Adam(model.parameters(), fused=True)
-    seeds = nullcontext() if generator else seeded(seed, device)
-    generator = generator or torch.Generator().manual_seed(seed)
-    steps = (epochs - start_epoch) * math.ceil(n / batch_size)
-    with one_thread(model), seeds, progress_bar(steps, shown=progress) as advance:
+    workers, history = joined_workers(model), History()
+    steps = (epochs - start_epoch) * operator.length_hint(loader)
+    with (
+        suppress(KeyboardInterrupt),
+        one_thread(model),
+        seeds,
+        progress_bar(steps, progress) as bar,
+    ):
         for epoch in range(start_epoch + 1, epochs + 1):
-            start, running_loss, seen = time.perf_counter(), 0.0, 0
-            order = torch.randperm(n, generator=generator)
-            model.train()
-            for images, labels in batches(data, batch_size, order=order, device=device):
-                optimizer.zero_grad()
-                logits = model(images)
-                loss = loss_fn(logits, labels)
-                check_finite(loss.item(), epoch, 1 + seen // batch_size, optimizer)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                # item() takes the number and lets the graph go; the last batch may be smaller.
-                running_loss += loss.item() * len(labels)
-                seen += len(labels)
-                advance(f"epoch {epoch} of {epochs}, loss {running_loss / seen:.3f}")
+            start = time.perf_counter()
+            loss = train_epoch(
+                model,
+                loader,
+                loss_fn,
+                optimizer,
+                accumulate=accumulate,
+                workers=workers,
+                epoch=epoch,
+                report=bar,
+            )
             held_out = evaluate(model, validate, loss_fn=loss_fn) if validate is not None else None
             history.append(
                 Epoch(
                     epoch,
-                    train_loss=running_loss / n,
+                    train_loss=loss,
                     held_out_loss=held_out.loss if held_out else None,
                     held_out_accuracy=held_out.accuracy if held_out else None,
                     seconds=time.perf_counter() - start,
@@ -120,69 +139,160 @@ def fit(
     return history
 
 
-def check_finite(loss: float, epoch: int, batch: int, optimizer: torch.optim.Optimizer) -> None:
-    """Raise DivergedError if the loss is NaN or infinite, saying where and at which rate."""
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"the loss is {loss} in epoch {epoch}, batch {batch}, with learning rate "
-            f"{optimizer.param_groups[0]['lr']}; lower the learning rate, or look for values in "
-            "the data that are not finite"
-        )
+def train_epoch(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    loss_fn: LossFunction,
+    optimizer: Optimizer,
+    *,
+    accumulate: int = 1,
+    workers: dist.ProcessGroup | None = None,
+    epoch: int = 1,
+    report: Callable[[str], None] | None = None,
+) -> float:
+    """Take one step for each batch of a pass over the data, and return the examples' mean loss.
 
+    Each loss is that of the weights before the step of its batch. `report` is called after each
+    batch with a line of text about it.
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's random generators for a block, and give them back as they were.
+    Raises ValueError if there is no batch, and DivergedError as `train_step` does, with the epoch
+    and the batch.
+    Source: PyTorch documentation, "Optimizing Model Parameters".
 
-    Only the CPU's generator and that of `device` are touched.
-    Source: PyTorch documentation, "Reproducibility" and `torch.random.fork_rng`.
-
-    >>> with seeded(1, torch.device("cpu")):
-    ...     first = torch.rand(3)
-    >>> with seeded(1, torch.device("cpu")):
-    ...     first.equal(torch.rand(3))
+    >>> model = nn.Linear(1, 1)
+    >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> loader = [(torch.ones(2, 1), torch.ones(2, 1)), (torch.ones(1, 1), torch.ones(1, 1))]
+    >>> train_epoch(model, loader, F.mse_loss, sgd) > train_epoch(model, loader, F.mse_loss, sgd)
     True
     """
-    on_cpu = device.type == "cpu"
-    with torch.random.fork_rng(
-        devices=[] if on_cpu else [device], device_type=None if on_cpu else device.type
-    ):
-        torch.default_generator.manual_seed(seed)
-        if not on_cpu:
-            torch.get_device_module(device).manual_seed(seed)
-        yield
-
-
-@contextmanager
-def one_thread(model: nn.Module) -> Iterator[None]:
-    """Let PyTorch compute on one thread for a block if the model is small.
-
-    Threads that share out a few microseconds of work mostly wait for one another, and the more so
-    the busier the machine is. The caller's setting comes back afterwards.
-    Source: PyTorch documentation, "CPU threading and TorchScript inference".
-
-    >>> with one_thread(nn.Linear(2, 3)):
-    ...     torch.get_num_threads()
-    1
-    """
-    threads = torch.get_num_threads()
-    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-    torch.set_num_threads(1 if small else threads)
+    running_loss, seen, batch = 0.0, 0, 0
+    model.train()
     try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        for images, labels in loader:
+            batch += 1
+            loss = train_step(
+                model, loss_fn, optimizer, images, labels, accumulate=accumulate, workers=workers
+            )
+            # The last batch may be smaller: a mean of batch means would count its examples more.
+            running_loss += loss * len(labels)
+            seen += len(labels)
+            if report:
+                report(f"epoch {epoch}, loss {running_loss / seen:.3f}")
+    except DivergedError as error:
+        raise DivergedError(f"epoch {epoch}, batch {batch}: {error}") from error
+    if not seen:
+        raise ValueError("there are no examples: the data gave no batch")
+    return running_loss / seen
 
 
-@contextmanager
-def progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that moves a progress bar on by one and sets its text.
+def train_step(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    optimizer: Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    accumulate: int = 1,
+    workers: dist.ProcessGroup | None = None,
+) -> float:
+    """Move the parameters against the gradient of one batch's mean loss, and return that loss.
 
-    Without a terminal there is no bar, so that files and pipes get none of it.
+    With `accumulate` the batch is computed in so many pieces, which takes less memory; with
+    `workers`, a group of torch.distributed, each process computes its part of it. The step is that
+    of the whole batch either way, for models that treat each example alone.
+
+    Raises DivergedError, with every parameter as it was, if the loss is not finite.
+    Source: PyTorch documentation, "Optimizing Model Parameters".
+
+    >>> model = nn.Linear(1, 1)
+    >>> _ = nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    >>> sgd = torch.optim.SGD(model.parameters(), lr=0.5)
+    >>> train_step(model, F.mse_loss, sgd, torch.ones(1, 1), torch.ones(1, 1))
+    1.0
+    >>> model.weight.item()
+    1.0
     """
-    console = Console()
-    with Progress(
-        console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda text: bar.update(task, advance=1, description=text)
+    batch_loss = 0.0
+    optimizer.zero_grad()
+    for inputs, targets, share in pieces(images, labels, accumulate, workers):
+        outputs = model(inputs)
+        loss = loss_fn(outputs, targets)
+        if share != 1:
+            loss = loss * share
+        loss.backward()
+        batch_loss += loss.item()  # item() takes the number and lets the graph go
+    if workers is not None:
+        batch_loss = sum_over_workers(model, batch_loss, workers)
+    if not math.isfinite(batch_loss):
+        raise DivergedError(
+            f"the loss is {batch_loss} with learning rate {optimizer.param_groups[0]['lr']}; lower "
+            "the learning rate, or look for values in the data that are not finite"
+        )
+    optimizer.step()
+    return batch_loss
+
+
+def pieces(
+    images: Tensor, labels: Tensor, accumulate: int, workers: dist.ProcessGroup | None
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Cut a batch, or this worker's part of it, into pieces with their shares of the examples."""
+    examples = len(labels)
+    if workers is not None:
+        mine = slice(workers.rank(), None, workers.size())
+        if not len(labels[mine]):
+            # Its gradients, all zero, are what this worker has to add to the sum.
+            yield images[:1], labels[:1], 0.0
+            return
+        images, labels = images[mine], labels[mine]
+    for inputs, targets in zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True):
+        yield inputs, targets, len(targets) / examples
+
+
+class Batches:
+    """The batches of one pass over the data, as often as it is iterated over.
+
+    A pair of tensors, or a TensorDataset of two, is cut by index, in a new order each time; any
+    other Dataset is shuffled by a DataLoader. Images of dtype uint8 are normalised.
+
+    Raises ValueError for no examples, images and labels of different number, a batch size below 1,
+    a batch size beside a DataLoader, or one that gives each process other examples.
+    """
+
+    def __init__(
+        self, data: Data, batch_size: int | None, generator: torch.Generator, device: torch.device
+    ) -> None:
+        """Check the data and find out how it can be cut."""
+        self.batch_size = 64 if batch_size is None else batch_size
+        self.generator, self.device = generator, device
+        if isinstance(data, DataLoader):
+            if batch_size is not None:
+                raise ValueError("a DataLoader has a batch size of its own: leave out batch_size")
+            if isinstance(data.sampler, DistributedSampler):
+                raise ValueError("fit cuts up each batch itself: leave out the DistributedSampler")
+        elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
+            data = data.tensors[0], data.tensors[1]
+        elif isinstance(data, Dataset):
+            data = DataLoader(data, self.batch_size, shuffle=True, generator=generator)
+        if not isinstance(data, DataLoader):
+            check_data(data, self.batch_size)
+        self.data = data
+
+    def __length_hint__(self) -> int:
+        """Return the number of batches, 0 where a DataLoader does not know it."""
+        if isinstance(self.data, DataLoader):
+            return operator.length_hint(self.data)
+        return math.ceil(len(self.data[1]) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Return the batches of one pass, on the device."""
+        if not isinstance(self.data, DataLoader):
+            n = len(self.data[1])
+            order = torch.randperm(n, generator=self.generator, device="cpu")
+            return batches(self.data, self.batch_size, order=order, device=self.device)
+        return (
+            (
+                (normalize(images) if images.dtype == torch.uint8 else images).to(self.device),
+                labels.to(self.device),
+            )
+            for images, labels in self.data
+        )

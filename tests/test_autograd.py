@@ -451,8 +451,9 @@ def test_gradients_equal_central_differences(
         return (apply_chain(names, x) * factors).sum()
 
     expected = central_differences(function, x)
+    # The third derivative of these functions is below 1e5, times a sixth of the step squared.
     assert_close(
-        gradient(function, x), expected, "backward agrees with central differences", rtol=1e-7
+        gradient(function, x), expected, "backward agrees with central differences", atol=1e-5
     )
 
 
