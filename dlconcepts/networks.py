@@ -1,7 +1,8 @@
 """Lesson 2, networks: from images to one score for each class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Network(nn.Module):
         """
         return {
             "in_features": self.in_features,
-            "hidden_features": self.hidden_features,
+            "hidden_features": list(self.hidden_features),
             "out_features": self.out_features,
             "activation": self.activation,
             "dropout": self.dropout.p,
@@ -94,19 +95,71 @@ class Network(nn.Module):
 def flatten(images: torch.Tensor, in_features: int) -> torch.Tensor:
     """Turn a batch of examples of any shape into rows: (B, ...) becomes (B, in_features).
 
+    Input: floating point, B >= 0. Output: a view of it where its strides allow one.
+
     Raises TypeError for integers and ValueError if the examples do not have `in_features` values.
     Source: PyTorch documentation, `torch.flatten`.
 
     >>> flatten(torch.zeros(5, 1, 28, 28), 784).shape
     torch.Size([5, 784])
     """
+    shape = tuple(images.shape)
     if not images.is_floating_point():
         raise TypeError(f"the network takes floats, but the images are {images.dtype}; normalize()")
-    # Only the batch size is kept: view(-1, 784) would mix examples of another width.
-    rows = images.flatten(1) if images.ndim > 1 else images
-    if rows.ndim != 2 or rows.shape[1] != in_features:
+    if images.ndim < 2:
+        raise ValueError(f"the network takes a batch, (B, ...), but the images have shape {shape}")
+    if prod(shape[1:]) != in_features:
         raise ValueError(
-            f"the network takes a batch of examples with {in_features} values each, "
-            f"but the images have the shape {tuple(images.shape)}"
+            f"the network takes examples of {in_features} values, but images of shape {shape} "
+            f"have {prod(shape[1:])} each"
         )
-    return rows
+    # Only the batch size is kept: view(-1, in_features) would mix examples of another width.
+    return images.flatten(1)
+
+
+def sequential(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Chain layers under their names, in order: `nn.Sequential` that loses no layer.
+
+    Through an OrderedDict a repeated name replaces the layer before, and says nothing.
+
+    Raises ValueError for a name that is repeated, empty, has a dot or is an attribute of every
+    module, and TypeError for a layer that is no module, such as a class without parentheses.
+    Source: PyTorch documentation, `torch.nn.Sequential`.
+
+    >>> model = sequential([("hidden", nn.Linear(4, 3)), ("output", nn.Linear(3, 2))])
+    >>> model.output is model[1]
+    True
+    """
+    model = nn.Sequential()
+    for name, layer in layers:
+        if name in dict(model.named_children()):
+            raise ValueError(f"two layers have the name {name!r}: give each one of its own")
+        if not name or "." in name:
+            raise ValueError(f"a layer's name is not empty and has no dot, but it is {name!r}")
+        if hasattr(model, name):
+            raise ValueError(f"the name {name!r} would hide an attribute of the network")
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"the layer {name!r} is no nn.Module, but {layer!r}")
+        model.add_module(name, layer)
+    return model
+
+
+def reinitialize(layer: nn.Linear, *, std: float, generator: torch.Generator | None = None) -> None:
+    """Set a layer's bias to zero and draw its weights from a normal distribution around zero.
+
+    In place: the parameters stay the same objects, so an optimizer built before still trains them.
+
+    Raises ValueError for a deviation `std` that is not a number above 0.
+    Source: PyTorch documentation, `torch.nn.init`.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> weight = layer.weight
+    >>> reinitialize(layer, std=0.1)
+    >>> layer.weight is weight, layer.bias.item()
+    (True, 0.0)
+    """
+    if not 0 < std < inf:
+        raise ValueError(f"std is a deviation above 0, but it is {std}")
+    nn.init.normal_(layer.weight, std=std, generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from dlconcepts.training import History
 
@@ -64,21 +65,25 @@ def view_classify(
     classes: Sequence[str],
     *,
     label: int | None = None,
+    mean: float = 0.5,
+    std: float = 0.5,
 ) -> Figure:
     """Draw a grey image beside one bar for each class, as long as its probability.
 
-    Image of shape (H, W) or (1, H, W): uint8, or floats that `loading.normalize` made. The
-    `probabilities` have shape (K,) and sum to 1; `classes` are K names. With `label`, the true
-    class, the largest bar shows whether the prediction is right. No argument is changed.
+    Image of shape (H, W) or (1, H, W): uint8, or floats that `loading.normalize` made with this
+    `mean` and `std`. The `probabilities` have shape (K,) and sum to 1; `classes` are K names. With
+    `label`, the true class, the colour shows whether the prediction is right. No argument is
+    changed.
 
-    Raises ValueError for other shapes, and for numbers that are no probabilities, such as logits.
+    Raises ValueError for other shapes, a label that is no class, and numbers that are no
+    probabilities, such as logits; TypeError for an image of other integers.
 
     >>> figure = view_classify(torch.zeros(28, 28), torch.tensor([0.25, 0.75]), ["cat", "dog"])
     >>> figure.axes[0].get_title()
     'predicted: dog'
     """
     figure = Figure(figsize=(6.2, 3), layout="constrained")
-    _draw(figure, image, probabilities, classes, label)
+    _draw(figure, _displayable(image, mean, std), probabilities, classes, label)
     return figure
 
 
@@ -96,21 +101,23 @@ def view_predictions(
     figure = Figure(figsize=(12.4, 3 * rows), layout="constrained")
     parts = figure.subfigures(rows, 2, squeeze=False).flat
     for part, image, row, label in zip(parts, images, probabilities, labels, strict=False):
-        _draw(part, image, row, classes, int(label))
+        _draw(part, _displayable(image, 0.5, 0.5), row, classes, int(label))
     return figure
 
 
 def _draw(
     figure: FigureBase,
-    image: torch.Tensor,
+    pixels: NDArray[np.float64],
     probabilities: torch.Tensor,
     classes: Sequence[str],
     label: int | None,
 ) -> None:
     """Draw one image and its bars into a figure or a part of one."""
     _check_probabilities(probabilities, classes)
+    if label is not None and not 0 <= label < len(classes):
+        raise ValueError(f"the label is one of 0 to {len(classes) - 1}, but it is {label}")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
-    left.imshow(_displayable(image), cmap="gray", vmin=0, vmax=1)
+    left.imshow(pixels, cmap="gray", vmin=0, vmax=1)
     left.set_axis_off()
     predicted = int(probabilities.argmax())
     title, colour = f"predicted: {classes[predicted]}", BLUE
@@ -132,13 +139,14 @@ def _draw(
     right.spines[["top", "right"]].set_visible(False)
 
 
-def _displayable(image: torch.Tensor) -> np.ndarray:
-    """Return a copy of the image with values from 0, black, to 1, white."""
+def _displayable(image: torch.Tensor, mean: float, std: float) -> NDArray[np.float64]:
+    """Return a copy of the image, un-normalised, with values from 0, black, to 1, white."""
     if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) != 1):
         raise ValueError(f"a grey image has shape (H, W) or (1, H, W), not {tuple(image.shape)}")
-    pixels = image.detach().cpu().double().reshape(image.shape[-2:])
-    shown = pixels / 255 if image.dtype == torch.uint8 else (pixels + 1) / 2
-    return shown.numpy()
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"an image is uint8 or floating point, not {image.dtype}")
+    pixels = image.detach().cpu().double().reshape(image.shape[-2:]).numpy()
+    return pixels / 255 if image.dtype == torch.uint8 else pixels * std + mean
 
 
 def _check_probabilities(probabilities: torch.Tensor, classes: Sequence[str]) -> None:
