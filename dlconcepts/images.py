@@ -1,0 +1,254 @@
+"""Lesson 7: photographs in folders, and the pipelines that make all of them alike for a network."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode, v2
+
+from dlconcepts.datasets import DataError
+from dlconcepts.loading import image_pipeline
+
+# The statistics of ImageNet, with which torchvision's pretrained networks were trained.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Those of torchvision.datasets.ImageFolder.
+ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+# A strip of 1 x 10,000 pixels, scaled until its short side has 256, would take 2 GB.
+LONGEST = 10
+
+Transform = Callable[[Image.Image], Any]
+
+
+@dataclass(frozen=True)
+class ImageFolder(Dataset[tuple[Any, int]]):
+    """Images in class folders: pairs of what `transform` makes of an image, and its label.
+
+    classes: names, sorted; samples: the path and the label, a position in `classes`, of each image;
+    damaged: files that were left out. `dataclasses.replace` gives the same images another
+    transform.
+    """
+
+    classes: list[str]
+    samples: list[tuple[Path, int]]
+    transform: Transform | None = None
+    damaged: Sequence[Path] = ()
+
+    @property
+    def targets(self) -> list[int]:
+        """Label of each image."""
+        return [label for _, label in self.samples]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Read an image and transform it, anew at each call."""
+        path, label = self.samples[index]
+        image = read_rgb(path)
+        return (image if self.transform is None else self.transform(image)), label
+
+
+def image_folder(
+    root: str | Path, *, skip_damaged: bool = False, transform: Transform | None = None
+) -> ImageFolder:
+    """Find the images of a folder that has one folder for each class.
+
+    An image belongs to the class of the topmost folder that it lies in, however deep, and links are
+    followed. Hidden files and folders, whose names begin with a dot, and files with other endings
+    than an image's are left alone. Each image is decoded once to see that it can be. Without a
+    `transform` an example is a PIL image as `read_rgb` returns it.
+
+    Raises DataError if there is no such folder, no class, a class without images, and for damaged
+    images, all of which it lists, unless `skip_damaged` leaves them out.
+    Source: torchvision documentation, `ImageFolder`, which counts hidden files and opens no image.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name in ("dog", "cat"):
+    ...         Path(root, name).mkdir()
+    ...         Image.new("RGB", (4, 3)).save(f"{root}/{name}/1.png")
+    ...     folder = image_folder(root)
+    >>> folder.classes, folder.targets
+    (['cat', 'dog'], [0, 1])
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; give one with a folder for each class in it")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
+    if not folders:
+        raise DataError(f"{root} has no folders; put the images of each class into one of its own")
+    images = [(path, label) for label, folder in enumerate(folders) for path in _find(folder)]
+    faults = {path: fault for path, _ in images if (fault := _find_fault(path))}
+    if faults and not skip_damaged:
+        raise DataError(
+            f"{len(faults)} of the {len(images)} images cannot be read; repair, remove or skip "
+            "them:\n" + "\n".join(faults.values())
+        )
+    samples = [(path, label) for path, label in images if path not in faults]
+    if empty := sorted({*range(len(folders))} - {label for _, label in samples}):
+        names = ", ".join(str(folders[label]) for label in empty)
+        raise DataError(f"there is no image in {names}; fill or remove it")
+    return ImageFolder([folder.name for folder in folders], samples, transform, tuple(faults))
+
+
+def split(
+    folder: ImageFolder, size: float = 0.2, *, seed: int = 0
+) -> tuple[ImageFolder, ImageFolder]:
+    """Split the images at random into those to train on and those held out, class by class.
+
+    `size` is the share of each class that is held out, in (0, 1): as near to it as whole images
+    come, but at least one, and not all. The same seed gives the same split; no global random state
+    is touched.
+
+    Raises ValueError for another `size`, and for a class with one image only.
+    """
+    if not 0 < size < 1:
+        raise ValueError(f"a share lies between 0 and 1, but size is {size}")
+    generator = random.Random(seed)
+    parts: tuple[list[tuple[Path, int]], ...] = [], []
+    for label, name in enumerate(folder.classes):
+        images = [sample for sample in folder.samples if sample[1] == label]
+        if len(images) < 2:
+            raise ValueError(f"the class {name} has 1 image, but two parts need 2 at least")
+        held = min(max(round(size * len(images)), 1), len(images) - 1)
+        order = generator.sample(images, len(images))
+        parts[0].extend(sorted(order[held:]))
+        parts[1].extend(sorted(order[:held]))
+    train, held_out = (replace(folder, samples=samples) for samples in parts)
+    return train, held_out
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Read an image file as an upright RGB image; see `to_rgb`.
+
+    Raises DataError if it cannot be read; the message names the file and the reason.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    # Pillow raises whatever its decoder of the format happens to raise for a damaged file.
+    except Exception as error:
+        raise DataError(f"the image {path} cannot be read: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as people see it: upright, in colour, on white.
+
+    Input: any mode, 1-bit to 32-bit, with a palette, an alpha channel or neither. Output: mode RGB.
+    The orientation that a camera noted in EXIF is applied, transparency becomes white, and of grey
+    with 16 bits the upper eight are kept.
+    Source: Pillow documentation, "Modes" and `ImageOps.exif_transpose`.
+
+    >>> to_rgb(Image.new("LA", (1, 1), (0, 255))).getpixel((0, 0))
+    (0, 0, 0)
+    >>> to_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def train_pipeline(
+    size: int,
+    *,
+    degrees: float = 30,
+    flip: float = 0.5,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the transform for training: rotated, cropped and mirrored at random, normalised.
+
+    It takes a PIL image of any mode and size and returns float32 of shape (3, size, size). It
+    rotates by up to `degrees` either way, with white corners, takes 8 % to 100 % of the area, and
+    mirrors left and right with the probability `flip`: 0 where left and right make a difference,
+    as in digits and letters. The draws come from torch's global generator, which a loader seeds
+    differently in each worker.
+    Source: torchvision documentation, `RandomRotation`, `RandomResizedCrop`.
+
+    >>> train_pipeline(8)(Image.new("L", (20, 10))).shape
+    torch.Size([3, 8, 8])
+    """
+    bilinear = InterpolationMode.BILINEAR
+    steps = [
+        to_rgb,
+        v2.RandomRotation(degrees, interpolation=bilinear, fill=255),
+        v2.RandomResizedCrop(size),
+        v2.RandomHorizontalFlip(flip),
+        image_pipeline(mean, std),
+    ]
+    transform: Callable[[Image.Image], torch.Tensor] = v2.Compose(steps)
+    return transform
+
+
+def eval_pipeline(
+    size: int,
+    *,
+    resize: int | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the transform for validation, testing and use: scaled, centred and normalised.
+
+    It takes a PIL image of any mode and size and returns float32 of shape (3, size, size): the
+    image is scaled, its aspect ratio kept, until its short side has `resize` pixels (by default
+    8/7 of `size`, 256 for 224), and the square in the centre is cut out. Nothing is random.
+
+    Raises ValueError if `resize` is less than `size`, which would leave a black border.
+    Source: torchvision documentation, the `transforms` of its pretrained weights.
+
+    >>> eval_pipeline(8)(Image.new("L", (20, 10))).shape
+    torch.Size([3, 8, 8])
+    """
+    resize = size * 8 // 7 if resize is None else resize
+    if resize < size:
+        raise ValueError(f"resize must be at least size, {size}, but is {resize}")
+    steps = [to_rgb, _shorten, v2.Resize(resize), v2.CenterCrop(size), image_pipeline(mean, std)]
+    transform: Callable[[Image.Image], torch.Tensor] = v2.Compose(steps)
+    return transform
+
+
+def _find(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the images in a folder and below it, sorted; a link to a folder above is not taken."""
+    above = (*above, folder.resolve())
+    images: list[Path] = []
+    for path in sorted(path for path in folder.iterdir() if not _is_hidden(path)):
+        if not path.is_dir():
+            images += [path] if path.suffix.lower() in ENDINGS else []
+        elif path.resolve() not in above:
+            images += _find(path, above)
+    return images
+
+
+def _is_hidden(path: Path) -> bool:
+    """Return whether a name begins with a dot, as those of caches and thumbnails do."""
+    return path.name.startswith(".")
+
+
+def _find_fault(path: Path) -> str | None:
+    """Return why an image file cannot be read, or None if it can."""
+    try:
+        read_rgb(path)  # which decodes it all: Image.open reads the header only
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _shorten(image: Image.Image) -> Image.Image:
+    """Cut the ends of a very long strip off, which no crop of its centre would show."""
+    longest = LONGEST * min(image.size)
+    # Twice the same number, so that the centre stays where it is.
+    x, y = (max(side - longest, 0) // 2 for side in image.size)
+    return image.crop((x, y, image.width - x, image.height - y))
