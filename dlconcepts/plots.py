@@ -1,10 +1,11 @@
-"""Pictures: the loss over the epochs, and an image beside the probabilities of its classes.
+"""Pictures: the loss over the epochs, runs compared, and an image beside its probabilities.
 
 Each function returns a Matplotlib figure that belongs to its caller alone; pyplot's global state
 is not touched, so no display is needed and nothing has to be closed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -54,6 +55,56 @@ def loss_curves(history: History) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, len(history) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes of `compare_runs`: what is drawn by epoch, and constants to compare it with.
+
+    `runs` has a name for each kind of training, and under it the values of each run by epoch, all
+    of one length. `levels` are horizontal lines by name. Shares are shown in percent.
+    """
+
+    title: str
+    runs: Mapping[str, Sequence[Sequence[float]]]
+    levels: Mapping[str, float] = field(default_factory=dict)
+    percent: bool = False
+
+
+def compare_runs(panels: Sequence[Panel]) -> Figure:
+    """Draw the mean of the runs of each name by epoch, in the band from the lowest to the highest.
+
+    Raises ValueError if there is no panel, or a name without a run or an epoch.
+
+    >>> runs = {"SGD": [[0.1, 0.5], [0.2, 0.4]], "Adam": [[0.4, 0.5]]}
+    >>> figure = compare_runs([Panel("Accuracy", runs, levels={"chance": 0.1}, percent=True)])
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['SGD', 'Adam', 'chance']
+    """
+    if not panels or not all(
+        len(runs) and len(runs[0]) for p in panels for runs in p.runs.values()
+    ):
+        raise ValueError("each name of each panel needs at least one run of one epoch")
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for (name, runs), color in zip(panel.runs.items(), (BLUE, ORANGE, GREEN), strict=False):
+            values = np.asarray(runs)
+            epochs = np.arange(1, values.shape[1] + 1)
+            axes.plot(epochs, values.mean(axis=0), color=color, label=name)
+            axes.fill_between(
+                epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, lw=0
+            )
+        for name, level in panel.levels.items():
+            axes.axhline(level, color="0.3", linestyle="--", linewidth=1, label=name)
+        axes.set_title(panel.title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if panel.percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(frameon=False)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
