@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dlconcepts import checkpoints, devices
+from dlconcepts.atomic import write_atomically
 from dlconcepts.datasets import DataError, ImageSet, fashion_mnist, read_image
-from dlconcepts.files import CheckpointError, write_atomically
+from dlconcepts.files import CheckpointError
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.plots import loss_curves, view_classify, view_predictions

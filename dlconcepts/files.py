@@ -7,18 +7,16 @@ checksums that come with Python it costs least (benchmarks/checkpoints.py). An e
 new one: against him, pickled code is never run.
 """
 
-import errno
 import os
-import secrets
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+
+from dlconcepts.atomic import replacing
 
 PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, Tensor, nn.Parameter)
 MAGIC = b"PK\x03\x04"
@@ -86,38 +84,6 @@ def load_file(path: str | Path) -> Any:
             f"the checkpoint {path} holds more than tensors and plain values, perhaps pickled "
             "code, which was not run; do not use it"
         ) from error
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file that takes the place of `path`, whole or not at all; see `replacing`."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file, to read and write, that then takes the place of `path`.
-
-    A process that stops half-way leaves the old file as it was, and perhaps the temporary one
-    beside it, whose name begins with a dot and ends with .tmp. Links are followed.
-
-    Raises OSError if the file cannot be written, or `path` is a folder or a device; nothing is left
-    behind.
-    Source: POSIX rename(2): an existing target is replaced without a moment of absence.
-    """
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "Not a file that can be replaced", str(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb+") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def check_plain(value: Any, name: str = "content") -> None:
