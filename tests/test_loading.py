@@ -1,4 +1,4 @@
-"""Lesson 2, first half: the data that goes in.
+"""Lesson 2, first part: the data that goes in.
 
 An image file is bytes, height by width by channel; a network takes floats around 0, channel first.
 The way from one to the other is a pipeline: make a tensor, divide by 255, subtract a mean, divide
