@@ -21,6 +21,7 @@ LESSONS = (
     *("tensors", "networks", "autograd", "training", "validation"),
     *("checkpoints", "images", "transfer", "devices"),
 )
+OUTCOMES = ("ok", "FAILED", "skipped", "pending", "opinion")
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def count(outcomes: Iterable[str]) -> str:
     >>> count(["ok", "pending", "ok"])
     '2 ok, 1 pending'
     """
-    return ", ".join(f"{n} {x}" for x, n in Counter(outcomes).most_common()) or "none"
+    counts = Counter(outcomes)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
 
 
 def read(results: Path, ledger_file: Path, lessons: Iterable[str] = LESSONS) -> Report:
