@@ -84,9 +84,8 @@ def compare_runs(panels: Sequence[Panel]) -> Figure:
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['SGD', 'Adam', 'chance']
     """
-    if not panels or not all(
-        len(runs) and len(runs[0]) for p in panels for runs in p.runs.values()
-    ):
+    drawn = [runs for panel in panels for runs in panel.runs.values()]
+    if not drawn or not all(len(runs) and len(runs[0]) for runs in drawn):
         raise ValueError("each name of each panel needs at least one run of one epoch")
     figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -172,7 +172,8 @@ def splits(draw: st.DrawFn) -> tuple[int, int | float]:
     """Draw a number of examples and a size that leaves some in both parts."""
     n = draw(st.integers(2, 40))
     held = draw(st.integers(1, n - 1))
-    return n, held / n if draw(st.booleans()) else held
+    share = (held + draw(st.floats(-0.4, 0.4))) / n
+    return n, share if draw(st.booleans()) else held
 
 
 @claim(
