@@ -78,8 +78,8 @@ def progress_bar(total: int, shown: bool) -> Iterator[Callable[[str], None] | No
 
     Without a terminal there is no bar, so that files and pipes get none of it.
     """
-    console = Console()
-    if not (shown and console.is_terminal):
+    console = Console() if shown else None
+    if console is None or not console.is_terminal:
         yield None
         return
     with Progress(console=console, transient=True) as bar:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
+from dlconcepts.autograd import gradient
 from dlconcepts.loading import batches, check_data, normalize
 from dlconcepts.runs import (
     joined_workers,
@@ -45,6 +46,37 @@ class Epoch:
 
 
 History = list[Epoch]
+
+
+def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the unit vector along which a scalar function falls fastest at x, in x's shape.
+
+    Raises ValueError where the gradient is zero: at such a point no direction is the steepest.
+    Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
+
+    >>> descent_direction(lambda x: x.square().sum(), torch.tensor([3.0, 4.0]))
+    tensor([-0.6000, -0.8000])
+    """
+    slope = gradient(function, x)
+    if not slope.any():
+        raise ValueError("the gradient is zero: there is no steepest direction")
+    return -slope / slope.norm()
+
+
+def gradient_descent(
+    function: Callable[[Tensor], Tensor], start: Tensor, *, lr: float, steps: int
+) -> Tensor:
+    """Return the points to which steps of lr times the gradient lead, (steps + 1, ...).
+
+    Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
+
+    >>> gradient_descent(lambda x: x.square() / 2, torch.tensor(1.0), lr=1.5, steps=3)
+    tensor([ 1.0000, -0.5000,  0.2500, -0.1250])
+    """
+    points = [start.detach()]
+    for _ in range(steps):
+        points.append(points[-1] - lr * gradient(function, points[-1]))
+    return torch.stack(points)
 
 
 def fit(
