@@ -20,7 +20,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file, to read and write, that then takes the place of `path`.
+    """Open a temporary file that, once written, takes the place of `path`.
 
     A process that stops half-way leaves the old file as it was, and perhaps the temporary one
     beside it, whose name begins with a dot and ends with .tmp. Links are followed.
@@ -34,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         raise FileExistsError(errno.EEXIST, "Not a file that can be replaced", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb+") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

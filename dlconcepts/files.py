@@ -1,7 +1,7 @@
 """Lesson 6, the file: tensors on disk that are there whole, unharmed and without code, or an error.
 
 A file of `save_file` is an ordinary one of `torch.save`, a zip archive, and `torch.load` opens it.
-One thing is added: the comment of the archive is the CRC-32 of all bytes before it. CRC-32 finds
+One thing is added: the comment of the archive is the CRC-32 of all bytes without it. CRC-32 finds
 every change within 32 neighbouring bits and misses one in four billion of the others; of the
 checksums that come with Python it costs least (benchmarks/checkpoints.py). An enemy could write a
 new one: against him, pickled code is never run.
@@ -11,7 +11,7 @@ import os
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,10 @@ from dlconcepts.atomic import replacing
 PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, Tensor, nn.Parameter)
 MAGIC = b"PK\x03\x04"
 # An archive ends with the length of its comment, in two bytes, and the comment.
+NO_COMMENT = b"\0\0"
 LABEL = "CRC-32 "
 TRAILER = 2 + len(LABEL) + 8
-CHUNK = 2**20
+CHUNK = 2**18
 GIVE = "give one written by `python -m dlconcepts train`"
 
 
@@ -40,17 +41,16 @@ def save_file(content: Any, path: str | Path) -> None:
     """
     check_plain(content)
     with replacing(path) as file:
+        summed = Summed(file)
         try:
-            torch.save(content, file)
+            torch.save(content, cast(BinaryIO, summed))  # torch calls write and flush alone
         except RuntimeError as error:
             # torch stumbles over what an error of the disk has left, and reports that.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-        end = file.seek(-2, os.SEEK_END)
-        checksum = crc32(file, end)
-        file.seek(end)
-        file.write(trailer(checksum))
+        file.seek(-len(NO_COMMENT), os.SEEK_END)
+        file.write(trailer(summed.checksum))
 
 
 def load_file(path: str | Path) -> Any:
@@ -86,6 +86,23 @@ def load_file(path: str | Path) -> Any:
         ) from error
 
 
+class Summed:
+    """A file to write to, with the CRC-32 of all that was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.checksum = 0
+
+    def write(self, data: bytes) -> int:
+        """Write data, and return how many bytes that were."""
+        self.checksum = zlib.crc32(data, self.checksum)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self.file.flush()
+
+
 def check_plain(value: Any, name: str = "content") -> None:
     """Raise TypeError, naming the place, if there is a value that `torch.load` would refuse.
 
@@ -117,7 +134,7 @@ def find_fault(file: BinaryIO) -> str | None:
     found = file.read()
     if not found[2:].startswith(LABEL.encode()):
         return f"has no checksum: it is truncated or comes from elsewhere; {GIVE}"
-    if found != trailer(crc32(file, end)):
+    if found != trailer(zlib.crc32(NO_COMMENT, crc32(file, end))):
         return "is damaged: its checksum does not match; restore it from a copy"
     return None
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +47,7 @@ from dlconcepts.checkpoints import (
     snapshot,
 )
 from dlconcepts.compare import bits, state_of
-from dlconcepts.files import CheckpointError, crc32, find_fault, load_file, save_file, trailer
+from dlconcepts.files import CheckpointError, find_fault, load_file, save_file, trailer
 from dlconcepts.networks import ACTIVATIONS, Network
 from dlconcepts.strategies import (
     DTYPES,
@@ -453,8 +454,8 @@ def forge(content: Any) -> bytes:
     """Return a file with any content and a right checksum, as an enemy can write it."""
     archive = io.BytesIO()
     torch.save(content, archive)
-    end = archive.seek(-2, os.SEEK_END)
-    return archive.getvalue()[:end] + trailer(crc32(archive, end))
+    content = archive.getvalue()
+    return content.removesuffix(b"\0\0") + trailer(zlib.crc32(content))
 
 
 def loads_weights_only(path: Path, model: Network) -> None:

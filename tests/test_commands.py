@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import zlib
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -405,8 +406,8 @@ def forged(content):
         """Write it."""
         archive = io.BytesIO()
         torch.save(content, archive)
-        size = len(archive.getvalue())
-        path.write_bytes(archive.getvalue()[:-2] + files.trailer(files.crc32(archive, size - 2)))
+        checksum = zlib.crc32(archive.getvalue())
+        path.write_bytes(archive.getvalue()[:-2] + files.trailer(checksum))
 
     return make
 
