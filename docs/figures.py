@@ -44,6 +44,7 @@ def train(
     curves: Curves = {"loss": [], "accuracy": [], "held out": []}
 
     def record(epoch: object) -> None:
+        """Measure both accuracies."""
         curves["accuracy"].append(evaluate(model, data).accuracy)
         curves["held out"].append(evaluate(model, held_out).accuracy)
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, note
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from dlconcepts.compare import bits, same, state_of
 from dlconcepts.loading import batches
+from dlconcepts.plots import Panel, compare_runs
 from dlconcepts.strategies import batches as drawn_batches
 from dlconcepts.strategies import networks, shapes, tensors
 from dlconcepts.training import fit
@@ -725,6 +727,25 @@ def test_a_label_that_is_no_class_is_refused(
     assert (bits(scores), bits(labels)) == before, "what is refused stays as it was"
 
 
+@pytest.mark.parametrize("loss_fn", [nll_loss, cross_entropy])
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        (torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), "there are no examples"),
+        (torch.zeros(2, 1), torch.tensor([-100, -100]), "there are no examples"),
+        (torch.zeros(2, 1), torch.tensor([[0], [0]]), "one label for each example"),
+        (torch.zeros(1), torch.tensor(0), "one label for each example"),
+        (torch.zeros(2, 1, 3), torch.zeros(3, 2, dtype=torch.int64), "one label for each example"),
+    ],
+)
+def test_a_loss_of_nothing_and_labels_of_another_shape_are_refused(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], scores: Tensor, labels: Tensor, message: str
+) -> None:
+    """Where torch gives NaN for no examples or for ignored ones alone, there is an error."""
+    with pytest.raises(ValueError, match=message):
+        loss_fn(scores, labels)
+
+
 # ------------------------------------------------- Adam and SGD
 
 
@@ -746,7 +767,7 @@ class WrittenAdam(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Move each parameter by its mean gradient over the root of its mean square."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -1010,7 +1031,7 @@ def test_the_exponential_of_the_log_softmax_is_the_softmax(
 
 def over_the_examples(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Take the maximum over the batch dimension."""
-    return tuple(torch.max(scores, dim=0))  # type: ignore[return-value]
+    return tuple(torch.max(scores, dim=0))
 
 
 def value_as_class(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -1679,12 +1700,14 @@ def test_an_evaluation_leaves_no_trace(
     calls = []
 
     def loss_fn(logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, or raise at the second batch."""
         calls.append(len(labels))
         if fault == "loss" and len(calls) == 2:
             raise BrokenError
         return F.cross_entropy(logits, labels)
 
     def stumble(module: nn.Module, inputs: Any) -> None:
+        """Raise at the second batch, before the model sees it."""
         if fault == "batch" and calls:
             raise BrokenError
 
@@ -1945,7 +1968,7 @@ def test_each_image_gets_probabilities_and_no_graph(
 ) -> None:
     """One row of probabilities an image, nothing to differentiate, and nothing changed."""
     model, images = drawn
-    classes = model[1][-1].out_features  # type: ignore[index]
+    classes = model[1][-1].out_features
     before, image_bits = state_of(model), bits(images)
 
     result = predict(model, images)
@@ -1980,3 +2003,35 @@ def test_an_image_has_the_same_probabilities_in_any_company(
     assert close(parts, result, 1e-5, 1e-6), "a cut into batches gives the same probabilities"
     expected = softmax(copy.deepcopy(model).double().eval()(images.double()).numpy(force=True))
     assert close(result, torch.as_tensor(expected), 1e-3, 1e-5), "the same probabilities as float64"
+
+
+# ------------------------------------------------- pictures
+
+
+@given(runs=hnp.arrays(float, shapes(2, 2, min_side=1), elements=st.floats(0, 1)))
+@settings(max_examples=10)  # a figure takes long beside a tensor
+def test_runs_are_drawn_as_their_mean_between_the_lowest_and_the_highest(
+    runs: NDArray[np.float64],
+) -> None:
+    """Each name has a line through the means, epoch by epoch, and a band that holds all runs."""
+    panel = Panel("Accuracy", {"SGD": runs.tolist()}, levels={"chance": 0.1})
+
+    (axes,) = compare_runs([panel]).axes
+
+    line, level = axes.get_lines()
+    epochs = np.arange(1, runs.shape[1] + 1)
+    assert np.allclose(line.get_xydata(), np.stack([epochs, runs.mean(axis=0)], axis=1))
+    assert set(level.get_ydata()) == {0.1}
+    band = axes.collections[0].get_paths()[0].vertices
+    for epoch, values in zip(epochs, runs.T, strict=True):
+        heights = band[band[:, 0] == epoch, 1]
+        assert np.allclose([heights.min(), heights.max()], [values.min(), values.max()])
+
+
+@pytest.mark.parametrize(
+    "panels", [[], [Panel("Loss", {"SGD": []})], [Panel("Loss", {"SGD": [[]]})]]
+)
+def test_pictures_without_a_run_are_refused(panels: list[Panel]) -> None:
+    """An empty picture is an error that says what is missing."""
+    with pytest.raises(ValueError, match="at least one run of one epoch"):
+        compare_runs(panels)
