@@ -60,7 +60,8 @@ def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
     slope = gradient(function, x)
     if not slope.any():
         raise ValueError("the gradient is zero: there is no steepest direction")
-    return -slope / slope.norm()
+    direction: Tensor = -slope / slope.norm()
+    return direction
 
 
 def gradient_descent(

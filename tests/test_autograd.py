@@ -9,16 +9,20 @@ is wrong, a weight that is used twice is right, and a batch too large for the me
 Each claim of the notes is a section: first the mistakes, then the law that rejects them.
 """
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from functools import reduce
+from datetime import timedelta
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -36,6 +40,7 @@ from dlconcepts.autograd import (
 )
 from dlconcepts.compare import bits, same, state_of
 from dlconcepts.strategies import Problem, batches, networks, problems, shapes, tensors
+from dlconcepts.training import train_step
 
 claim = pytest.mark.claim
 float64 = torch.float64
@@ -1094,6 +1099,93 @@ def test_no_layer_may_mix_the_examples(
     for found, grad in zip(gradients(model), expected, strict=True):
         # Normalising equal values divides rounding by the square root of eps, 3e-3.
         assert_close(found, grad, "a split gives the full batch's gradient", rtol=1e-6)
+
+
+# ------------------------------------------------- micro-batches in several processes
+
+
+def worker_step(
+    model: nn.Module,
+    loss_fn: Callable[..., Tensor],
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    workers: dist.ProcessGroup,
+    combine: Callable[[Tensor, float], Tensor | None],
+) -> None:
+    """Step on what `combine` makes of each worker's gradient and its share of the examples."""
+    mine = slice(workers.rank(), None, workers.size())
+    share = len(labels[mine]) / len(labels)
+    optimizer.zero_grad()
+    loss = loss_fn(model(inputs[mine]), labels[mine]) if share else 0 * model(inputs).sum()
+    loss.backward()
+    for parameter in model.parameters():
+        to_sum = combine(parameter.grad, share)
+        if to_sum is not None:
+            dist.all_reduce(to_sum, group=workers)
+            parameter.grad = to_sum
+    optimizer.step()
+
+
+def never_communicates(*arguments: Any, workers: dist.ProcessGroup) -> None:
+    """Let each worker step on its own part: the models drift apart."""
+    worker_step(*arguments, workers, lambda grad, share: None)
+
+
+def averages_over_workers(*arguments: Any, workers: dist.ProcessGroup) -> None:
+    """Take the mean of the gradients, as DistributedDataParallel does: right for even parts."""
+    worker_step(*arguments, workers, lambda grad, share: grad / workers.size())
+
+
+def sums_mean_gradients(*arguments: Any, workers: dist.ProcessGroup) -> None:
+    """Add the gradients of mean losses: the step is as many times too long as there are workers."""
+    worker_step(*arguments, workers, lambda grad, share: grad)
+
+
+@cache
+def groups_of_threads(size: int) -> list[dist.ProcessGroup]:
+    """Return process groups of torch.distributed, one for each thread that plays a worker."""
+    store = dist.HashStore()
+    limit = timedelta(seconds=30)
+    with ThreadPoolExecutor(size) as pool:
+        ranks = range(size)
+        return list(pool.map(lambda r: dist.ProcessGroupGloo(store, r, size, limit), ranks))
+
+
+@claim(
+    "autograd.micro-batches-add-up-to-a-batch",
+    right=train_step,
+    wrong={
+        never_communicates: "step of one process",
+        averages_over_workers: "step of one process",
+        sums_mean_gradients: "step of one process",
+    },
+    cpu_only="gloo, which connects processes on one machine, works on the CPU",
+)
+@given(problem=problems(dtype=float64), size=st.integers(2, 3), accumulate=st.integers(1, 2))
+def test_workers_that_share_a_batch_take_the_step_of_one_process(
+    step: Callable[..., object], problem: Problem, size: int, accumulate: int
+) -> None:
+    """Workers are micro-batches at the same time: any number of them, the parts even or uneven."""
+    inputs, labels = problem.inputs, problem.labels
+    slopes = gradients_of(problem.model, problem.loss_fn, inputs, labels)
+    expected = [
+        (p - 0.5 * slope).detach()
+        for p, slope in zip(problem.model.parameters(), slopes, strict=True)
+    ]
+    models, groups = [copy.deepcopy(problem.model) for _ in range(size)], groups_of_threads(size)
+    step = partial(step, accumulate=accumulate) if step is train_step else step
+
+    def work(rank: int) -> None:
+        optimizer = torch.optim.SGD(models[rank].parameters(), lr=0.5)
+        step(models[rank], problem.loss_fn, optimizer, inputs, labels, workers=groups[rank])
+
+    with ThreadPoolExecutor(size) as pool:
+        list(pool.map(work, range(size)))
+
+    for model in models:
+        for parameter, value in zip(model.parameters(), expected, strict=True):
+            assert_close(parameter.detach(), value, "workers take the step of one process")
 
 
 # ------------------------------------------------- no_grad
