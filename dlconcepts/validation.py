@@ -73,11 +73,14 @@ def cross_entropy(
     """Return the negative log-likelihood of the log-softmax of logits: the cross-entropy.
 
     Logits: floating point of shape (N, K) or (N, K, ...); the rest is as in `nll_loss`.
+
+    Raises an error as `check_labels` does.
     Source: PyTorch documentation, `torch.nn.CrossEntropyLoss`, which does both at once.
 
     >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     tensor(0.6931)
     """
+    check_labels(labels, logits, ignore_index=ignore_index)
     log_probabilities = F.log_softmax(logits, dim=1)
     return nll_loss(
         log_probabilities, labels, weight=weight, ignore_index=ignore_index, reduction=reduction
