@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -178,12 +179,12 @@ def environment(devices: Mapping[str, str], profile: str) -> dict[str, str]:
 
 def show(report: Report) -> None:
     """Print a table a lesson, what fell short, was skipped or is pending, and the totals."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    width = max(len(claim.id) for claim in report.claims)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    console = Console(width=min(columns, 120), highlight=False)
     for lesson, claims in report.lessons.items():
-        console.print(table(lesson, claims, width))
+        console.print(table(lesson, claims))
     for item in report.failed:
-        console.print(Text(f"FAILED {item.function} [{item.parameters}]", "bold red"))
+        console.print(Text(f"FAILED {item.function} {item.parameters}", "bold red"))
         console.print(Text(item.details or item.message))
     for title, lines in (("skipped", report.skipped), ("pending", report.pending)):
         if lines:
@@ -193,15 +194,23 @@ def show(report: Report) -> None:
         console.print(Text(f"{name}: {total}"))
 
 
-def table(lesson: str, claims: Iterable[Claim], width: int) -> Table:
+def table(lesson: str, claims: Iterable[Claim]) -> Table:
     """Return the table of a lesson."""
-    rows = Table(title=lesson, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    rows.add_column("claim", width=width)
-    rows.add_column("verdict", width=9)
-    rows.add_column("device")
-    for heading in ("examples", "mistakes rejected", "seconds"):
-        rows.add_column(heading, justify="right")
-    rows.add_column("result", width=7)
+    rows = Table(
+        title=lesson,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        expand=True,
+    )
+    rows.add_column("claim", ratio=1, overflow="fold")  # the column that gives way
+    rows.add_column("verdict", no_wrap=True, min_width=9)
+    rows.add_column("device", no_wrap=True)
+    for heading in ("examples", "rejected", "seconds"):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    rows.add_column("result", no_wrap=True, min_width=7)
     for claim in claims:
         ran = bool(claim.items)
         rows.add_row(

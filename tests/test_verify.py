@@ -76,6 +76,15 @@ def broken(): raise OSError("no such thing")
 
 def test_that_cannot_start(broken): pass
 """
+REFUSES = """
+import pytest
+
+def pytest_addoption(parser): parser.addoption("--device", action="append")
+
+def pytest_configure(config):
+    device, profile = config.getoption("--device"), config.getoption("--hypothesis-profile")
+    raise pytest.UsageError(f"told of {device}, {profile}")
+"""
 
 
 class Page(HTMLParser):
@@ -344,18 +353,22 @@ def test_an_installed_package_without_laws_says_where_they_are(monkeypatch, tmp_
     assert "clone the repository and run `pip install -e .`" in capsys.readouterr().err
 
 
-def test_a_pytest_that_breaks_down_leaves_the_old_report_alone(monkeypatch, tmp_path, capsys):
-    """Without results the last lines of pytest are shown, and nothing is written."""
+def test_pytest_is_told_all_and_its_breakdown_leaves_the_old_report_alone(
+    monkeypatch, tmp_path, capsys
+):
+    """Devices and profile reach pytest; without results its last lines are shown, no more."""
     tests, out = tmp_path / "tests", tmp_path / "verify"
     tests.mkdir()
     out.mkdir()
     (tests / "claims.toml").write_text(LEDGER)
-    (tmp_path / "conftest.py").write_text("raise RuntimeError('broken down')")
+    (tmp_path / "conftest.py").write_text(REFUSES)
     (out / "report.html").write_text("old")
     monkeypatch.setattr(verify, "TESTS", tests)
+    monkeypatch.setattr(verify, "find_devices", lambda names: dict.fromkeys(names, "a name"))
+    line = ["verify", "--device", "cpu", "cuda", "--profile", "thorough", "--out", str(out)]
 
-    assert main(["verify", "--out", str(out)]) == 2
-    assert "broken down" in capsys.readouterr().err
+    assert main(line) == 2
+    assert "told of ['cpu', 'cuda'], thorough" in capsys.readouterr().err
     assert [path.read_text() for path in out.iterdir()] == ["old"]
 
 
