@@ -798,6 +798,21 @@ def test_what_is_wrong_with_a_checkpoint_is_said(
     assert name.replace("_", " ") in str(caught.value).replace("_", " "), "the part is named"
 
 
+@pytest.mark.parametrize("classes", [["one"], ["one", 2]])
+def test_class_names_that_do_not_fit_are_refused(classes: list[Any], folder: Path) -> None:
+    """A name too few, or one that is no text, is an error, and a given model is as it was."""
+    path, model = folder / "classes.pt", Network(2, [], 2)
+    save(path, Network(2, [], 2), **parts_of(model))
+    save_file({**load_file(path), "classes": classes}, path)
+    before = state_of(model)
+
+    for given_model in (None, model):
+        with pytest.raises(CheckpointError, match="2 outputs"):
+            load(path, given_model)
+
+    assert state_of(model) == before
+
+
 def test_a_model_that_could_not_be_built_again_is_not_saved(folder: Path) -> None:
     """A subclass, an object as a setting and too few class names are errors, and leave no file."""
 
