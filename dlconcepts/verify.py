@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run the laws, print the verdict on each claim, and write a report."
     add = parser.add_argument
     add("--device", nargs="+", action="extend", help="cpu (default), cuda, mps, xpu, or all")
-    add("--lesson", nargs="+", action="extend", choices=LESSONS, help="only the laws of these")
+    names = f"only the laws of: {', '.join(LESSONS)}"
+    add("--lesson", nargs="+", action="extend", choices=LESSONS, metavar="NAME", help=names)
     add("--profile", choices=PROFILES, default="ci", help="how many examples (%(default)s)")
     add("--jobs", type=int, default=1, metavar="N", help="processes (%(default)s)")
     add("--out", type=Path, default=Path("verify"), metavar="DIR", help="folder (%(default)s)")
