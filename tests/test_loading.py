@@ -241,7 +241,10 @@ def channel_images(draw: st.DrawFn) -> tuple[Tensor, list[float], list[float]]:
 def test_each_channel_is_normalised_with_its_own_statistics(
     normalize: Callable[..., Tensor], drawn: tuple[Tensor, list[float], list[float]]
 ) -> None:
-    """A byte becomes (v / 255 - mean) / std with the mean and deviation of its channel."""
+    """A byte becomes (v / 255 - mean) / std with the mean and deviation of its channel.
+
+    Six roundings of half a unit: mean, std, 255's reciprocal on some devices, and three operations.
+    """
     images, mean, std = drawn
     before = bits(images)
 
@@ -253,7 +256,7 @@ def test_each_channel_is_normalised_with_its_own_statistics(
     error = np.abs(normalized.numpy(force=True) - expected)
     assert normalized.dtype == torch.float32, "normalised images are float32"
     assert tuple(normalized.shape) == expected.shape, "normalised images keep their shape"
-    assert (error <= 2 * EPSILON * (scaled + centre) / deviation).all(), (
+    assert (error <= 3 * EPSILON * (scaled + centre) / deviation).all(), (
         "a byte v becomes (v / 255 - mean) / std of its channel"
     )
     assert bits(images) == before, "the bytes are left alone"
@@ -485,7 +488,7 @@ def test_the_image_pipeline_makes_a_tensor_and_normalises_it(
     assert type(tensor) is Tensor, "the pipeline ends in a plain tensor"
     assert tuple(tensor.shape) == scaled.shape, "the tensor has the shape (C, H, W)"
     error = np.abs(tensor.numpy() - (scaled - centre) / deviation)
-    assert (error <= 2 * EPSILON * (scaled + centre) / deviation).all(), (
+    assert (error <= 3 * EPSILON * (scaled + centre) / deviation).all(), (
         "the pixels are normalised by channel"
     )
 
@@ -528,8 +531,8 @@ def draws_with_replacement(
     dataset: TensorDataset, batch_size: int, drop_last: bool = False
 ) -> Iterable[Batch]:
     """Draw as many examples as there are, each from all of them."""
-    sampler = RandomSampler(dataset, replacement=True) if len(dataset) else None
-    return DataLoader(dataset, batch_size, sampler=sampler, drop_last=drop_last)
+    order = [random.randrange(len(dataset)) for _ in range(len(dataset))]
+    return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last)
 
 
 def pads_the_last_batch(

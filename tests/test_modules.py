@@ -725,6 +725,12 @@ def draws_uniformly(layer: nn.Linear, std: float) -> None:
     nn.init.zeros_(layer.bias)
 
 
+def truncates_at_two_deviations(layer: nn.Linear, std: float) -> None:
+    """Draw from the normal distribution without its tails."""
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    nn.init.zeros_(layer.bias)
+
+
 def takes_std_for_the_variance(layer: nn.Linear, std: float) -> None:
     """Pass the root of the deviation."""
     reinitialize(layer, std=math.sqrt(std))
@@ -746,6 +752,7 @@ def draws_the_bias_too(layer: nn.Linear, std: float) -> None:
     "networks.reinitialise",
     right=reinitialize,
     wrong={
+        truncates_at_two_deviations: "normal with the given deviation",
         draws_uniformly: "normal with the given deviation",
         takes_std_for_the_variance: "normal with the given deviation",
         sets_all_to_zero: "normal with the given deviation",
@@ -760,7 +767,7 @@ def test_reinitialised_weights_are_normal(
 
     An exact Kolmogorov-Smirnov test, which chance fails with probability 1e-12.
     """
-    layer = nn.Linear(128, 100)
+    layer = nn.Linear(256, 128)
     torch.manual_seed(seed)
 
     reinitialize(layer, std=std)

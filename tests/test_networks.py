@@ -553,24 +553,43 @@ class DropsTheLogits(Network):
         return self.dropout(super().forward(images))
 
 
+class DropsBeforeTheActivation(Network):
+    """A network that drops what goes into the activation, where sigmoid makes 0.5 of nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Apply layer, dropout, activation."""
+        features = flatten(images, self.in_features)
+        for layer in self.hidden:
+            features = ACTIVATIONS[self.activation](self.dropout(layer(features)))
+        return self.output(features)
+
+
 class DropsNothing(Network):
     """A network that forgets to apply its dropout."""
 
-    def __init__(self, *sizes: Any, dropout: float) -> None:
-        super().__init__(*sizes)
+    def __init__(self, *sizes: Any, dropout: float, **options: Any) -> None:
+        super().__init__(*sizes, **options)
 
 
 @claim(
     "networks.forward-chains-layers",
     right=Network,
-    wrong={DropsTheLogits: "spares the logits", DropsNothing: "all features of a hidden layer"},
+    wrong={
+        DropsTheLogits: "spares the logits",
+        DropsBeforeTheActivation: "all features of a hidden layer",
+        DropsNothing: "all features of a hidden layer",
+    },
 )
-@given(sizes=deep, seed=seeds, data=st.data())
+@given(sizes=deep, activation=activations, seed=seeds, data=st.data())
 def test_dropout_acts_on_the_hidden_features(
-    build: Callable[..., nn.Module], sizes: Sizes, seed: int, data: st.DataObject
+    build: Callable[..., nn.Module],
+    sizes: Sizes,
+    activation: str,
+    seed: int,
+    data: st.DataObject,
 ) -> None:
     """In training, a dropout of 1 leaves of the logits the bias of the last layer, and no less."""
-    model = build(*sizes, dropout=1.0).double()
+    model = build(*sizes, activation=activation, dropout=1.0).double()
     fill(model, seed)
     images = data.draw(inputs(2, sizes[0]), label="images")
 
