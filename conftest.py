@@ -247,14 +247,35 @@ def running(law: Any, case: Case, asked: settings) -> Generator[None]:
             law.hypothesis.inner_test, law._hypothesis_internal_use_settings = inner, before
 
 
+def case_of(item: pytest.Item) -> Case | None:
+    """Return the case of a law that an item runs."""
+    mark = item.get_closest_marker("case")
+    return mark.args[0] if mark else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Record what is known of a case before it runs, so that a skipped one is recorded too."""
+    case = case_of(item)
+    if case is not None:
+        record = {
+            "claim": case.claim.id,
+            "verdict": item.config.stash[VERDICTS][case.claim.id],
+            "kind": "wrong" if case.reason else "right",
+            "subject": case.name,
+            "reason": case.reason or case.claim.because,
+            "device": str(case.device),
+            "torch": str(torch.__version__),  # a str that execnet can send
+        }
+        item.user_properties.extend(record.items())
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Run a case of a law, judge its outcome and record what happened."""
     __tracebackhide__ = True
-    mark = item.get_closest_marker("case")
-    if mark is None or not isinstance(item, pytest.Function):
+    case = case_of(item)
+    if case is None or not isinstance(item, pytest.Function):
         return (yield)
-    case: Case = mark.args[0]
     asked = case.settings()
     outcome: object = None
     failure: BaseException | None = None
@@ -262,22 +283,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     with running(item.obj, case, asked):
         try:
             outcome = yield
-        except (
-            Exception,
-            pytest.fail.Exception,
-        ) as error:  # a failed pytest.raises is no Exception
+        except FAILURES as error:
             failure = error
-    notes = "\n".join(getattr(failure, "__notes__", []))
     record = {
-        "claim": case.claim.id,
-        "verdict": item.config.stash[VERDICTS][case.claim.id],
-        "kind": "wrong" if case.reason else "right",
-        "subject": case.name,
-        "reason": case.reason or case.claim.because,
-        "device": str(case.device),
-        "torch": str(torch.__version__),  # a str that execnet can send
         "examples": case.examples,
-        "counterexample": notes,
+        "counterexample": "\n".join(getattr(failure, "__notes__", [])),
         "seconds": f"{time.perf_counter() - started:.3f}",
     }
     item.user_properties.extend(record.items())

@@ -39,12 +39,12 @@ class Item:
     @property
     def is_mistake(self) -> bool:
         """Whether the subject is a mistake, which the law must reject."""
-        return self.parameters.startswith("wrong-")
+        return self.record.get("kind") == "wrong"
 
     @property
     def subject(self) -> str:
         """Name of what the law was tested on."""
-        return self.record.get("subject") or self.parameters.partition("-")[2]
+        return self.record["subject"]
 
     @property
     def title(self) -> str:
@@ -90,8 +90,7 @@ class Claim:
     @property
     def devices(self) -> str:
         """Devices that the laws ran on."""
-        ran = [item for item in self.right if "device" in item.record]
-        return ", ".join(dict.fromkeys(item.record["device"] for item in ran))
+        return ", ".join(dict.fromkeys(item.record["device"] for item in self.right))
 
     @property
     def seconds(self) -> float:
@@ -172,14 +171,10 @@ def read(results: Path, ledger_file: Path, lessons: Iterable[str] = LESSONS) -> 
     """Read what a run says of the claims of these lessons."""
     ledger = tomllib.loads(ledger_file.read_text(encoding="utf-8"))["claim"]
     items = [read_item(case) for case in ET.parse(results).iter("testcase")]
-    recorded = {x.function: x.record["claim"] for x in items if "claim" in x.record}
     judged: dict[str, list[Item]] = {claim["id"]: [] for claim in ledger}
     others: list[Item] = []
     for item in items:
-        # An item that was skipped has recorded nothing. Its claim is that of the law's other
-        # items, or the reason for skipping begins with it.
-        claim = recorded.get(item.function, item.message.partition(" ")[0])
-        judged.get(claim, others).append(item)
+        judged.get(item.record.get("claim", ""), others).append(item)
     claims = [Claim(claim["id"], claim["verdict"], claim, judged[claim["id"]]) for claim in ledger]
     # tests/test_claims.py skips once for each pending claim, which is told with the claims.
     pending = {f"pending: {claim.id}" for claim in claims}

@@ -286,11 +286,12 @@ def test_a_claim_without_a_law_is_pending(tmp_path):
 
 
 def test_a_law_that_breaks_before_it_begins_fails_its_claim(tmp_path):
-    """An error without a record belongs to the claim that the law's other items name."""
+    """An error before the law runs counts against the claim that the item names."""
     right = {"claim": "tensors.doubles", "kind": "right", "device": "cpu", "examples": "7"}
+    wrong = {**right, "kind": "wrong"}
     broken = '<error message="failed on setup">no file</error>'
 
-    report = results(tmp_path, case("test_x[cpu-a]", **right), case("test_x[wrong-b]", broken))
+    report = results(tmp_path, case("test_x[cpu-a]", **right), case("test_x[wrong-b]", broken, **wrong))
 
     assert outcomes(report)["tensors.doubles"] == "FAILED"
     assert [item.details for item in report.failed] == ["no file"]
@@ -322,7 +323,7 @@ def test_the_lessons_stand_in_the_order_of_the_course(tmp_path):
         ("--device cpu xpu", "no xpu here"),
         ("--jobs 0", "--jobs must be at least 1, not 0"),
         ("--jobs 2", "pip install pytest-xdist"),
-        ("--lesson images", "no laws yet for: images"),
+        ("--lesson images", "no laws yet for images"),
         ("--out claims.toml/verify", "cannot write to the folder claims.toml"),
     ],
 )
