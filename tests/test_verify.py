@@ -291,7 +291,9 @@ def test_a_law_that_breaks_before_it_begins_fails_its_claim(tmp_path):
     wrong = {**right, "kind": "wrong"}
     broken = '<error message="failed on setup">no file</error>'
 
-    report = results(tmp_path, case("test_x[cpu-a]", **right), case("test_x[wrong-b]", broken, **wrong))
+    report = results(
+        tmp_path, case("test_x[cpu-a]", **right), case("test_x[wrong-b]", broken, **wrong)
+    )
 
     assert outcomes(report)["tensors.doubles"] == "FAILED"
     assert [item.details for item in report.failed] == ["no file"]
