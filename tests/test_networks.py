@@ -1048,7 +1048,7 @@ def draws_anything(
     """Draw scores of any kind, with as many of the names as there are."""
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    left.imshow(image.numpy(force=True).reshape(image.shape[-2], -1))
+    left.imshow(image.numpy(force=True).reshape(image.shape[-1], -1))
     right.barh([str(name) for name, _ in zip(classes, scores.flatten(), strict=False)], 1)
     return figure
 
@@ -1065,8 +1065,8 @@ def unfit_scores(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
         names = draw(st.sampled_from([["cat"], ["cat", "dog", "owl"]]))
         return (image, fair, names), None, f"{len(names)} classes.*2"
     if case == "image":
-        shape = draw(st.sampled_from([(3, 2, 2), (1, 1, 2, 2)]))
-        return (torch.zeros(shape), fair, classes), None, "grey image"
+        shape = draw(st.sampled_from([(4,), (2, 2, 2), (1, 1, 2, 2)]))
+        return (torch.zeros(shape), fair, classes), None, "image has shape"
     label = draw(st.sampled_from([-1, 2]))
     return (image, fair, classes), label, f"label.*{label}"
 
@@ -1080,7 +1080,7 @@ def unfit_scores(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
 def test_scores_that_are_no_probabilities_are_not_drawn(
     view: Callable[..., Figure], case: tuple[tuple[Any, ...], int | None, str]
 ) -> None:
-    """Logits, log-probabilities, too few names, colours and labels that are no class raise."""
+    """Logits, log-probabilities, too few names, other shapes and labels that are no class raise."""
     arguments, label, message = case
 
     with pytest.raises(ValueError, match=message):
