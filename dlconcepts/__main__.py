@@ -1,4 +1,4 @@
-"""The command line: `python -m dlconcepts verify | train | classify`.
+"""The command line: `python -m dlconcepts verify | train | transfer | classify`.
 
 Only arguments are dealt with here. PyTorch takes seconds to import, so the commands themselves
 come from `dlconcepts.verify` and `dlconcepts.commands` once the arguments are known to be good:
@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dlconcepts import verify
 
         return verify.run(arguments)
+    if arguments.command == "transfer":
+        from dlconcepts import transfer_command
+
+        return transfer_command.run(arguments)
     from dlconcepts import commands
 
     return commands.run(arguments)
@@ -43,12 +47,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "the full set, and write its checkpoint and pictures.",
     )
     add_train_arguments(train)
+    transfer = commands.add_parser(
+        "transfer",
+        help="train a pretrained network to tell your photographs apart",
+        description="Train a new head on a network of torchvision that is frozen, to tell apart "
+        "the images of a folder that has one folder for each class, and write its checkpoint and "
+        "pictures. The network's weights come from torchvision's cache folder.",
+    )
+    add_transfer_arguments(transfer)
     classify = commands.add_parser(
         "classify",
         help="print and draw the class probabilities of image files",
         description="Print and draw the class probabilities of image files: PNG or JPEG, grey or "
-        "colour, of any size; each becomes one grey image of 28 x 28. Fashion-MNIST has light "
-        "objects on black: the network has never seen a dark object on white.",
+        "colour, of any size. For a checkpoint of `train`, each becomes one grey image of 28 x 28; "
+        "Fashion-MNIST has light objects on black: that network has never seen a dark object on "
+        "white. For one of `transfer`, the middle of each image is taken, in colour.",
     )
     add_classify_arguments(classify)
     arguments = parser.parse_args(argv)
@@ -80,11 +93,42 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=out, metavar="DIR", help="folder to write to (%(default)s)")
 
 
+def add_transfer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `transfer` can be told."""
+    positive = number("a whole number of at least 1", int, 1, math.inf)
+    rate = number("a number above 0", float, sys.float_info.min, sys.float_info.max)
+    share = number(
+        "a number between 0 and 1", float, sys.float_info.min, 1 - sys.float_info.epsilon
+    )
+    seed = number("a whole number from 0 to 2**63 - 1", int, 0, 2**63 - 1)
+    out = Path("runs/transfer")
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="folder with a folder of images for each class")
+    add("--model", default="mobilenet_v2", help="classifier of torchvision (%(default)s)")
+    add("--weights", default="imagenet", help="imagenet, none, or a file of them (%(default)s)")
+    add("--download", action="store_true", help="download them if they are not in the cache")
+    add("--hidden", type=positive, nargs="*", default=[], help="hidden widths of the head (none)")
+    add("--held-out", type=share, default=0.2, help="share of each class (%(default)s)")
+    add("--skip-damaged", action="store_true", help="leave out images that cannot be read")
+    add("--augment", action="store_true", help="distort the images, anew in each epoch; slower")
+    add("--epochs", type=positive, default=30, help="passes over the images (%(default)s)")
+    add("--batch-size", type=positive, default=32, help="images a step (%(default)s)")
+    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
+    add("--device", default="cpu", help="cpu, cuda, mps or xpu (%(default)s)")
+    add("--seed", type=seed, default=0, help="for split, weights and order (%(default)s)")
+    add("--out", type=Path, default=out, metavar="DIR", help="folder to write to (%(default)s)")
+
+
 def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `classify` can be told."""
     out = Path("runs/classify")
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="file that `train` has written")
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="file that `train` or `transfer` has written",
+    )
     add("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
     add("--out", type=Path, default=out, metavar="DIR", help="folder to write to (%(default)s)")
 

@@ -4,11 +4,14 @@ With the weights go the architecture, so that the model can be built without bei
 go on with training, the state of the optimizer and of the random generators.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,12 @@ from torch import Tensor, nn
 import dlconcepts
 from dlconcepts.files import CheckpointError, load_file, save_file
 from dlconcepts.networks import Network
+
+if TYPE_CHECKING:
+    from dlconcepts.transfer import TransferNetwork
+
+# What a checkpoint can hold: classes that say, as their architecture, what builds one like them.
+Model: TypeAlias = "Network | TransferNetwork"
 
 VERSION = 1
 PARTS: dict[str, type] = {
@@ -55,11 +64,12 @@ class Training:
 class Checkpoint:
     """A model, its class names, what normalised its images, who wrote it, where training stood.
 
-    classes: one name for each output; normalization: the arguments of `loading.normalize`;
-    libraries: versions by name; training: None if the checkpoint is not one to go on from.
+    classes: one name for each output; normalization: the arguments of `loading.normalize`, or for a
+    TransferNetwork those of `images.eval_pipeline`; libraries: versions by name; training: None if
+    the checkpoint is not one to go on from.
     """
 
-    model: Network
+    model: Model
     classes: tuple[str, ...]
     normalization: dict[str, Any]
     libraries: dict[str, str]
@@ -68,7 +78,7 @@ class Checkpoint:
 
 def save(
     path: str | Path,
-    model: Network,
+    model: Model,
     *,
     classes: Sequence[str],
     normalization: dict[str, Any],
@@ -95,7 +105,7 @@ def save(
     save_file(content, path)
 
 
-def load(path: str | Path, model: Network | None = None) -> Checkpoint:
+def load(path: str | Path, model: Model | None = None) -> Checkpoint:
     """Build the model of a checkpoint, on the CPU and in eval mode, without being told its sizes.
 
     A `model` that is given is brought to the checkpoint's state instead, all or nothing; it keeps
@@ -208,24 +218,38 @@ def resume(
         torch.get_device_module(device).set_rng_state(state, device)
 
 
-def describe(model: Network) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
     """Return the class of a network and the arguments that build one like it.
 
     Raises TypeError for a subclass, which its name and these arguments would not build again.
     """
-    if type(model) is not Network:
-        raise TypeError(f"the model must be a Network, but it is a {type(model).__name__}")
-    return {"class": "Network", **model.architecture}
+    name = type(model).__name__
+    if type(model) is not find_class(name):
+        raise TypeError(f"the model must be a Network, but it is a {name}")
+    return {"class": name, **model.architecture}
 
 
-def build(architecture: dict[str, Any], state_dict: dict[str, Tensor]) -> Network:
+def find_class(name: str) -> type[Model] | None:
+    """Return the class of that name, of those that a checkpoint can hold."""
+    if name == "TransferNetwork":
+        # It needs torchvision, which takes as long to import as torch itself.
+        from dlconcepts.transfer import TransferNetwork
+
+        return TransferNetwork
+    return Network if name == "Network" else None
+
+
+def build(architecture: dict[str, Any], state_dict: dict[str, Tensor]) -> Model:
     """Return the network that was described, in eval mode, with the tensors of the state_dict."""
-    if architecture.get("class") != "Network":
+    kind = find_class(architecture.get("class", ""))
+    if kind is None:
         raise ValueError(f"it is for the class {architecture.get('class')!r}, not 'Network'")
     arguments = {name: value for name, value in architecture.items() if name != "class"}
-    # On the meta device a network has no memory and draws no weights: they are in the file.
-    with torch.device("meta"):
-        model = Network(**arguments)
+    # On the meta device a network has no memory and draws no weights: they are in the file. Some of
+    # torchvision's cannot be built there.
+    on_meta = torch.device("meta") if kind is Network else nullcontext()
+    with on_meta, torch.random.fork_rng(devices=[]):
+        model = kind(**arguments)
     model.load_state_dict(state_dict, assign=True)
     return model.eval()
 
@@ -261,7 +285,7 @@ def check_parts(found: Any, parts: dict[str, type]) -> None:
             raise TypeError(f"its {name} is of type {found_kind}, not {kind.__name__}")
 
 
-def check_classes(model: Network, classes: Sequence[str]) -> None:
+def check_classes(model: Model, classes: Sequence[str]) -> None:
     """Raise ValueError unless there is one class name for each output of the model."""
     if len(classes) != model.out_features or not all(isinstance(name, str) for name in classes):
         raise ValueError(

@@ -195,13 +195,8 @@ def classify(arguments: argparse.Namespace) -> None:
     """Print and draw the class probabilities of image files."""
     check_folder(arguments.out)
     checkpoint = checkpoints.load(arguments.checkpoint)
-    if checkpoint.model.in_features != 28 * 28:
-        raise CommandError(
-            f"the network of {arguments.checkpoint} takes {checkpoint.model.in_features} values an "
-            "image, not 28 x 28 = 784; give a checkpoint trained on Fashion-MNIST"
-        )
-    images = torch.stack([read_image(path) for path in arguments.images])
-    probabilities = predict(checkpoint.model, normalize(images, **checkpoint.normalization))
+    images, inputs = read_inputs(arguments, checkpoint)
+    probabilities = predict(checkpoint.model, inputs)
     for number, path in enumerate(arguments.images):
         print(table(path, probabilities[number].tolist(), checkpoint.classes))
         figure = view_classify(images[number], probabilities[number], checkpoint.classes)
@@ -211,6 +206,38 @@ def classify(arguments: argparse.Namespace) -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             write_figure(drawing, figure)
         print(f"wrote {drawing}")
+
+
+def read_inputs(
+    arguments: argparse.Namespace, checkpoint: checkpoints.Checkpoint
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the images as uint8 to look at, grey or in colour, and as the network takes them."""
+    if not isinstance(checkpoint.model, Network):
+        # It needs torchvision, which takes as long to import as torch itself.
+        from dlconcepts.images import eval_pipeline, read_rgb
+
+        photographs = [read_rgb(path) for path in arguments.images]
+        statistics = checkpoint.normalization
+        inputs = torch.stack([eval_pipeline(**statistics)(image) for image in photographs])
+        return denormalize(inputs, statistics["mean"], statistics["std"]), inputs
+    if checkpoint.model.in_features != 28 * 28:
+        raise CommandError(
+            f"the network of {arguments.checkpoint} takes {checkpoint.model.in_features} values an "
+            "image, not 28 x 28 = 784; give a checkpoint trained on Fashion-MNIST"
+        )
+    images = torch.stack([read_image(path) for path in arguments.images])
+    return images, normalize(images, **checkpoint.normalization)
+
+
+def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return images (N, C, H, W) as they were before `normalize`, uint8.
+
+    >>> denormalize(normalize(torch.tensor([[[[7]]]], dtype=torch.uint8)), [0.5], [0.5])
+    tensor([[[[7]]]], dtype=torch.uint8)
+    """
+    by_channel = (-1, 1, 1)
+    shares = images * torch.tensor(std).view(by_channel) + torch.tensor(mean).view(by_channel)
+    return (255 * shares).round().clamp(0, 255).to(torch.uint8)
 
 
 def table(path: Path, probabilities: Sequence[float], classes: Sequence[str]) -> str:

@@ -119,12 +119,12 @@ def view_classify(
     mean: float = 0.5,
     std: float = 0.5,
 ) -> Figure:
-    """Draw a grey image beside one bar for each class, as long as its probability.
+    """Draw an image beside one bar for each class, as long as its probability.
 
-    Image of shape (H, W) or (1, H, W): uint8, or floats that `loading.normalize` made with this
-    `mean` and `std`. The `probabilities` have shape (K,) and sum to 1; `classes` are K names. With
-    `label`, the true class, the colour shows whether the prediction is right. No argument is
-    changed.
+    Image of shape (H, W) or (1, H, W), grey, or (3, H, W), in colour: uint8, or floats that
+    `loading.normalize` made with this `mean` and `std`. The `probabilities` have shape (K,) and
+    sum to 1; `classes` are K names. With `label`, the true class, the colour shows whether the
+    prediction is right. No argument is changed.
 
     Raises ValueError for other shapes, a label that is no class, and numbers that are no
     probabilities, such as logits; TypeError for an image of other integers.
@@ -146,13 +146,38 @@ def view_predictions(
 ) -> Figure:
     """Draw `view_classify` for a few images in one figure, two beside each other.
 
-    Images of shape (N, H, W) or (N, 1, H, W), probabilities (N, K), labels (N,); else as there.
+    Images of shape (N, H, W) or (N, C, H, W), probabilities (N, K), labels (N,); else as there.
     """
     rows = (len(images) + 1) // 2
     figure = Figure(figsize=(12.4, 3 * rows), layout="constrained")
     parts = figure.subfigures(rows, 2, squeeze=False).flat
     for part, image, row, label in zip(parts, images, probabilities, labels, strict=False):
         _draw(part, _displayable(image, 0.5, 0.5), row, classes, int(label))
+    return figure
+
+
+def view_confusion(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix (K, K): rows are the classes, columns what they were taken for.
+
+    The darker a field, the larger its share of the row, of which it says the number.
+
+    >>> figure = view_confusion(torch.tensor([[2, 1], [0, 3]]), ["cat", "dog"])
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['2', '1', '0', '3']
+    """
+    side = 2 + 0.6 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares.numpy()):
+        color = "white" if share > 0.5 else "black"
+        text = str(int(confusion[row, column]))
+        axes.text(column, row, text, ha="center", va="center", color=color)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     return figure
 
 
@@ -192,11 +217,15 @@ def _draw(
 
 def _displayable(image: torch.Tensor, mean: float, std: float) -> NDArray[np.float64]:
     """Return a copy of the image, un-normalised, with values from 0, black, to 1, white."""
-    if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) != 1):
-        raise ValueError(f"a grey image has shape (H, W) or (1, H, W), not {tuple(image.shape)}")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) not in (1, 3)):
+        raise ValueError(
+            f"an image has shape (H, W), (1, H, W) or (3, H, W), not {tuple(image.shape)}"
+        )
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"an image is uint8 or floating point, not {image.dtype}")
-    pixels = image.detach().cpu().double().reshape(image.shape[-2:]).numpy()
+    values = image.detach().cpu().double()
+    in_colour = image.ndim == 3 and len(image) == 3
+    pixels = (values.movedim(0, -1) if in_colour else values.reshape(image.shape[-2:])).numpy()
     return pixels / 255 if image.dtype == torch.uint8 else pixels * std + mean
 
 

@@ -18,6 +18,9 @@ from torchvision import models
 from dlconcepts.compare import same
 from dlconcepts.validation import find_model_device, inference
 
+# Their weights are drawn so slowly that torchvision asks to say whether that is wanted.
+UNTRAINED = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+
 
 class Head(NamedTuple):
     """Where a model's head is, by its dotted name, and how many features it takes."""
@@ -211,3 +214,74 @@ def extract_features(
     if not features:
         raise ValueError("there are no images")
     return torch.cat(features), torch.cat(labels)
+
+
+class TransferNetwork(nn.Module):
+    """A classifier of torchvision, frozen but for a new head: from images to logits.
+
+    `name` is torchvision's; `classifier` is the pretrained one of that name, which becomes part of
+    the network, or None for an untrained one. `hidden_features` and `out_features` are the head's.
+
+    Input: floating point (B, 3, H, W). Output: logits (B, out_features).
+
+    Raises ValueError for an unknown name, a classifier without a head, or a size below 1.
+    Source: torchvision documentation, "Models and pre-trained weights: Classification".
+
+    >>> model = TransferNetwork("resnet18", [64], 3).train()
+    >>> model(torch.zeros(5, 3, 32, 32)).shape
+    torch.Size([5, 3])
+    >>> model.classifier.bn1.num_batches_tracked.item(), model.head.training
+    (0, True)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hidden_features: Sequence[int],
+        out_features: int,
+        *,
+        classifier: nn.Module | None = None,
+    ) -> None:
+        """Replace the classifier's head by a new one, and freeze the rest."""
+        super().__init__()
+        self.name, self.out_features = name, out_features
+        self.hidden_features = list(hidden_features)
+        self.classifier = classifier or untrained(name)
+        head = new_head(find_head(self.classifier).in_features, hidden_features, out_features)
+        replace_head(self.classifier, head)
+        freeze(self.classifier, head)
+        self._head = next(n for n, module in self.classifier.named_modules() if module is head)
+
+    @property
+    def head(self) -> nn.Module:
+        """The head, which alone is trained."""
+        return self.classifier.get_submodule(self._head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch."""
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments that build a network like this one, as plain Python values.
+
+        >>> TransferNetwork("alexnet", [], 3).architecture
+        {'name': 'alexnet', 'hidden_features': [], 'out_features': 3}
+        """
+        return {
+            "name": self.name,
+            "hidden_features": list(self.hidden_features),
+            "out_features": self.out_features,
+        }
+
+
+def untrained(name: str) -> nn.Module:
+    """Return the classifier of torchvision of that name, with random weights.
+
+    Raises ValueError if torchvision has no such classifier.
+    """
+    if name not in models.list_models(module=models):
+        raise ValueError(f"torchvision has no classifier {name!r}; see torchvision.models")
+    model: nn.Module = models.get_model(name, weights=None, **UNTRAINED.get(name, {}))
+    return model

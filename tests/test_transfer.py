@@ -40,6 +40,7 @@ from dlconcepts.loading import batches
 from dlconcepts.strategies import tensors
 from dlconcepts.training import fit
 from dlconcepts.transfer import (
+    UNTRAINED,
     extract_features,
     find_head,
     freeze,
@@ -67,7 +68,6 @@ HEADS = ("classifier", "fc", "head", "heads.head")
 
 def build(name: str) -> nn.Module:
     """Return an untrained classifier of torchvision on the meta device."""
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     from_init_params = BlockParams.from_init_params
 
     def on_cpu(*args: Any, **kwargs: Any) -> BlockParams:
@@ -76,7 +76,7 @@ def build(name: str) -> nn.Module:
             return from_init_params(*args, **kwargs)
 
     with patch.object(BlockParams, "from_init_params", on_cpu), torch.device("meta"):
-        return models.get_model(name, weights=None, **options)
+        return models.get_model(name, weights=None, **UNTRAINED.get(name, {}))
 
 
 network = functools.cache(build)  # for laws that leave it as it is
@@ -112,9 +112,11 @@ class Pretrained(nn.Module):
     the head to 5 classes.
     """
 
-    def __init__(self, head: str, dropout: float, dtype: torch.dtype) -> None:
+    def __init__(self, head: str, dropout: float, dtype: torch.dtype, seed: int = 0) -> None:
         """Draw the weights; `head` is the dotted name of the last layer."""
         super().__init__()
+        self.drawn = f"Pretrained({head=}, {dropout=}, {dtype=}, {seed=})"
+        torch.manual_seed(seed)
         self.stem = nn.Linear(3, 4, dtype=dtype)
         self.norm = nn.BatchNorm1d(4, dtype=dtype)
         self.dropout = nn.Dropout(dropout)
@@ -123,6 +125,10 @@ class Pretrained(nn.Module):
             self.add_module(parent, nn.Module())
         setattr(self.get_submodule(parent), child, nn.Linear(4, 5, dtype=dtype))
         self.head_name = head
+
+    def __repr__(self) -> str:
+        """Return what it was made with."""
+        return self.drawn
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the head gets."""
@@ -145,20 +151,15 @@ def small_networks(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Pretr
     """Draw small pretrained networks in train mode, whose head has one of four names."""
     name = draw(st.sampled_from(HEADS), label="head")
     dropout = draw(st.sampled_from([0.0, 0.5]), label="dropout")
-    torch.manual_seed(draw(st.integers(0, 99), label="seed"))
-    return Pretrained(name, dropout, dtype)
+    return Pretrained(name, dropout, dtype, draw(st.integers(0, 99), label="seed"))
 
 
-def photographs(dtype: torch.dtype = torch.float32) -> st.SearchStrategy[tuple[Tensor, Tensor]]:
+@st.composite
+def photographs(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Draw six images (6, 3) that differ, and labels (6,) of 2 classes."""
-    return st.integers(0, 99).map(
-        lambda seed: (
-            torch.randn(6, 3, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(
-                torch.get_default_device()
-            ),
-            torch.tensor([0, 1, 0, 1, 1, 0]),
-        )
-    )
+    generator = torch.Generator("cpu").manual_seed(draw(st.integers(0, 99), label="seed"))
+    images = torch.randn(6, 3, generator=generator, dtype=dtype, device="cpu")
+    return images.to(torch.get_default_device()), torch.tensor([0, 1, 0, 1, 1, 0])
 
 
 # ------------------------------------------------- the features, then a classifier
@@ -639,7 +640,6 @@ def test_training_changes_nothing_that_is_frozen(
     freeze(model, model.head_layer)
     if copied:
         model = copy.deepcopy(model)
-        held = model if held is not model.head_layer else model.head_layer
         stepper = make_optimizer(optimizer, model.head_layer.parameters(), extras)
     before, head_before = outside_the_head(model), state_of(model.head_layer)
 
