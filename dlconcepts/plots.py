@@ -279,3 +279,35 @@ def view_augmentations(
     for axes in rows.flat:
         axes.set_axis_off()
     return figure
+
+
+def descent_paths(matrix: torch.Tensor, paths: Mapping[str, torch.Tensor]) -> Figure:
+    """Draw where gradient descent leads on x'Ax / 2, over its lines of equal loss.
+
+    `matrix` is A, (2, 2), symmetric with positive eigenvalues; `paths` are points (steps + 1, 2),
+    as `training.gradient_descent` returns them, by the title of their panel.
+
+    Raises ValueError if there is no path.
+
+    >>> from dlconcepts.training import gradient_descent
+    >>> bowl = torch.tensor([[9.0, 0.0], [0.0, 1.0]])
+    >>> start = torch.tensor([1.0, 4.0])
+    >>> path = gradient_descent(lambda x: x @ bowl @ x / 2, start, lr=0.2, steps=20)
+    >>> [axes.get_title() for axes in descent_paths(bowl, {"lr 0.2": path}).axes]
+    ['lr 0.2']
+    """
+    if not paths:
+        raise ValueError("there is no path to draw")
+    figure = Figure(figsize=(4 * len(paths), 4.3), layout="constrained")
+    panels = figure.subplots(1, len(paths), squeeze=False)[0]
+    form = matrix.numpy(force=True)
+    for axes, (title, path) in zip(panels, paths.items(), strict=True):
+        points = path.numpy(force=True)
+        reach = 1.1 * np.abs(points).max()
+        x, y = np.meshgrid(*[np.linspace(-reach, reach, 101)] * 2)
+        loss = (form[0, 0] * x**2 + 2 * form[0, 1] * x * y + form[1, 1] * y**2) / 2
+        axes.contour(x, y, loss, levels=loss.max() * np.linspace(0, 1, 9) ** 2, colors=PALE_BLUE)
+        axes.plot(points[:, 0], points[:, 1], "o-", color=ORANGE, markersize=3, linewidth=1)
+        axes.set_title(title)
+        axes.set_aspect("equal")
+    return figure
