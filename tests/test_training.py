@@ -13,17 +13,21 @@ import copy
 import gc
 import itertools
 import math
+import os
 import random
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -31,6 +35,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
+from dlconcepts import checkpoints
 from dlconcepts.autograd import ByHand, gradient
 from dlconcepts.compare import bits, same, state_of
 from dlconcepts.runs import one_thread, seeded
@@ -241,7 +246,7 @@ def test_descent_ends_in_the_valley_it_starts_in(
     def loss(x: Tensor) -> Tensor:
         return (x**4 / 4 - x**2 / 2 + tilt / 100 * x).sum()
 
-    points = descend(loss, torch.tensor([start / 100], dtype=float64), lr=0.1, steps=200)
+    points = descend(loss, torch.tensor([start / 100], dtype=float64), lr=0.3, steps=60)
 
     assert bool((points > 0).all()), "descent stays in the valley it starts in"
     assert abs(float(gradient(loss, points[-1]))) < 1e-3, "descent ends where the slope is zero"
@@ -1479,12 +1484,13 @@ def test_small_models_train_on_one_thread(width: int, expected: int) -> None:
         torch.set_num_threads(before)
 
 
+@settings(max_examples=25)  # each example trains two networks
 @given(problem=problems(), accumulate=st.integers(1, 3))
 def test_the_fast_route_is_the_same_training(problem: Problem, accumulate: int) -> None:
     """A chain of layers differentiated by hand is trained as the layers are, to the same end."""
     twin = copy.deepcopy(problem.model)
     data = problem.inputs, problem.labels
-    options: dict[str, Any] = {"epochs": 2, "batch_size": 3, "accumulate": accumulate}
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 3, "accumulate": accumulate}
     by_hand = ByHand(twin)
 
     slow = fit(problem.model, data, optimizer=SGD(problem.model.parameters(), lr=0.1), **options)
@@ -1503,3 +1509,26 @@ def test_the_state_of_a_model_is_that_of_its_training() -> None:
     fit(model, examples(), epochs=1)
 
     assert state_of(model)["1: training"] is True
+
+
+def test_two_processes_of_torchrun_train_as_one_does(tmp_path: Path) -> None:
+    """The command under torchrun prints once, writes once, and ends with the same weights."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["train", "--epochs=1", "--batch-size=999", "--hidden", "8", "--dropout=0", "--out"]
+    outputs = []
+    for name, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, "-m", "dlconcepts", *options, str(tmp_path / name)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        finished = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment
+        )
+        outputs.append([line for line in finished.stdout.splitlines() if "seconds" not in line])
+
+    one, two = (
+        checkpoints.load(tmp_path / name / "checkpoint.pt").model.state_dict()
+        for name in ("one", "two")
+    )
+    for name, value in one.items():
+        # The sums have another order, and Adam divides by the root of tiny squares.
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-4)
+    assert [line.replace("/two/", "/one/") for line in outputs[1]] == outputs[0]
