@@ -448,6 +448,7 @@ def normalizes_channel_last(
     """Normalise the array as it lies, channel last, and move the channels afterwards."""
 
     def transform(image: Pixels) -> Tensor:
+        """Normalise along the last dimension."""
         pixels = torch.tensor(np.atleast_3d(np.asarray(image)), dtype=torch.float32) / 255
         return ((pixels - as_channels(mean)) / as_channels(std)).permute(2, 0, 1)
 
@@ -576,6 +577,7 @@ class EachWorkerYieldsAll(IterableDataset[Any]):
     """A stream of examples that does not ask which worker it runs in."""
 
     def __init__(self, dataset: TensorDataset) -> None:
+        """Keep the examples."""
         self.dataset = dataset
 
     def __iter__(self) -> Iterator[Any]:
@@ -812,6 +814,7 @@ def swaps_with_any(dataset: TensorDataset, batch_size: int, seed: int) -> Iterab
     places = random.Random(seed)
 
     def order() -> list[list[int]]:
+        """Return one epoch, a single batch."""
         shuffled = list(range(len(dataset)))
         for i in range(len(shuffled)):
             j = places.randrange(len(shuffled))
@@ -825,6 +828,7 @@ class EpochsOf:
     """A loader whose epochs are drawn by a function that returns batches of positions."""
 
     def __init__(self, dataset: TensorDataset, draw: Callable[[], list[list[int]]]) -> None:
+        """Keep the examples and the function."""
         self.dataset, self.draw = dataset, draw
 
     def __iter__(self) -> Iterator[Any]:

@@ -14,12 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.stats import chi2, kstest
 from torch import Tensor, nn
 
 from dlconcepts.compare import bits, same
@@ -199,6 +200,7 @@ class CallsSuperFirst(nn.Module):
     """A network that calls super().__init__() and then assigns its layers."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
+        """Call, then assign."""
         super().__init__()
         for name, layer in layers.items():
             setattr(self, name, layer)
@@ -208,6 +210,7 @@ class AssignsBeforeSuper(nn.Module):
     """A network that assigns its layers and then calls super().__init__()."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
+        """Assign, then call."""
         for name, layer in layers.items():
             setattr(self, name, layer)
         super().__init__()
@@ -217,6 +220,7 @@ class KeepsADict(nn.Module):
     """A network that keeps its layers in a plain dictionary."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
+        """Keep the layers out of sight."""
         super().__init__()
         self.layers = dict(layers)
 
@@ -229,6 +233,7 @@ class ForgetsNnModule:
     """A class that inherits from nothing."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
+        """Assign to a plain object."""
         for name, layer in layers.items():
             setattr(self, name, layer)
 
@@ -273,6 +278,7 @@ class KeepsAPlainList(Network):
     """A network whose hidden layers are in a Python list, where nn.Module does not look."""
 
     def __init__(self, *sizes: Any) -> None:
+        """Take the layers out of their ModuleList."""
         super().__init__(*sizes)
         layers = list(self.hidden)
         del self.hidden
@@ -303,6 +309,7 @@ class ForgetsALayer(Network):
     """A network that has a layer and does not use it."""
 
     def __init__(self, *sizes: Any) -> None:
+        """Create a layer too many."""
         super().__init__(*sizes)
         self.spare = nn.Linear(1, 1)
 
@@ -385,6 +392,7 @@ class ActivationModules(Network):
     """The same network, with its activation a module that is created in __init__."""
 
     def __init__(self, *sizes: Any, activation: str) -> None:
+        """Create the activation."""
         super().__init__(*sizes, activation=activation)
         self.activate = MODULES[activation]()
 
@@ -400,6 +408,7 @@ class ActivatesWithAParameter(ActivationModules):
     """A network that takes an activation with a slope to learn for one without."""
 
     def __init__(self, *sizes: Any, activation: str) -> None:
+        """Create PReLU whatever was asked."""
         super().__init__(*sizes, activation=activation)
         self.activate = nn.PReLU()
 
@@ -408,6 +417,7 @@ class ActivatesInPlaceOfIt(ActivationModules):
     """A network whose module is another activation than its function."""
 
     def __init__(self, *sizes: Any, activation: str) -> None:
+        """Create Softplus whatever was asked."""
         super().__init__(*sizes, activation=activation)
         self.activate = nn.Softplus()
 
@@ -447,6 +457,7 @@ class LearnsItsSlope(nn.Module):
     """A layer and an activation with a slope to learn, created in __init__."""
 
     def __init__(self, side: int) -> None:
+        """Create both."""
         super().__init__()
         self.layer, self.activate = nn.Linear(side, side), nn.PReLU()
 
@@ -459,6 +470,7 @@ class RecreatesItsSlope(nn.Module):
     """The same, with the activation created in forward as if it had nothing to learn."""
 
     def __init__(self, side: int) -> None:
+        """Create the layer only."""
         super().__init__()
         self.layer = nn.Linear(side, side)
 
@@ -765,7 +777,8 @@ def test_reinitialised_weights_are_normal(
 ) -> None:
     """The bias is zero and the weights are normal around zero with the deviation asked for.
 
-    An exact Kolmogorov-Smirnov test, which chance fails with probability 1e-12.
+    An exact Kolmogorov-Smirnov test of the shape, and of the deviation the sum of squares, which is
+    chi-squared: chance fails each with probability 1e-12.
     """
     layer = nn.Linear(256, 128)
     torch.manual_seed(seed)
@@ -774,8 +787,10 @@ def test_reinitialised_weights_are_normal(
 
     assert not bool(layer.bias.any()), "the bias is zero"
     weights = layer.weight.flatten().double().numpy(force=True)
-    chance = kstest(weights, "norm", args=(0, std), method="exact").pvalue
-    assert chance > 1e-12, "the weights are normal with the given deviation"
+    shape = kstest(weights, "norm", args=(0, std), method="exact").pvalue
+    below = chi2.cdf(np.square(weights / std).sum(), len(weights))
+    scale = 2 * min(below, 1 - below)
+    assert min(shape, scale) > 1e-12, "the weights are normal with the given deviation"
 
 
 def replaces_the_parameters(layer: nn.Linear, std: float) -> None:

@@ -70,6 +70,7 @@ class LeavesOutALayer(Network):
     """A network that forgets the first of its hidden layers."""
 
     def __init__(self, in_features: int, hidden_features: list[int], out_features: int) -> None:
+        """Pass on all but the first."""
         super().__init__(in_features, hidden_features[1:], out_features)
 
 
@@ -77,6 +78,7 @@ class HasNoBias(Network):
     """A network whose layers only multiply."""
 
     def __init__(self, in_features: int, hidden_features: list[int], out_features: int) -> None:
+        """Take the biases away."""
         super().__init__(in_features, hidden_features, out_features)
         for layer in (*self.hidden, self.output):
             layer.bias = None
@@ -162,6 +164,7 @@ class SkipsEmptyLayers(Network):
     """A network that leaves out layers of no size."""
 
     def __init__(self, in_features: int, hidden_features: list[int], *rest: Any, **options: Any):
+        """Pass on what has a size."""
         kept = [size for size in hidden_features if size > 0]
         super().__init__(max(1, in_features), kept, *rest, **options)
 
@@ -170,6 +173,7 @@ class FallsBackToReLU(Network):
     """A network that takes an activation it does not know for ReLU."""
 
     def __init__(self, *sizes: Any, activation: str = "relu", **options: Any) -> None:
+        """Pass on what is known."""
         known = activation if activation in ACTIVATIONS else "relu"
         super().__init__(*sizes, activation=known, **options)
 
@@ -178,6 +182,7 @@ class ClampsDropout(Network):
     """A network that moves a dropout into the range of probabilities."""
 
     def __init__(self, *sizes: Any, dropout: float = 0.0, **options: Any) -> None:
+        """Pass on the nearest probability."""
         super().__init__(*sizes, dropout=max(0.0, min(dropout, 1.0)), **options)
 
 
@@ -481,6 +486,7 @@ class AlwaysSigmoid(Network):
     """A network that takes sigmoid for whatever activation was asked."""
 
     def __init__(self, *sizes: Any, **options: Any) -> None:
+        """Forget what was asked."""
         super().__init__(*sizes, **options)
         self.activation = "sigmoid"
 
@@ -568,6 +574,7 @@ class DropsNothing(Network):
     """A network that forgets to apply its dropout."""
 
     def __init__(self, *sizes: Any, dropout: float, **options: Any) -> None:
+        """Leave out the dropout."""
         super().__init__(*sizes, **options)
 
 
@@ -1059,7 +1066,9 @@ def unfit_scores(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
     case = draw(st.sampled_from(["logits", "classes", "image", "label"]))
     image, fair, classes = torch.zeros(2, 2), torch.tensor([0.5, 0.5]), ["cat", "dog"]
     if case == "logits":
-        scores = draw(st.sampled_from([[2.0, -1.0], [-0.7, -0.7], [0.9, 0.9], [math.nan, 1.0]]))
+        scores = draw(
+            st.sampled_from([[2.0, -1.0], [-0.7, -0.7], [0.9, 0.9], [0.2, 0.2], [math.nan, 1.0]])
+        )
         return (image, torch.tensor(scores), classes), None, "no probabilities"
     if case == "classes":
         names = draw(st.sampled_from([["cat"], ["cat", "dog", "owl"]]))
