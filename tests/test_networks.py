@@ -975,7 +975,8 @@ def shows_the_normalised_image(
 ) -> Figure:
     """Show the numbers that the network sees."""
     figure = view_classify(image, probabilities, classes, **options)
-    figure.axes[0].images[0].set_data(image.numpy(force=True).reshape(image.shape[-2:]))
+    (shown,) = figure.axes[0].images
+    shown.set_data((shown.get_array() - options.get("mean", 0.5)) / options.get("std", 0.5))
     return figure
 
 
@@ -990,11 +991,12 @@ def normalises_the_scores_in_place(
 
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[Tensor, NDArray[np.float64], dict[str, float]]:
-    """Draw a grey image, bytes or normalised, what is to be seen of it from 0 to 1, and how."""
-    side = st.integers(1, 3)
-    shape = ((1,) if draw(st.booleans()) else (), draw(side), draw(side))
-    image = draw(tensors((*shape[0], *shape[1:]), torch.uint8, layouts=WRITABLE))
-    shown = image.numpy(force=True).reshape(shape[1:]) / 255
+    """Draw an image, bytes or normalised, what is to be seen of it from 0 to 1, and how."""
+    channels = draw(st.sampled_from([(), (1,), (3,)]))
+    height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    image = draw(tensors((*channels, height, width), torch.uint8, layouts=WRITABLE))
+    colours = image.numpy(force=True).reshape(-1, height, width) / 255
+    shown = np.moveaxis(colours, 0, -1) if channels == (3,) else colours[0]
     if not draw(st.booleans()):
         return image, shown, {}
     mean, std = draw(st.sampled_from([(0.5, 0.5), (0.3, 0.2)]))
