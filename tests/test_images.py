@@ -218,19 +218,24 @@ def takes_links_for_files(root: Path) -> ImageFolder:
     },
     cpu_only=HOST,
 )
-@given(to=st.sampled_from(["image", "folder", "folder above"]), ending=endings)
+@given(
+    to=st.sampled_from(["image", "folder", "folder above", "class above"]),
+    ending=endings,
+)
 def test_links_are_followed_but_not_in_circles(
     open_folder: Callable[[Path], Any], to: str, ending: str
 ) -> None:
     """A link stands for the image or the folder it points to, unless it lies in that folder."""
     with written([f"cat/1{ending}", f"store/2{ending}"]) as root:
-        target = {"image": f"store/2{ending}", "folder": "store", "folder above": "cat"}[to]
-        (root / "cat" / ("link.png" if to == "image" else "link")).symlink_to(root / target)
+        store = {"image": f"store/2{ending}", "folder": "store"}
+        link = "inner/link" if to == "class above" else "link.png"
+        (root / "cat" / "inner").mkdir()
+        (root / "cat" / link).symlink_to(root / store.get(to, "cat"))
 
         folder = open_folder(root)
 
         cats = [str(path) for path, label in folder.samples if label == 0]
-    if to == "folder above":
+    if "above" in to:
         assert len(cats) == 1, f"the walk does not go round in circles, but it found {len(cats)}"
     else:
         assert len(cats) == 2, f"links are followed, to a {to} too"
@@ -965,6 +970,21 @@ def places() -> Image.Image:
     return Image.fromarray(np.stack([4 * x, 4 * y, np.full_like(x, 128)], axis=2).astype(np.uint8))
 
 
+def find_steps(output: Tensor) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Return what a step right and a step down in a distorted `places()` are in the original.
+
+    They come from the affine function that fits best, in pixels (x, y); the third is its error.
+    """
+    red, green, blue = output.double().numpy() * 255
+    image = np.abs(blue - 128) < 0.5  # not the white of the corners
+    assert image.sum() > 100, "the colours are kept"
+    rows, columns = np.nonzero(image)
+    out = np.stack([columns, rows, np.ones_like(rows)], axis=1)
+    source = np.stack([red[image], green[image]], axis=1) / 4
+    affine, *_ = np.linalg.lstsq(out, source, rcond=None)
+    return affine[0], affine[1], float(np.abs(out @ affine - source).max())
+
+
 def distorts_with(*steps: Any, size: int = 32) -> Transform:
     """Return a training pipeline with other distortions, without normalisation."""
     return v2.Compose([to_rgb, *steps, v2.Resize((size, size)), image_pipeline(0, 1)])
@@ -978,6 +998,11 @@ def right_way_up(size: int) -> Transform:
 def swaps_the_colours(size: int) -> Transform:
     """Mirror the last axis of an array (H, W, C), which is that of the colours."""
     return distorts_with(lambda image: Image.fromarray(np.asarray(image)[..., ::-1].copy()))
+
+
+def inverts(size: int) -> Transform:
+    """Make a negative, as if colours meant nothing."""
+    return distorts_with(ImageOps.invert)
 
 
 def turns_upside_down(size: int) -> Transform:
@@ -1025,6 +1050,7 @@ def waves(size: int) -> Transform:
     right=right_way_up,
     wrong={
         swaps_the_colours: "the colours are kept",
+        inverts: "the colours are kept",
         turns_upside_down: "up stays up",
         turns_too_far: "rotated by 30 degrees at most",
         shears: "right angles stay right",
@@ -1046,23 +1072,68 @@ def test_a_distorted_image_is_rotated_cropped_and_mirrored(
     """
     torch.manual_seed(seed)
 
-    red, green, blue = pipeline(32)(places()).double().numpy() * 255
+    output = pipeline(32)(places())
 
-    image = np.abs(blue - 128) < 0.5  # not the white of the corners
-    assert image.sum() > 100, "the colours are kept"
-    assert blue.min() > 127, "what comes in from outside is white"
-    rows, columns = np.nonzero(image)
-    out = np.stack([columns, rows, np.ones_like(rows)], axis=1)
-    source = np.stack([red[image], green[image]], axis=1) / 4
-    affine, *_ = np.linalg.lstsq(out, source, rcond=None)
-    assert np.abs(out @ affine - source).max() < 2, "straight lines stay straight"
-    right, down = affine[:2]
+    right, down, error = find_steps(output)
+    assert output[2].min() * 255 > 127, "what comes in from outside is white"
+    assert error < 2, "straight lines stay straight"
     width, height = 32 * np.linalg.norm(right), 32 * np.linalg.norm(down)
     assert down[1] > 0, "up stays up"
     assert abs(right @ down) < 0.06 * width * height / 32**2, "right angles stay right"
     assert math.degrees(math.atan2(abs(down[0]), down[1])) < 33, "rotated by 30 degrees at most"
     assert 0.7 < width / height < 1.43, "stretched by a third at most"
     assert 0.07 < width * height / SIDE**2 < 1.05, "the crop has at least 8 % of the area"
+
+
+def only_mirrors(size: int) -> Transform:
+    """Leave the rotation and the crop out."""
+    return distorts_with(v2.RandomHorizontalFlip())
+
+
+def never_mirrors(size: int) -> Transform:
+    """Leave the mirror out."""
+    return train_pipeline(size, flip=0, mean=(0,) * 3, std=(1,) * 3)
+
+
+def never_rotates(size: int) -> Transform:
+    """Leave the rotation out."""
+    return train_pipeline(size, degrees=0, mean=(0,) * 3, std=(1,) * 3)
+
+
+@claim(
+    "images.augmentation-distorts-training-images",
+    right=right_way_up,
+    wrong={
+        only_mirrors: "some are cropped",
+        never_rotates: "some are rotated",
+        never_mirrors: "some are mirrored",
+    },
+    share=0.1,
+    because="each example draws 50 images",
+    cpu_only=HOST,
+)
+@given(seed=st.integers(0, 2**32))
+def test_each_distortion_happens(pipeline: Callable[[int], Transform], seed: int) -> None:
+    """Of 50 draws some are cropped to half of the area, some rotated by 8 degrees, some mirrored.
+
+    The area is uniform from 8 % to 100 % and the angle from -30 to 30 degrees, so that a draw does
+    neither with probabilities below 0.55 and 0.4, and one way round has 0.5: 0.55 ** 50 and twice
+    0.5 ** 50 make chance fail an example with probability 2e-13 at most.
+    """
+    torch.manual_seed(seed)
+    transform = pipeline(32)
+
+    steps = [find_steps(transform(places())) for _ in range(50)]
+
+    areas = [
+        np.linalg.norm(right) * np.linalg.norm(down) * (32 / SIDE) ** 2 for right, down, _ in steps
+    ]
+    angles = [math.degrees(math.atan2(abs(down[0]), down[1])) for _, down, _ in steps]
+    mirrored = [right[0] < 0 for right, _, _ in steps]
+    assert min(areas) < 0.55, "some are cropped"
+    assert max(angles) > 8, "some are rotated"
+    assert any(mirrored), "some are mirrored"
+    assert not all(mirrored), "some are not mirrored"
 
 
 def draws_elsewhere(size: int) -> Transform:
