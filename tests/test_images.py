@@ -303,6 +303,7 @@ def opening(check: Callable[[Path], None], stop: bool = False) -> Callable[..., 
     """Return an image_folder that finds damaged images with a check, one of them or all."""
 
     def open_folder(root: Path, *, skip_damaged: bool = False) -> ImageFolder:
+        """Check the images that torchvision's ImageFolder finds."""
         damaged = []
         folder = torchvision.datasets.ImageFolder(root)
         for path, _ in folder.samples:
@@ -794,6 +795,7 @@ def test_a_long_strip_takes_no_more_room_than_it_needs(monkeypatch: pytest.Monke
     sizes, resize = [], Image.Image.resize
 
     def recorded(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Any:
+        """Note the size, and resize."""
         sizes.append(size)
         return resize(image, size, *args, **options)
 
@@ -1039,6 +1041,7 @@ def waves(size: int) -> Transform:
     """Move each row by itself."""
 
     def wave(image: Image.Image) -> Image.Image:
+        """Shift every other row by eight pixels."""
         rows = [np.roll(row, 8 * (y % 2), axis=0) for y, row in enumerate(np.asarray(image))]
         return Image.fromarray(np.stack(rows))
 
@@ -1145,6 +1148,7 @@ def seeds_itself(size: int) -> Transform:
     """Seed torch whenever it is called."""
 
     def transform(image: Image.Image) -> Tensor:
+        """Seed, and distort."""
         torch.manual_seed(0)
         return train_pipeline(size)(image)
 
@@ -1298,7 +1302,10 @@ def seeds_each_epoch(root: Path, num_workers: int) -> DataLoader[Any]:
     """Let each epoch begin with the same seed."""
 
     class Seeded(DataLoader[Any]):
+        """A loader that seeds torch whenever an epoch begins."""
+
         def __iter__(self) -> Any:
+            """Seed and start over."""
             torch.manual_seed(0)
             return super().__iter__()
 
@@ -1309,6 +1316,7 @@ class OwnGenerator:
     """A transform with a generator of its own, which each worker gets a copy of."""
 
     def __init__(self) -> None:
+        """Begin with a seed of chance."""
         self.generator = np.random.default_rng()
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -1443,6 +1451,7 @@ def centres_one_off(size: int, *, resize: int, **statistics: Any) -> Transform:
     """Begin a pixel late, in both directions."""
 
     def crop(image: Image.Image) -> Image.Image:
+        """Cut the square out."""
         left, top = ((side - size) // 2 + 1 for side in image.size)
         return image.crop((left, top, left + size, top + size))
 
