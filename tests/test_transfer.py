@@ -272,6 +272,16 @@ def test_every_classifier_of_torchvision_is_transferred(name: str) -> None:
     assert leaves_of(scores) == set(head.parameters())
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_are_dropped(name: str) -> None:
+    """In train mode the network gives the new head's scores alone, and has no other classifier."""
+    model = build(name).train()
+    replace_head(model, nn.Linear(find_head(model).in_features, 3, device="meta"))
+
+    assert model(images_for(name, model)).shape == (2, 3)
+    assert not [part for part, _ in model.named_modules() if part.lower().startswith("aux")]
+
+
 # ------------------------------------------------- the new classifier
 
 
@@ -542,6 +552,7 @@ def train(
     batch: tuple[Tensor, Tensor],
     *,
     steps: int,
+    zero_first: bool = True,
     set_to_none: bool = True,
 ) -> None:
     """Train as one does who has never heard of freezing: in train mode, for a few steps."""
@@ -549,14 +560,17 @@ def train(
     model.train()
 
     def closure() -> Tensor:
-        """Compute the gradients anew."""
-        optimizer.zero_grad(set_to_none=set_to_none)
+        """Add to the gradients."""
         loss = F.cross_entropy(model(images), labels)
         loss.backward()
         return loss
 
     for _ in range(steps):
+        if zero_first:
+            optimizer.zero_grad(set_to_none=set_to_none)
         optimizer.step(closure)
+        if not zero_first:
+            optimizer.zero_grad(set_to_none=set_to_none)
 
 
 def outside_the_head(model: Pretrained) -> dict[str, bytes]:
@@ -604,18 +618,15 @@ def zeroes_the_gradients(model: nn.Module, head: nn.Module) -> None:
         calls_eval_once: "every frozen buffer",
         forgets_eval_mode: "every frozen buffer",
     },
-    share=0.5,
-    because="each example trains a network",
 )
 @given(
     model=small_networks(),
     batch=photographs(),
     optimizer=st.sampled_from(OPTIMIZERS),
     extras=st.booleans(),
+    zero_first=st.booleans(),
     set_to_none=st.booleans(),
-    steps=st.integers(0, 2),
     all_parameters=st.booleans(),
-    copied=st.booleans(),
 )
 def test_training_changes_nothing_that_is_frozen(
     freeze: Callable[[nn.Module, nn.Module], object],
@@ -623,34 +634,80 @@ def test_training_changes_nothing_that_is_frozen(
     batch: tuple[Tensor, Tensor],
     optimizer: str,
     extras: bool,
+    zero_first: bool,
     set_to_none: bool,
-    steps: int,
     all_parameters: bool,
-    copied: bool,
 ) -> None:
-    """No bit outside the head moves, in train mode, with any optimizer, frozen at any moment.
+    """No bit outside the head moves, in train mode, with any optimizer.
 
-    The optimizer may hold all parameters, and remember steps from before the freezing; LBFGS, which
-    works on all that it holds as one vector, holds the head's only.
+    The network is frozen in the middle of training, after a step and a backward pass. The optimizer
+    may hold all parameters, but for LBFGS, which works on all that it holds as one vector.
     """
-    replace_head(model, new_head(4, [], 2))
-    held = model if all_parameters and optimizer != "LBFGS" else model.head_layer
+    images, labels = batch
+    head = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.1))
+    replace_head(model, head)
+    held = model if all_parameters and optimizer != "LBFGS" else head
     stepper = make_optimizer(optimizer, held.parameters(), extras)
-    train(model, stepper, batch, steps=steps, set_to_none=set_to_none)
-    freeze(model, model.head_layer)
-    if copied:
-        model = copy.deepcopy(model)
-        stepper = make_optimizer(optimizer, model.head_layer.parameters(), extras)
-    before, head_before = outside_the_head(model), state_of(model.head_layer)
+    train(model, stepper, batch, steps=1, zero_first=zero_first, set_to_none=set_to_none)
+    F.cross_entropy(model(images), labels).backward()
+    freeze(model, head)
+    before, head_before = outside_the_head(model), state_of(head)
 
-    train(model, stepper, batch, steps=2, set_to_none=set_to_none)
+    train(model, stepper, batch, steps=2, zero_first=zero_first, set_to_none=set_to_none)
 
-    moved = [name for name, value in outside_the_head(model).items() if value != before[name]]
+    moved = moved_outside_the_head(model, before)
     buffers = {name for name, _ in model.named_buffers()}
     assert set(moved) <= buffers, f"every frozen parameter stays, but {moved} moved"
     assert not moved, f"every frozen buffer stays, but {moved} moved"
-    assert state_of(model.head_layer) != head_before, "the head is trained"
-    assert all(layer.training for layer in model.head_layer.modules()), "the head is in train mode"
+    assert state_of(head) != head_before, "the head is trained"
+    assert all(layer.training for layer in head.modules()), "the head is in train mode"
+
+
+def moved_outside_the_head(model: Pretrained, before: dict[str, bytes]) -> list[str]:
+    """Return the names of the parameters and buffers that have changed."""
+    return [name for name, value in outside_the_head(model).items() if value != before[name]]
+
+
+def remembers_the_modules(model: nn.Module, head: nn.Module) -> None:
+    """Keep a list of the frozen modules, which are the original's in a copy of the model too."""
+    freeze(model, head).remove()
+    frozen = [module for module in model.modules() if module not in set(head.modules())]
+
+    def put_in_eval(*_: object) -> None:
+        """Put the modules of the list into eval mode."""
+        for module in frozen:
+            module.training = False
+
+    model.register_forward_pre_hook(put_in_eval)
+
+
+@claim(
+    "transfer.frozen-parameters-stay-fixed",
+    right=freeze,
+    wrong={remembers_the_modules: "every frozen buffer stays"},
+    share=0.5,
+    because="each example trains a network",
+)
+@given(model=small_networks(), batch=photographs(), copied=st.booleans(), replaced=st.booleans())
+def test_a_copy_is_frozen_too(
+    freeze: Callable[[nn.Module, nn.Module], object],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    copied: bool,
+    replaced: bool,
+) -> None:
+    """A copy of a frozen network stays frozen, also under a head that was put in afterwards."""
+    freeze(model, model.head_layer)
+    if copied:
+        model = copy.deepcopy(model)
+    if replaced:
+        replace_head(model, new_head(4, [], 2))
+    before = outside_the_head(model)
+
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), batch, steps=1)
+
+    moved = moved_outside_the_head(model, before)
+    assert not moved, f"every frozen buffer stays, but {moved} moved"
 
 
 def of_the_head(model: Pretrained) -> Iterator[nn.Parameter]:
@@ -819,6 +876,32 @@ def test_bad_input_is_explained(change: Callable[[Pretrained], object], reason: 
         change(model)
 
     assert (state_of(model), list(model.named_modules())) == (before, modules)
+
+
+def test_features_are_refused_where_the_head_is_not_the_end() -> None:
+    """A layer that is not run, or that others follow, is not the head, and no hook stays on it."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Softmax(dim=1))
+    unused = Pretrained("fc", 0.0, torch.float32)
+    unused.classifier = nn.Linear(4, 5)
+    batch = torch.ones(2, 2), torch.tensor([0, 1])
+
+    with pytest.raises(ValueError, match="not its head's"):
+        extract_features(model, model[0], [batch])
+    with pytest.raises(ValueError, match="not its head's"):
+        extract_features(unused, unused.classifier, [(torch.ones(2, 3), batch[1])])
+
+    assert not model[0]._forward_hooks
+    assert not model[0]._forward_pre_hooks
+
+
+def test_extracting_features_leaves_the_model_as_it_was() -> None:
+    """Mode, parameters, buffers and gradients are the same afterwards."""
+    model = Pretrained("fc", 0.5, torch.float32).train()
+    before = state_of(model)
+
+    extract_features(model, model.fc, [(torch.ones(2, 3), torch.tensor([0, 1]))])
+
+    assert state_of(model) == before
 
 
 @pytest.mark.parametrize(
@@ -1105,13 +1188,13 @@ def test_features_computed_once_train_the_same_head(
     if moved:  # BatchNorm whose running statistics are not those of the batch
         model(data[0] + 1)
     replace_head(model, new_head(4, [3], 2).double())
-    freeze(model, model.head_layer)
     head = copy.deepcopy(model.head_layer)
     seen: list[int] = []
     model.stem.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
 
     features = extract(model, data)
     seen_once = sum(seen)
+    freeze(model, model.head_layer)
     for trained, examples in ((head, features), (model, data)):
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
         fit(trained, examples, epochs=epochs, batch_size=batch_size, optimizer=optimizer)
