@@ -11,8 +11,6 @@ from torch.autograd.graph import Node
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the gradient of a scalar function at x, in the shape of x, by autograd.
@@ -176,7 +174,8 @@ class ByHand(nn.Module):
     `model` is a Sequential of Linear layers with one ReLU between each two, perhaps a Flatten in
     front. All its parameters become views of one flat parameter, so the model learns what this
     module learns; build it after the model is on its device. Autograd then has one node to visit
-    and the optimizer one tensor to update, which for small networks is where the time goes.
+    and the optimizer one tensor to update. Whether that is faster depends on the processor:
+    benchmarks/training.py tells.
 
     Raises ValueError for any other chain of layers, and for a layer that is there twice.
     Source: the chain rule, as in Rumelhart, Hinton and Williams, "Learning representations by
@@ -213,9 +212,9 @@ class _Chain(torch.autograd.Function):
         parameters, taken = views(flat, shapes), [inputs]
         ctx.weights, ctx.shapes = parameters[::2], shapes
         for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
-            taken.append(linear(taken[-1], weight, bias).relu_())
+            taken.append(F.linear(taken[-1], weight, bias).relu_())
         ctx.save_for_backward(flat, *taken)
-        return linear(taken[-1], *parameters[-2:])
+        return F.linear(taken[-1], *parameters[-2:])
 
     @staticmethod
     @once_differentiable
@@ -226,22 +225,12 @@ class _Chain(torch.autograd.Function):
         gradient = torch.empty_like(flat)
         slots = views(gradient, ctx.shapes)
         for layer in reversed(range(len(taken))):
-            slots[2 * layer].copy_(linear(delta.t(), taken[layer].t()))
+            torch.mm(delta.t(), taken[layer], out=slots[2 * layer])
             torch.sum(delta, 0, out=slots[2 * layer + 1])
             if layer:
                 # The slope of ReLU is one where something came out of it, else zero.
-                delta = linear(delta, ctx.weights[layer].t()).masked_fill_(taken[layer] <= 0, 0)
+                delta = (delta @ ctx.weights[layer]).masked_fill_(taken[layer] <= 0, 0)
         return delta @ ctx.weights[0] if ctx.needs_input_grad[0] else None, gradient, None
-
-
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return inputs @ weight.t() + bias, by oneDNN where it can.
-
-    PyTorch gives matrix products in float32 to MKL, which on some processors takes twice as long.
-    """
-    if inputs.dtype == torch.float32 and inputs.device.type == "cpu" and HAS_ONEDNN:
-        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")  # type: ignore[no-any-return]
-    return F.linear(inputs, weight, bias)
 
 
 def chain_of(model: nn.Sequential) -> list[nn.Linear]:
