@@ -34,7 +34,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from dlconcepts.compare import bits, same
-from dlconcepts.loading import Pixels, batches, image_pipeline, normalize
+from dlconcepts.loading import READ_AT_ONCE, Pixels, batches, image_pipeline, normalize
 from dlconcepts.strategies import shapes, tensors
 
 claim = pytest.mark.claim
@@ -633,6 +633,12 @@ def reorders_images_only(
     return batches((images[order], labels), batch_size)
 
 
+def reads_once(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor) -> Any:
+    """Read as much as fits the cache, and take it for all there is."""
+    read = order[: max(1, READ_AT_ONCE // data[0][0].numel())]
+    return batches(data, batch_size, order=read)
+
+
 def leaves_bytes(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor) -> Any:
     """Yield bytes as they are."""
     return ((data[0][cut].float(), data[1][cut]) for cut in order.split(batch_size))
@@ -645,6 +651,7 @@ def leaves_bytes(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor)
         cuts_without_the_rest: "the batches of a DataLoader",
         ignores_the_order: "the batches of a DataLoader",
         reorders_images_only: "the batches of a DataLoader",
+        reads_once: "the batches of a DataLoader",
         leaves_bytes: "bytes come normalised",
     },
 )
@@ -652,16 +659,19 @@ def leaves_bytes(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor)
     order=st.integers(1, 8).flatmap(lambda n: st.permutations(range(n))),
     batch_size=st.integers(1, 5),
     as_bytes=st.booleans(),
+    values=st.sampled_from([1, READ_AT_ONCE // 2]),
 )
 def test_batches_are_those_of_a_loader(
     batches: Callable[..., Iterable[tuple[Tensor, Tensor]]],
     order: list[int],
     batch_size: int,
     as_bytes: bool,
+    values: int,
 ) -> None:
     """Cutting two tensors in an order gives the batches of a DataLoader, bytes normalised."""
     images, labels = numbered(len(order)).tensors
     images = images.to(torch.uint8) if as_bytes else images
+    images = images[:, :1].expand(-1, values)  # two large ones are as much as is read at once
 
     found = list(batches((images, labels), batch_size, order=torch.tensor(order)))
 
