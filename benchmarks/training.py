@@ -5,13 +5,18 @@
 
 One epoch of a network 784-128-64-10 with Adam, batches of 64, on 60,000 images: the sample that
 comes with the package, repeated. All routes run in one process, interleaved, each with its own
-defaults; a table gives the median of the rounds, the ratios to the course's loop and to the floor,
-and the peak memory of a process that runs one route alone (on Linux). The floor is only the matrix
-products of forward and backward, on buffers that are there. A second table is about the evaluation
-of 10,000 images with one thread each.
+defaults (Keras, which has one backend a process, in processes of its own that wait for their turn);
+a table gives the median of the rounds, the ratios to the course's loop and to the floor, what the
+first epoch cost beyond a later one (imports and compiling), and the peak memory of a process that
+runs one route alone (on Linux). The floor is only the matrix products of forward and backward, on
+buffers that are there. A second table is about the evaluation of 10,000 images, one thread each.
+A peer that is not installed is named and left out.
 """
 
 import argparse
+import importlib.util
+import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
@@ -140,6 +146,248 @@ def skorch(data: Data) -> Callable[[], object]:
     return lambda: net.partial_fit(images, data[1])
 
 
+def fastai(data: Data) -> Callable[[], object]:
+    from fastai.basics import DataLoaders, Learner
+    from fastai.data.load import DataLoader as FastLoader
+
+    examples = TensorDataset(normalize(data[0]), data[1])
+    loader = FastLoader(examples, bs=BATCH, shuffle=True, num_workers=0, device=torch.device("cpu"))
+    one_batch = loader.new(TensorDataset(examples[:BATCH][0], examples[:BATCH][1]))  # it must have
+    learner = Learner(DataLoaders(loader, one_batch), network(), loss_func=F.cross_entropy)
+    learner.recorder.train_metrics = False
+
+    def epoch() -> None:
+        with learner.no_logging():
+            learner.fit(1, lr=1e-3)
+
+    return epoch
+
+
+def keras(data: Data) -> Callable[[], object]:
+    from keras import Sequential, layers, losses
+
+    widths = [layers.Dense(width, activation="relu") for width in SIZES[1:-1]]
+    model = Sequential([layers.Flatten(), *widths, layers.Dense(SIZES[-1])])
+    model.compile("adam", losses.SparseCategoricalCrossentropy(from_logits=True))
+    images, labels = normalize(data[0]).numpy(), data[1].numpy()
+    return lambda: model.fit(images, labels, batch_size=BATCH, verbose=0)
+
+
+def compiled(data: Data) -> Callable[[], object]:
+    """Compile the gradient of a functional call and Adam's update as one function."""
+    model = network()
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    means, squares = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in "12")
+
+    def loss_of(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(model, weights, (images,)), labels)
+
+    @torch.compile
+    def step(images: Tensor, labels: Tensor, steps: Tensor) -> Tensor:
+        gradients, loss = torch.func.grad_and_value(loss_of)(weights, images, labels)
+        for name, gradient in gradients.items():
+            means[name].lerp_(gradient, 0.1)
+            squares[name].lerp_(gradient.square(), 0.001)
+            size = (squares[name] / (1 - 0.999**steps)).sqrt() + 1e-8
+            weights[name].sub_(0.001 * means[name] / (1 - 0.9**steps) / size)
+        return loss
+
+    images, labels, steps = normalize(data[0]), data[1], torch.zeros(())
+
+    def epoch() -> float:
+        total = 0.0
+        with torch.no_grad(), one_thread(model):
+            for cut in torch.randperm(len(labels)).split(BATCH):
+                steps.add_(1)
+                total += step(images[cut], labels[cut], steps).item()
+        return total
+
+    return epoch
+
+
+def numpy_by_hand(data: Data) -> Callable[[], object]:
+    generator = np.random.default_rng(0)
+    parameters = [
+        part.detach().numpy().copy() for layer in network() for part in layer.parameters()
+    ]
+    means, squares = ([np.zeros_like(part) for part in parameters] for _ in "12")
+    images, labels = normalize(data[0]).flatten(1).numpy(), data[1].numpy()
+    steps = 0
+
+    def epoch() -> float:
+        nonlocal steps
+        total = 0.0
+        order = generator.permutation(len(labels))
+        for first in range(0, len(order), BATCH):
+            cut = order[first : first + BATCH]
+            taken = [images[cut]]
+            for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+                taken.append(np.maximum(taken[-1] @ weight.T + bias, 0))
+            logits = taken[-1] @ parameters[-2].T + parameters[-1]
+            logits -= logits.max(1, keepdims=True)
+            delta = np.exp(logits)
+            sums = delta.sum(1, keepdims=True)
+            rows = np.arange(len(cut))
+            total += float((np.log(sums[:, 0]) - logits[rows, labels[cut]]).sum())
+            delta /= sums
+            delta[rows, labels[cut]] -= 1
+            delta /= len(cut)
+            gradients: list[Any] = []
+            for layer in reversed(range(len(taken))):
+                gradients[:0] = [delta.T @ taken[layer], delta.sum(0)]
+                if layer:
+                    delta = (delta @ parameters[2 * layer]) * (taken[layer] > 0)
+            steps += 1
+            for part, mean, square, slope in zip(
+                parameters, means, squares, gradients, strict=True
+            ):
+                mean += 0.1 * (slope - mean)
+                square += 0.001 * (slope * slope - square)
+                size = np.sqrt(square / (1 - 0.999**steps)) + 1e-8
+                part -= (0.001 / (1 - 0.9**steps)) * mean / size
+        return total / len(order)
+
+    return epoch
+
+
+def jax_step() -> tuple[Any, Any]:
+    """Return a training step of JAX with optax, and where it starts from."""
+    import jax
+    import optax
+
+    parameters = [
+        (jax.numpy.asarray(layer.weight.detach().numpy().T), jax.numpy.asarray(bias))
+        for layer in network()
+        if isinstance(layer, nn.Linear)
+        for bias in [layer.bias.detach().numpy()]
+    ]
+    adam = optax.adam(1e-3)
+
+    def loss_of(parameters: Any, images: Any, labels: Any) -> Any:
+        *hidden, (weight, bias) = parameters
+        for inner, offset in hidden:
+            images = jax.nn.relu(images @ inner + offset)
+        logits = images @ weight + bias
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def step(state: Any, batch: Any) -> Any:
+        parameters, moments = state
+        loss, gradients = jax.value_and_grad(loss_of)(parameters, *batch)
+        updates, moments = adam.update(gradients, moments)
+        return (optax.apply_updates(parameters, updates), moments), loss
+
+    return step, (parameters, adam.init(parameters))
+
+
+def jax_steps(data: Data) -> Callable[[], object]:
+    import jax
+
+    step, state = jax_step()
+    step = jax.jit(step, donate_argnums=0)
+    images, labels = normalize(data[0]).flatten(1).numpy(), data[1].numpy()
+    generator = np.random.default_rng(0)
+
+    def epoch() -> float:
+        nonlocal state
+        total = 0.0
+        order = generator.permutation(len(labels))
+        for first in range(0, len(order), BATCH):
+            cut = order[first : first + BATCH]
+            state, loss = step(state, (images[cut], labels[cut]))
+            total += float(loss) * len(cut)
+        return total / len(order)
+
+    return epoch
+
+
+def jax_scan(data: Data) -> Callable[[], object]:
+    import jax
+
+    step, state = jax_step()
+    images, labels = jax.numpy.asarray(normalize(data[0]).flatten(1)), jax.numpy.asarray(data[1])
+    key = jax.random.key(0)
+
+    def scan(state: Any, key: Any) -> Any:
+        # A scan has steps of one shape: the examples of a smaller last batch are left out.
+        order = jax.random.permutation(key, len(labels))
+        cuts = order[: len(labels) // BATCH * BATCH].reshape(-1, BATCH)
+        return jax.lax.scan(lambda s, cut: step(s, (images[cut], labels[cut])), state, cuts)
+
+    scan = jax.jit(scan, donate_argnums=0)
+
+    def epoch() -> float:
+        nonlocal state, key
+        key, drawn = jax.random.split(key)
+        state, losses = scan(state, drawn)
+        return float(losses.mean())
+
+    return epoch
+
+
+def flax(data: Data) -> Callable[[], object]:
+    import jax
+    import optax
+    from flax import nnx
+
+    keys = nnx.Rngs(0)
+    layers = [
+        part for a, b in pairwise(SIZES) for part in (nnx.Linear(a, b, rngs=keys), jax.nn.relu)
+    ]
+    model = nnx.Sequential(*layers[:-1])
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+
+    def loss_of(model: Any, images: Any, labels: Any) -> Any:
+        scores = model(images)
+        return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any, images: Any, labels: Any) -> Any:
+        loss, gradients = nnx.value_and_grad(loss_of)(model, images, labels)
+        optimizer.update(model, gradients)
+        return loss
+
+    step = nnx.cached_partial(step, model, optimizer)
+    images, labels = normalize(data[0]).flatten(1).numpy(), data[1].numpy()
+    generator = np.random.default_rng(0)
+
+    def epoch() -> float:
+        total = 0.0
+        order = generator.permutation(len(labels))
+        for first in range(0, len(order), BATCH):
+            cut = order[first : first + BATCH]
+            total += float(step(images[cut], labels[cut])) * len(cut)
+        return total / len(order)
+
+    return epoch
+
+
+def elsewhere(name: str, **environment: str) -> Route:
+    """Return a route that a process of its own runs, once for each line it is sent."""
+
+    def start(data: Data) -> Callable[[], object]:
+        command = [sys.executable, __file__, "--images", str(len(data[1])), "--serve", name]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        sent, answers = process.stdin, process.stdout
+
+        def epoch() -> None:
+            print("go", file=sent, flush=True)
+            if answers.readline() != "done\n":
+                raise RuntimeError(f"the process of {name} has ended")
+
+        return epoch
+
+    return start
+
+
 def our_fit(data: Data) -> Callable[[], object]:
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
@@ -178,9 +426,30 @@ ROUTES: dict[str, Route] = {
     "the same loop over tensors": loader_over_tensors,
     "Lightning over tensors": lightning,
     "skorch": skorch,
+    "fastai": fastai,
+    "Keras on torch": elsewhere("keras", KERAS_BACKEND="torch"),
+    "Keras on JAX": elsewhere("keras", KERAS_BACKEND="jax"),
+    "a step compiled by torch": compiled,
+    "flax, a jitted step": flax,
+    "JAX, a jitted step": jax_steps,
+    "JAX, a scan": jax_scan,
+    "numpy by hand": numpy_by_hand,
     "fit": our_fit,
     "fit, differentiated by hand": our_fit_by_hand,
     "matrix products alone, one thread": floor,
+}
+
+
+# What a route needs that the project does not.
+NEEDS = {
+    "Lightning over tensors": ("lightning",),
+    "skorch": ("skorch",),
+    "fastai": ("fastai",),
+    "Keras on torch": ("keras",),
+    "Keras on JAX": ("keras", "jax"),
+    "flax, a jitted step": ("flax", "optax"),
+    "JAX, a jitted step": ("jax", "optax"),
+    "JAX, a scan": ("jax", "optax"),
 }
 
 
@@ -220,16 +489,26 @@ def repeated(images: int) -> Data:
     return sample.images[positions], sample.labels[positions]
 
 
-def measure(routes: dict[str, Route], data: Data, rounds: int) -> dict[str, float]:
-    """Return the median of examples a second for each route; the first round is not counted."""
-    runs = {name: route(data) for name, route in routes.items()}
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):
+def missing(name: str) -> list[str]:
+    """Return what a route needs and this environment has not."""
+    return [need for need in NEEDS.get(name, ()) if importlib.util.find_spec(need) is None]
+
+
+def measure(routes: dict[str, Route], data: Data, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each epoch of each route, the first one from a cold start."""
+    seconds: dict[str, list[float]] = {}
+    runs = {}
+    for name, route in routes.items():
+        started = time.perf_counter()
+        runs[name] = route(data)
+        runs[name]()
+        seconds[name] = [time.perf_counter() - started]
+    for _ in range(rounds):
         for name, run in runs.items():
             started = time.perf_counter()
             run()
-            rates[name].append(len(data[1]) / (time.perf_counter() - started))
-    return {name: statistics.median(values[1:]) for name, values in rates.items()}
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def peak_memory(name: str, images: int) -> int:
@@ -238,39 +517,90 @@ def peak_memory(name: str, images: int) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def run_alone(name: str, data: Data) -> None:
+    """Run one route once and print this process's peak memory, or that of the one it started."""
+    ROUTES[name](data)()
+    tasks = Path("/proc/self/task").glob("*/children")
+    started = [child for task in tasks for child in task.read_text(encoding="ascii").split()]
+    # Not getrusage, whose maximum a process inherits from the one that started it.
+    peaks = [
+        int(
+            Path(f"/proc/{process}/status")
+            .read_text(encoding="ascii")
+            .split("VmHWM:")[1]
+            .split()[0]
+        )
+        for process in ("self", *started)
+    ]
+    print(peaks[-1] // 1024)
+
+
+def serve(name: str, data: Data) -> None:
+    """Run one route for each line of standard input, and answer each with a line."""
+    run = {"keras": keras}[name](data)
+    for _ in sys.stdin:
+        run()
+        print("done", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--only", nargs="+", choices=ROUTES, help="these, the first one, the last")
+    parser.add_argument("--json", type=Path, help="file to write the tables to as well")
     parser.add_argument("--alone", choices=ROUTES, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     # Lightning and skorch warn about settings that are theirs to choose.
     warnings.simplefilter("ignore")
     data = repeated(options.images)
     if options.alone:
-        ROUTES[options.alone](data)()
-        # Not getrusage, whose maximum a process inherits from the one that started it.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
-        return
+        return run_alone(options.alone, data)
+    if options.serve:
+        return serve(options.serve, data)
 
-    rates = measure(ROUTES, data, options.rounds)
-    first, last = rates[next(iter(rates))], rates[list(rates)[-1]]
-    speed = Table("route", "examples/s", "course = 1", "floor = 1", "peak MiB")
-    for name, rate in rates.items():
-        memory = str(peak_memory(name, options.images))
-        speed.add_row(name, f"{rate:,.0f}", f"{rate / first:.1f}", f"{rate / last:.2f}", memory)
+    console = Console(width=120)
+    names = list(ROUTES)
+    wanted = {names[0], *(options.only or names), names[-1]}
+    for name in [name for name in names if name in wanted and missing(name)]:
+        console.print(f"left out, since {', '.join(missing(name))} is not installed: {name}")
+        wanted.discard(name)
+    seconds = measure({n: r for n, r in ROUTES.items() if n in wanted}, data, options.rounds)
+    medians = {name: statistics.median(later) for name, (_, *later) in seconds.items()}
+    first, last = medians[names[0]], medians[names[-1]]
+    headings = ("route", "examples/s", "course = 1", "floor = 1", "first epoch + s", "peak MiB")
+    rows = [
+        (
+            name,
+            f"{options.images / median:,.0f}",
+            f"{first / median:.1f}",
+            f"{last / median:.2f}",
+            f"{seconds[name][0] - median:.1f}",
+            str(peak_memory(name, options.images)),
+        )
+        for name, median in medians.items()
+    ]
+    tables = [("one epoch of training", headings, rows)]
 
     torch.set_num_threads(1)
-    rates = measure(EVALUATIONS, repeated(options.images // 6), options.rounds)
-    first = rates[next(iter(rates))]
-    evaluation = Table("evaluation", "examples/s", "course = 1")
-    for name, rate in rates.items():
-        evaluation.add_row(name, f"{rate:,.0f}", f"{rate / first:.1f}")
-
-    console = Console(width=100)
-    console.print(speed)
-    console.print(evaluation)
+    held_out = repeated(options.images // 6)
+    seconds = measure(EVALUATIONS, held_out, options.rounds)
+    medians = {name: statistics.median(later) for name, (_, *later) in seconds.items()}
+    first = medians[next(iter(medians))]
+    rows = [
+        (name, f"{len(held_out[1]) / median:,.0f}", f"{first / median:.1f}")
+        for name, median in medians.items()
+    ]
+    tables.append(("evaluation", ("route", "examples/s", "course = 1"), rows))
+    for title, columns, lines in tables:
+        table = Table(*columns, title=title)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    if options.json:
+        record = [{"title": t, "columns": c, "rows": r} for t, c, r in tables]
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
