@@ -476,9 +476,23 @@ def our_evaluation(data: Data) -> Callable[[], object]:
     return lambda: evaluate(model, data)
 
 
+def forward_products(data: Data) -> Callable[[], object]:
+    """Multiply the matrices of a forward pass, a thousand images at a time."""
+    weights = [torch.randn(b, a) for a, b in pairwise(SIZES)]
+    values = [torch.randn(1000, size) for size in SIZES]
+
+    def products() -> None:
+        for _ in range(-(-len(data[1]) // 1000)):
+            for weight, before, after in zip(weights, values, values[1:], strict=False):
+                torch.mm(before, weight.t(), out=after)
+
+    return products
+
+
 EVALUATIONS: dict[str, Route] = {
     "the course's validation": course_validation,
     "evaluate": our_evaluation,
+    "matrix products alone": forward_products,
 }
 
 
