@@ -1,4 +1,4 @@
-"""The command line: `python -m dlconcepts verify | train | transfer | classify`.
+"""The command line: `python -m dlconcepts verify | practice | train | transfer | classify`.
 
 Only arguments are dealt with here. PyTorch takes seconds to import, so the commands themselves
 come from `dlconcepts.verify` and `dlconcepts.commands` once the arguments are known to be good:
@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dlconcepts import verify
 
         return verify.run(arguments)
+    if arguments.command == "practice":
+        from dlconcepts.practice import command
+
+        return command.run(arguments)
     if arguments.command == "transfer":
         from dlconcepts import transfer_command
 
@@ -40,6 +44,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         from dlconcepts.verify import add_arguments
 
         add_arguments(verify)
+    practice = commands.add_parser("practice", help="write the techniques yourself")
+    if argv[:1] == ["practice"]:
+        from dlconcepts.practice.command import add_arguments
+
+        add_arguments(practice)
     train = commands.add_parser(
         "train",
         help="train a network on Fashion-MNIST",
