@@ -96,7 +96,8 @@ class Practice:
             path = self.folder / f"{lesson}.py"
             self.tell("load", lesson=lesson)
             spec = importlib.util.spec_from_file_location(f"{PREFIX}{lesson}", path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module.__name__] = module  # pickle and dataclasses look there
             self.watch()

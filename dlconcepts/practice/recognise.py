@@ -3,7 +3,7 @@
 The learner's function and the mistake run on the same drawn examples of each law that knows the
 mistake. A name is given only if on every example the law says the same of both to the letter, for
 the mistake's stated reason at least once, and if all that could be seen was the same to the last
-bit: each result, what became of the arguments, and all that the law had in hand at its end.
+bit: each result, what became of the arguments, and each tensor and model that the law ended with.
 """
 
 import functools
@@ -62,7 +62,8 @@ def recognise(laws: Sequence[Judged], watch: Callable[[], None]) -> list[tuple[s
     """Return the name and the sentence of each mistake that a learner's function behaves as.
 
     The first law is the one that failed: a mistake must explain that one, and agree with the
-    learner's function on each law that knows the mistake. `watch` is called before each example.
+    learner's function on each law that knows the mistake. Those that the first law knows are
+    nearest: they go before others. `watch` is called before each example.
     """
     deadline = time.monotonic() + SECONDS
     found = dict.fromkeys(mistake for law in laws for mistake in law.wrong)
@@ -76,7 +77,8 @@ def recognise(laws: Sequence[Judged], watch: Callable[[], None]) -> list[tuple[s
             possible = any(reason in text for text in said)
             if not possible or not behaves_as(law, mistake, learners, deadline, watch):
                 del found[mistake]
-    return [(name_of(mistake).replace("_", " "), sentence_of(mistake)) for mistake in found]
+    known = [mistake for mistake in found if mistake in laws[0].wrong] or list(found)
+    return [(name_of(mistake).replace("_", " "), sentence_of(mistake)) for mistake in known]
 
 
 def name_of(subject: Any) -> str:
@@ -219,7 +221,8 @@ class Observer:
                 self.seen.append((digest(result), given))
         elif frame.f_code is self.law and event == "return":
             names = sorted(frame.f_locals.keys() - {self.argument})
-            self.seen.append([(name, digest(frame.f_locals[name])) for name in names])
+            at_hand = changeable(frame.f_locals[name] for name in names)
+            self.seen.append([digest(value) for value in at_hand])
 
 
 def changeable(arguments: Iterable[Any]) -> Iterator[Any]:

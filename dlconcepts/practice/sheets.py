@@ -49,10 +49,14 @@ def skeleton(technique: Technique) -> str:
         return without_body(source, node, node.name)
     parts = [head(source, node)]
     for statement in node.body[1:]:
-        if isinstance(statement, ast.FunctionDef):
-            if not statement.name.startswith("_") or statement.name.endswith("__"):
-                parts.append(without_body(source, statement, f"{node.name}.{statement.name}"))
+        if isinstance(statement, ast.FunctionDef) and not is_private(statement.name):
+            parts.append(without_body(source, statement, f"{node.name}.{statement.name}"))
     return "\n".join(parts)
+
+
+def is_private(name: str) -> bool:
+    """Return whether a method is nobody's business: one underscore in front, like _this."""
+    return name.startswith("_") and not name.endswith("__")
 
 
 def without_body(source: str, function: ast.FunctionDef, name: str) -> str:

@@ -17,7 +17,8 @@ from dlconcepts.practice.check import Outcome
 from dlconcepts.practice.sheets import is_text
 from dlconcepts.practice.techniques import TESTS, Law, Technique, definitions, ledger, parsed
 
-BAR = 20
+BAR = 20  # characters
+LINES = 24  # of one value
 INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 CHECK = "python -m dlconcepts practice"
 
@@ -143,10 +144,15 @@ def tell_rows(out: Console, rows: Iterable[tuple[str, str | None]]) -> None:
     """Print values under their headings."""
     for heading, value in rows:
         if value:
-            lines = value.rstrip("\n").splitlines()
-            lines = lines if len(lines) <= 20 else [*lines[:20], "..."]
+            lines = [part for line in value.rstrip("\n").splitlines() for part in folded(line, out)]
+            lines = lines if len(lines) <= LINES else [*lines[:LINES], "..."]
             for i, line in enumerate(lines):
                 out.print(Text.assemble((f"  {'' if i else heading:<15}", "bold"), line))
+
+
+def folded(line: str, out: Console) -> list[str]:
+    """Return a line cut into as many as its place beside a heading asks for."""
+    return textwrap.wrap(line, out.width - 17, drop_whitespace=False) or [""]
 
 
 def tell_error(out: Console, failure: Mapping[str, Any]) -> None:

@@ -117,9 +117,8 @@ def find_laws(tests: Path) -> Iterator[Law]:
 def claim_mark(function: ast.FunctionDef) -> ast.Call | None:
     """Return the claim mark among a function's decorators."""
     for mark in function.decorator_list:
-        if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name):
-            if mark.func.id == "claim":
-                return mark
+        if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "claim":
+            return mark
     return None
 
 

@@ -59,6 +59,8 @@ def short(value: Any) -> str:
     >>> short([0] * 1000)[-15:]
     '0, 0, 0, 0, ...'
     """
+    if hasattr(value, "param_groups"):  # an optimizer, whose repr fills a screen
+        return f"{type(value).__name__}(lr={value.param_groups[0]['lr']})"
     try:
         text = repr(value)
     except Exception as error:  # an object may be half made
@@ -142,6 +144,6 @@ def counterexample(notes: list[str], subject: str) -> str:
     'Draw 1: 7'
     """
     text = HEADING.sub("", "\n".join(notes))
-    lines = [line for line in text.splitlines() if not line.startswith(f"    {subject}=<")]
+    lines = [line for line in text.splitlines() if not line.startswith(f"    {subject}=")]
     kept = [line.removeprefix("    ") for line in lines if line != ")"]
     return re.sub(r" at 0x[0-9a-f]+", "", "\n".join(kept))[:2000]
