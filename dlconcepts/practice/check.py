@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,11 +20,12 @@ from typing import Any
 
 import pytest
 
+from dlconcepts.atomic import write_atomically
 from dlconcepts.practice.sheets import fingerprint, written
 from dlconcepts.practice.techniques import TESTS, Technique
 
 PROGRESS = "progress.json"
-EVENTS, STUCK = ".events.jsonl", ".stuck.txt"
+EVENTS, STUCK = "events.jsonl", "stuck.txt"
 FRAME = re.compile(r'File "(.*)", line (\d+) in (\S+)')
 
 
@@ -45,6 +47,11 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
     new: bool = False
 
+    @property
+    def laws(self) -> int:
+        """How many laws judge the technique."""
+        return len(self.technique.laws)
+
 
 def check(folder: Path, techniques: Sequence[Technique], limit: float) -> list[Outcome]:
     """Judge a folder's techniques, in the course's order, and remember those that passed."""
@@ -54,8 +61,9 @@ def check(folder: Path, techniques: Sequence[Technique], limit: float) -> list[O
     for outcome in outcomes:
         look_at(outcome, folder, prints, progress)
     while waiting := [outcome for outcome in outcomes if outcome.state == "waiting"]:
-        written = [o.technique.name for o in outcomes if o.state in ("waiting", "passed", "failed")]
-        judge(folder, waiting, written, limit)
+        lent = ("unwritten", "missing", "broken")  # the library's take their place
+        names = [outcome.technique.name for outcome in outcomes if outcome.state not in lent]
+        judge(folder, waiting, names, limit)
         for outcome in waiting:
             if outcome.state == "passed" and not outcome.skipped:
                 progress[outcome.technique.name] = prints[outcome.technique.name]
@@ -88,102 +96,99 @@ def look_at(
 
 def judge(folder: Path, waiting: Sequence[Outcome], written: Sequence[str], limit: float) -> None:
     """Run the laws of the techniques that wait, until none is left or the process ends early."""
-    by_name = {outcome.technique.name: outcome for outcome in waiting}
-    (folder / EVENTS).unlink(missing_ok=True)
-    last_lines = run_pytest(folder, [outcome.technique for outcome in waiting], written, limit)
-    running: dict[str, Any] | None = None
-    done: Counter[str] = Counter()
-    judged = False
-    for event in events(folder / EVENTS):
-        judged = True
-        running = event if event["event"] in ("start", "load") else None
-        if event["event"] == "broken":
-            for outcome in waiting:
-                if outcome.technique.lesson == event["lesson"]:
-                    outcome.state, outcome.failure = "broken", event
-        elif event["event"] == "fail":
-            by_name[event["technique"]].state = "failed"
-            by_name[event["technique"]].failure = event
-        elif event["event"] == "skip":
-            by_name[event["technique"]].skipped.append(event["reason"])
-        if event["event"] in ("pass", "skip"):
-            done[event["technique"]] += 1
-    if not judged:
+    with tempfile.TemporaryDirectory() as name:
+        notes = Path(name)
+        options = [f"--practice={folder}", f"--practice-notes={notes}", f"--practice-limit={limit}"]
+        options += [f"--practice-only={','.join(each.technique.name for each in waiting)}"]
+        options += [f"--practice-written={','.join(written)}"]
+        last_lines = run_pytest([each.technique for each in waiting], options, notes)
+        told = list(events(notes / EVENTS))
+        stuck = (notes / STUCK).read_text(encoding="utf-8", errors="replace") if told else ""
+    if not told:
         raise PracticeError(f"pytest did not start, its last lines are:\n{last_lines}")
+    for event in told:
+        note(event, waiting)
+    passed = Counter(event.get("technique") for event in told if event["event"] in ("pass", "skip"))
     for outcome in waiting:
-        if outcome.state == "waiting" and done[outcome.technique.name] == len(
-            outcome.technique.laws
-        ):
+        if outcome.state == "waiting" and passed[outcome.technique.name] == outcome.laws:
             outcome.state, outcome.new = "passed", True
-    if running is not None:
-        end_early(folder, running, waiting, limit)
+    if told[-1]["event"] in ("start", "load"):
+        end_early(folder, told[-1], waiting, stuck, limit)
     elif any(outcome.state == "waiting" for outcome in waiting):
         raise PracticeError(f"pytest did not run every law, its last lines are:\n{last_lines}")
-    for name in (STUCK,):
-        (folder / name).unlink(missing_ok=True)
+
+
+def note(event: dict[str, Any], waiting: Sequence[Outcome]) -> None:
+    """Note what the plugin has told with those whom it concerns."""
+    for outcome in concerned(event, waiting):
+        if event["event"] == "broken":
+            outcome.state, outcome.failure = "broken", event
+        elif event["event"] == "fail":
+            outcome.state, outcome.failure = "failed", event
+        elif event["event"] == "skip":
+            outcome.skipped.append(event["reason"])
+
+
+def concerned(event: dict[str, Any], waiting: Sequence[Outcome]) -> list[Outcome]:
+    """Return the technique that an event names, or all those of the lesson that it names."""
+    if "technique" in event:
+        return [each for each in waiting if each.technique.name == event["technique"]]
+    return [each for each in waiting if each.technique.lesson == event["lesson"]]
 
 
 def end_early(
-    folder: Path, running: dict[str, Any], waiting: Sequence[Outcome], limit: float
+    folder: Path, running: dict[str, Any], waiting: Sequence[Outcome], stuck: str, limit: float
 ) -> None:
     """Note what was running when the process ended: too slow, or the end of Python itself."""
-    place, text = None, (folder / STUCK).read_text(encoding="utf-8", errors="replace")
-    for file, line, function in FRAME.findall(text):
-        if Path(file).parent == folder:
-            place = {"file": Path(file).name, "line": int(line), "function": function, "text": ""}
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-            place["text"] = lines[int(line) - 1].strip() if int(line) <= len(lines) else ""
-            break
     said = f"ran for more than {limit:g} seconds on one example, and was stopped"
-    if not text:
+    if not stuck:
         said = "ended Python itself: a crash, or a call of os._exit"
-    kind = "slow" if text else "crash"
-    failure = {**running, "kind": kind, "said": said, "where": place}
-    for outcome in waiting:
-        if running["event"] == "load" and outcome.technique.lesson == running["lesson"]:
-            outcome.state, outcome.failure = "broken", failure
-        elif outcome.technique.name == running.get("technique"):
-            outcome.state, outcome.failure = "failed", failure
+    failure = {**running, "kind": "ended", "said": said, "where": place_in(stuck, folder)}
+    for outcome in concerned(running, waiting):
+        outcome.state = "broken" if running["event"] == "load" else "failed"
+        outcome.failure = failure
 
 
-def run_pytest(
-    folder: Path, techniques: Sequence[Technique], written: Sequence[str], limit: float
-) -> str:
+def place_in(stuck: str, folder: Path) -> dict[str, Any] | None:
+    """Return the innermost line of the learner's files in what faulthandler has written."""
+    for name, line, function in FRAME.findall(stuck):
+        file = Path(name)
+        if file.parent == folder:
+            lines = file.read_text(encoding="utf-8").splitlines()
+            text = dict(enumerate(lines, 1)).get(int(line), "")
+            return {"file": file.name, "line": int(line), "function": function, "text": text}
+    return None
+
+
+def run_pytest(techniques: Sequence[Technique], options: Sequence[str], notes: Path) -> str:
     """Run the laws of some techniques and return the last lines that pytest printed."""
     files = sorted({str(TESTS / law.file) for each in techniques for law in each.laws})
-    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "--tb=no", *files]
-    command += [
-        "-p",
-        "dlconcepts.practice.plugin",
-        "-p",
-        "no:faulthandler",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += ["--hypothesis-profile=ci", f"--practice={folder}", f"--practice-limit={limit}"]
-    command += [f"--practice-only={','.join(each.name for each in techniques)}"]
-    command += [f"--practice-written={','.join(written)}"]
-    with subprocess.Popen(
-        command,
-        cwd=TESTS.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # the laws start processes too, which must end with it
-    ) as process:
+    plugins = ("dlconcepts.practice.plugin", "no:faulthandler", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "--tb=short", *files, *options]
+    command += [f"-p{plugin}" for plugin in plugins] + ["--hypothesis-profile=ci"]
+    # A file, not a pipe: what the laws have started may hold a pipe open for ever.
+    with (notes / "output.txt").open("w+b") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=TESTS.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that all that it has started can be ended with it
+        )
         try:
-            output, _ = process.communicate()
+            status = process.wait()
         finally:
             end_group(process)
-    last_lines = "\n".join(output.splitlines()[-20:])
-    if process.returncode == pytest.ExitCode.INTERNAL_ERROR:
+            process.wait()
+        output.seek(0)
+        last_lines = "\n".join(output.read().decode(errors="replace").splitlines()[-20:])
+    if status == pytest.ExitCode.INTERNAL_ERROR:
         raise PracticeError(f"pytest broke down, its last lines are:\n{last_lines}")
     return last_lines
 
 
-def end_group(process: subprocess.Popen[str]) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it has started."""
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError, PermissionError):
@@ -215,7 +220,5 @@ def read_progress(path: Path) -> dict[str, str]:
 
 def write_progress(path: Path, passed: dict[str, str]) -> None:
     """Keep the fingerprints, whole or not at all."""
-    from dlconcepts.atomic import write_atomically
-
     text = json.dumps({"passed": dict(sorted(passed.items()))}, indent=2) + "\n"
     write_atomically(path, text.encode())

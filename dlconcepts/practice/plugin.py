@@ -16,6 +16,7 @@ import time
 import types
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,17 +24,21 @@ import pytest
 from hypothesis import settings
 from hypothesis.errors import HypothesisException
 
-from dlconcepts.practice.recognise import Judged, recognise
+from dlconcepts.practice.check import EVENTS, STUCK
+from dlconcepts.practice.recognise import Enough, Judged, recognise
 from dlconcepts.practice.techniques import TESTS, Law, Technique, survey
 from dlconcepts.practice.told import Calls, broken, failure_told
 
 PREFIX = "practice_"
+MOST = 1_000  # examples of a law
+SECONDS = 1.0  # for those beyond what the law is asked for
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what `practice --check` tells."""
     group = parser.getgroup("practice")
     group.addoption("--practice", type=Path, help="folder of the learner's files")
+    group.addoption("--practice-notes", type=Path, help="folder to write to what happens")
     group.addoption("--practice-only", default="", help="names of the techniques to judge")
     group.addoption("--practice-written", default="", help="names of the techniques written so far")
     group.addoption("--practice-limit", type=float, default=10.0, help="seconds an example")
@@ -50,14 +55,15 @@ class Practice:
 
     def __init__(self, config: pytest.Config) -> None:
         self.folder = config.getoption("--practice")
+        notes = config.getoption("--practice-notes")
         self.limit = config.getoption("--practice-limit")
         techniques, _ = survey(TESTS)
         written = config.getoption("--practice-written").split(",")
         only = config.getoption("--practice-only").split(",")
         self.written = [technique for technique in techniques if technique.name in written]
         self.judged = [technique for technique in techniques if technique.name in only]
-        self.events: TextIO = (self.folder / ".events.jsonl").open("a", encoding="utf-8")
-        self.stuck: TextIO = (self.folder / ".stuck.txt").open("w", encoding="utf-8")
+        self.events: TextIO = (notes / EVENTS).open("w", encoding="utf-8")
+        self.stuck: TextIO = (notes / STUCK).open("w", encoding="utf-8")
         self.failed: set[str] = set()
         self.laws: dict[str, list[pytest.Function]] = {}
         self.seconds = 0.0
@@ -149,10 +155,13 @@ class Practice:
         """Run a law with the clock on, and tell what came of it."""
         calls = self.calls.get(technique_of(item))
         started = time.perf_counter()
-        with examples_seen(item.obj, self.watch, calls):
+        asked = case_of(item).settings().max_examples
+        with examples_seen(item.obj, self.watch, calls, asked) as seen:
             try:
                 return (yield)
             except BaseException as error:
+                if seen.enough and isinstance(error, Enough | HypothesisException):
+                    return None  # what Hypothesis says of examples beyond is no verdict
                 self.failure = failure_told(error, subject_of(item), calls, self.folder)
                 raise
             finally:
@@ -233,30 +242,55 @@ def judged(item: pytest.Function) -> Judged:
     return Judged(item.obj, subject_of(item), case.subject, case.claim.wrong)
 
 
+@dataclass
+class Seen:
+    """How many examples a law has passed, of how many it was asked for, and whether one failed."""
+
+    asked: int
+    passed: int = 0
+    failed: bool = False
+
+    @property
+    def enough(self) -> bool:
+        """Whether the law has held on all the examples that it was asked for."""
+        return self.passed >= self.asked and not self.failed
+
+
 @contextmanager
-def examples_seen(law: Any, watch: Callable[[], None], calls: Calls | None) -> Generator[None]:
-    """Start the clock before each example of a law, and show the calls once one has failed."""
+def examples_seen(
+    law: Any, watch: Callable[[], None], calls: Calls | None, asked: int
+) -> Generator[Seen]:
+    """Start the clock before each example of a law, and show the calls once one has failed.
+
+    Some mistakes are found by one example in hundreds. So a law goes on after the examples that
+    it is asked for, while nothing fails, for as many as its mistakes get or for a second.
+    """
+    seen, end = Seen(asked), time.monotonic() + SECONDS
     inner, before = law.hypothesis.inner_test, law._hypothesis_internal_use_settings
     if calls is not None:
         calls.shown, calls.last = False, {}
 
     @functools.wraps(inner)
     def example(*arguments: Any, **named: Any) -> None:
+        if seen.enough and time.monotonic() > end:
+            raise Enough
         watch()
         try:
             inner(*arguments, **named)
+            seen.passed += 1
         except HypothesisException:
             raise
         except (Exception, pytest.fail.Exception):
+            seen.failed = True
             if calls is not None:
                 calls.shown = True  # the last run is that of the smallest example
             raise
 
     law.hypothesis.inner_test = example
     law._hypothesis_internal_use_settings = settings(
-        before, report_multiple_bugs=False, database=None
+        before, max_examples=max(asked, MOST), report_multiple_bugs=False, database=None
     )
     try:
-        yield
+        yield seen
     finally:
         law.hypothesis.inner_test, law._hypothesis_internal_use_settings = inner, before

@@ -62,21 +62,30 @@ def recognise(laws: Sequence[Judged], watch: Callable[[], None]) -> list[tuple[s
     """Return the name and the sentence of each mistake that a learner's function behaves as.
 
     The first law is the one that failed: a mistake must explain that one, and agree with the
-    learner's function on each law that knows the mistake. Those that the first law knows are
-    nearest: they go before others. `watch` is called before each example.
+    learner's function on each law that knows the mistake. Of several, those are named that agree
+    on most laws, and those first that the law that failed knows. `watch` is called before each
+    example.
     """
     deadline = time.monotonic() + SECONDS
     found = dict.fromkeys(mistake for law in laws for mistake in law.wrong)
-    for law in laws:
-        # All that is left is tried on the law that failed, then where it is known.
-        tried = [mistake for mistake in found if law is laws[0] or mistake in law.wrong]
-        learners = examples_of(law, deadline, watch) if tried else []
-        said = [example.said for example in learners if example.said]
+    examples: dict[int, list[Example]] = {}
+
+    def agree(mistake: Callable[..., Any], place: int) -> bool:
+        law = laws[place]
+        if place not in examples:
+            examples[place] = examples_of(law, deadline, watch)
+        reason = without_names(law.wrong.get(mistake, ""), [name_of(law.subject)])
+        possible = mistake not in law.wrong or any(reason in each.said for each in examples[place])
+        return possible and behaves_as(law, mistake, examples[place], deadline, watch)
+
+    for place, law in enumerate(laws):
+        tried = [mistake for mistake in found if place == 0 or mistake in law.wrong]
         for mistake in tried:
-            reason = without_names(law.wrong.get(mistake, ""), [name_of(law.subject)])
-            possible = any(reason in text for text in said)
-            if not possible or not behaves_as(law, mistake, learners, deadline, watch):
+            if not agree(mistake, place):
                 del found[mistake]
+    if len(found) > 1:
+        agreed = {each: sum(agree(each, place) for place in range(len(laws))) for each in found}
+        found = dict.fromkeys(each for each in found if agreed[each] == max(agreed.values()))
     known = [mistake for mistake in found if mistake in laws[0].wrong] or list(found)
     return [(name_of(mistake).replace("_", " "), sentence_of(mistake)) for mistake in known]
 
