@@ -71,7 +71,7 @@ def faults(tmp_path_factory):
         with_bodies(lesson_file("checkpoints"), snapshot="return {}") + "\n\n1 / 0\n"
     )
     there = [each for each in TECHNIQUES if (folder / f"{each.lesson}.py").exists()]
-    outcomes = checking.check(folder, there, limit=4)
+    outcomes = checking.check(folder, there, limit=10)
     return types.SimpleNamespace(
         folder=folder, outcomes={outcome.technique.name: outcome for outcome in outcomes}
     )
@@ -199,7 +199,7 @@ def test_an_endless_loop_is_stopped_and_its_line_is_told(told):
     """A function that goes on for ever is stopped; the others are judged all the same."""
     _, printed = told("centre")
 
-    assert "ran for more than 4 seconds on one example" in printed
+    assert "ran for more than 10 seconds on one example" in printed
     assert "in centre" in printed
     assert "tensors.py, line" in printed
 
@@ -234,7 +234,7 @@ def test_a_classic_mistake_is_told_its_name(told):
     """A step that forgets zero_grad is 'never zeroes', with that mistake's own sentence."""
     _, printed = told("train_step")
 
-    assert "This is 'never zeroes'." in printed
+    assert "This is 'never zeroes'" in printed
     assert "Forget zero_grad." in printed
 
 
@@ -243,7 +243,7 @@ def test_prints_are_shown_as_they_are_and_break_nothing(told):
     _, printed = told("from_numpy")
 
     assert "[bold]noise[/bold]" in printed
-    assert "This is 'copies the array' or 'clones on the way'." in printed
+    assert "This is 'copies the array'" in printed
 
 
 def test_another_mistake_gets_no_name(told):
@@ -445,7 +445,7 @@ def names_given(laws, subject):
 def under(name, function):
     """Return a copy of a function under another name, as a learner would have written it."""
     copy = types.FunctionType(function.__code__, function.__globals__, name)
-    copy.__doc__ = "Written by a learner."
+    copy.__qualname__ = name
     return copy
 
 

@@ -25,6 +25,11 @@ def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+SESSION = re.findall(
+    r"```(text|py)\n(.*?)```", README.split("## Practise")[1].split("\n## ")[0], flags=re.DOTALL
+)
+
+
 @pytest.mark.parametrize(("program", "printed"), PROGRAMS)
 def test_a_program_prints_what_stands_below_it(program: str, printed: str, tmp_path: Path) -> None:
     """The counterexamples of the README are those that Hypothesis finds."""
@@ -61,6 +66,34 @@ def test_the_commands_on_real_images_run(
 
     assert len(images) == 10
     assert "Ankle boot" in capsys.readouterr().out
+
+
+def test_the_practice_session_goes_as_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bodies of the README, written one after the other, are judged with the words there.
+
+    The values beside the headings are Hypothesis's and pytest's, whose next versions may differ.
+    """
+    monkeypatch.chdir(tmp_path)
+    file, body = Path("practice/tensors.py"), '    raise NotImplementedError("write centre")\n'
+    assert [kind for kind, _ in SESSION] == ["text", "py", "text", "py", "text"]
+
+    for kind, block in SESSION:
+        if kind == "py":
+            source = file.read_text(encoding="utf-8")
+            assert body in source
+            file.write_text(source.replace(body, block), encoding="utf-8")
+            body = block
+            continue
+        command, _, recorded = block.partition("\n")
+        main(command.split()[4:])
+        assert words(capsys.readouterr().out) == words(recorded)
+
+
+def words(output: str) -> list[str]:
+    """Return the lines of an output without the values, which stand to the right."""
+    return [line[:15].rstrip() if line[15:17] == "  " else line for line in output.splitlines()]
 
 
 def test_what_is_where_is_there() -> None:

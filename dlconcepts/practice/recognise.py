@@ -63,8 +63,7 @@ def recognise(laws: Sequence[Judged], watch: Callable[[], None]) -> list[tuple[s
 
     The first law is the one that failed: a mistake must explain that one, and agree with the
     learner's function on each law that knows the mistake. Of several, those are named that agree
-    on most laws, and those first that the law that failed knows. `watch` is called before each
-    example.
+    on most laws. `watch` is called before each example.
     """
     deadline = time.monotonic() + SECONDS
     found = dict.fromkeys(mistake for law in laws for mistake in law.wrong)
@@ -86,8 +85,7 @@ def recognise(laws: Sequence[Judged], watch: Callable[[], None]) -> list[tuple[s
     if len(found) > 1:
         agreed = {each: sum(agree(each, place) for place in range(len(laws))) for each in found}
         found = dict.fromkeys(each for each in found if agreed[each] == max(agreed.values()))
-    known = [mistake for mistake in found if mistake in laws[0].wrong] or list(found)
-    return [(name_of(mistake).replace("_", " "), sentence_of(mistake)) for mistake in known]
+    return [(name_of(mistake).replace("_", " "), sentence_of(mistake)) for mistake in found]
 
 
 def name_of(subject: Any) -> str:

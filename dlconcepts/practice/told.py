@@ -108,7 +108,7 @@ def failure_told(
 def short_text(text: str) -> str:
     """Return the first lines of what an assertion says of its values, without addresses."""
     text = re.sub(r" at 0x[0-9a-f]+", "", textwrap.dedent(text).strip())
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip() and "Use -v" not in line]
     return "\n".join(line[:200] for line in lines[:8])
 
 
