@@ -289,7 +289,7 @@ def test_an_error_at_import_is_told_with_its_line(told):
 
 def test_a_function_beside_faults_passes(faults):
     """The others are judged on their own: the library's `correct` passes in the same folder."""
-    assert faults.outcomes["correct"].state == "passed"
+    assert faults.outcomes["correct"].state == "passed", faults.outcomes["correct"].failure
     passed = json.loads((faults.folder / "progress.json").read_text())["passed"]
     assert list(passed) == ["correct"]
 
@@ -462,7 +462,7 @@ def test_every_mistake_of_a_lesson_is_recognised_by_what_it_does(judged):
             given = names_given(laws, under(technique, mistake))
 
             assert own in given, f"{own} is recognised"
-            assert given == ({own} if own not in alike else alike)
+            assert given <= ({own} if own not in alike else alike), f"{own} has its own name"
 
 
 @pytest.mark.parametrize(

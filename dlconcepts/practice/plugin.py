@@ -107,6 +107,8 @@ class Practice:
             module = importlib.util.module_from_spec(spec)
             sys.modules[module.__name__] = module  # pickle and dataclasses look there
             self.watch()
+            # A file that is saved twice within a second would be taken from its old bytecode.
+            before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
             try:
                 with redirect_stdout(io.StringIO()):
                     spec.loader.exec_module(module)
@@ -116,6 +118,7 @@ class Practice:
                 self.replace(module, lesson)
             finally:
                 faulthandler.cancel_dump_traceback_later()
+                sys.dont_write_bytecode = before
 
     def replace(self, module: types.ModuleType, lesson: str) -> None:
         """Take the learner's techniques from a module, and lend it the library's others."""

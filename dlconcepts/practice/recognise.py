@@ -31,7 +31,7 @@ from dlconcepts.compare import bits, state_of
 ALIKE = 25  # examples that must agree, if there are as many
 FAILING = 5  # of which this many should fail; up to MOST examples are looked at for them
 MOST = 300
-SECONDS = 20.0  # for all the looking
+SECONDS = 60.0  # for all the looking; who takes longer gets no name
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 TEMPORARY = re.compile(re.escape(tempfile.gettempdir()) + r"/[^\s/'\"]+")
 
@@ -85,6 +85,8 @@ def recognise(laws: Sequence[Judged], watch: Callable[[], None]) -> list[tuple[s
     if len(found) > 1:
         agreed = {each: sum(agree(each, place) for place in range(len(laws))) for each in found}
         found = dict.fromkeys(each for each in found if agreed[each] == max(agreed.values()))
+    if time.monotonic() > deadline:  # what was not looked at might have been as like
+        return []
     return [(name_of(mistake).replace("_", " "), sentence_of(mistake)) for mistake in found]
 
 
@@ -101,7 +103,7 @@ def sentence_of(subject: Any) -> str:
 def examples_of(law: Judged, deadline: float, watch: Callable[[], None]) -> list[Example]:
     """Return what a law says of the learner's function, example by example."""
     examples: list[Example] = []
-    soon = min(deadline, time.monotonic() + SECONDS / 4)
+    soon = min(deadline, time.monotonic() + SECONDS / 12)
 
     def keep(example: Example) -> None:
         examples.append(example)
