@@ -146,12 +146,11 @@ class Practice:
         item.user_properties.append(("law", law.function))
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Function) -> bool | None:
+    def pytest_runtest_setup(self, item: pytest.Function) -> None:
         """Leave out the other laws of a technique that has failed one."""
         if technique_of(item) in self.failed:
-            return True
+            pytest.skip("the technique has failed a law")
         self.tell("start", technique=technique_of(item), law=item.originalname)
-        return None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Function) -> Generator[None, object, object]:
@@ -177,7 +176,7 @@ class Practice:
         what = {"technique": properties["technique"], "law": properties["law"]}
         if report.when == "call" and report.passed:
             self.tell("pass", seconds=round(self.seconds, 3), **what)
-        elif report.skipped:
+        elif report.skipped and properties["technique"] not in self.failed:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
             self.tell("skip", reason=str(reason).removeprefix("Skipped: "), **what)
         elif report.failed:
