@@ -343,6 +343,15 @@ def test_damaged_progress_is_explained(content, tmp_path, capsys):
     assert "progress.json is damaged; delete it" in capsys.readouterr().err
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """Let processes that are started heed Ctrl-C: those of a shell's background jobs do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_a_save_is_checked_and_ctrl_c_ends(tmp_path):
     """With --watch each save is judged anew, until Ctrl-C, and the status is the last one's."""
     path = tmp_path / "tensors.py"
