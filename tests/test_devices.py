@@ -1,0 +1,724 @@
+"""Lesson 9: a network on another device, and how one knows that it computes the same there.
+
+Moving is an order that a module obeys and a tensor answers with a copy. The results may differ by
+what rounding can do, and by nothing else; how much that is follows from the dtype and the length of
+the sums, and each law here rejects the faults that a looser comparison would let pass.
+
+Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+"""
+
+import copy
+import math
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts import checkpoints, devices, parity
+from dlconcepts.bounds import Arithmetic, Bounded
+from dlconcepts.checkpoints import CheckpointError
+from dlconcepts.compare import bits, state_of
+from dlconcepts.devices import DEVICES, DeviceUnavailableError, find_device, move, to_device
+from dlconcepts.faults import (
+    drops_a_bias,
+    layers_with_weights,
+    moves_one_logit,
+    multiplies_in_tf32,
+    rounds_weights_to_bfloat16,
+    sums_in_the_dtype,
+    ulp,
+)
+from dlconcepts.networks import Network
+from dlconcepts.parity import TECHNIQUES, Comparison, Subject, compare
+from dlconcepts.strategies import tensors
+from dlconcepts.training import fit
+
+claim = pytest.mark.claim
+
+META = torch.device("meta")  # a device that every machine has: it keeps shapes and no values
+MISSING = [name for name in DEVICES if name not in ("cpu", "cuda")]
+
+seeds = st.integers(0, 2**16)
+
+
+def is_there(name: str) -> bool:
+    """Return whether a device can be used."""
+    try:
+        find_device(name)
+    except DeviceUnavailableError:
+        return False
+    return True
+
+
+# ------------------------------------------------- model-to-device: batches
+
+
+class Pair(NamedTuple):
+    """A batch with names."""
+
+    images: Any
+    labels: Any
+
+
+def forgets_the_result(batch: Any, device: torch.device) -> Any:
+    """Call `to`, and go on with what one had."""
+    for tensor in tensors_in(batch):
+        tensor.to(device)
+    return batch
+
+
+def moves_the_outermost_only(batch: Any, device: torch.device) -> Any:
+    """Move a tensor, or the tensors of a list, but not those further in."""
+    if isinstance(batch, list):
+        return [x.to(device) if isinstance(x, Tensor) else x for x in batch]
+    return batch.to(device) if isinstance(batch, Tensor) else batch
+
+
+def makes_lists_of_all(batch: Any, device: torch.device) -> Any:
+    """Make a list of every tuple."""
+    if isinstance(batch, (list, tuple)):
+        return [makes_lists_of_all(item, device) for item in batch]
+    return to_device(batch, device)
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Return the tensors of a nested batch, or of a model with all that it holds, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, nn.Module):
+        yield from tensors_in(vars(batch))
+    elif isinstance(batch, dict):
+        yield from tensors_in(list(batch.values()))
+    elif isinstance(batch, (list, tuple)):
+        for item in batch:
+            yield from tensors_in(item)
+
+
+def outline(batch: Any) -> Any:
+    """Return the kinds of the containers of a batch, and all in it that is no tensor."""
+    if isinstance(batch, Tensor):
+        return batch.shape, batch.dtype
+    if isinstance(batch, dict):
+        return dict, {key: outline(value) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch), [outline(item) for item in batch]
+    return batch
+
+
+nested = st.recursive(
+    tensors(max_magnitude=9) | st.sampled_from(["cat", 3, None]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.builds(Pair, inner, inner)
+        | st.dictionaries(st.sampled_from(["images", "labels"]), inner)
+    ),
+    max_leaves=4,
+)
+
+
+@claim(
+    "devices.model-to-device",
+    right=to_device,
+    wrong={
+        forgets_the_result: "a moved copy is what `to` returns",
+        moves_the_outermost_only: "a moved copy is what `to` returns",
+        makes_lists_of_all: "the batch keeps its form",
+    },
+)
+@given(batch=nested)
+def test_a_batch_arrives_whole_and_the_one_given_stays(
+    to_device: Callable[[Any, torch.device], Any], batch: Any
+) -> None:
+    """Each tensor of a nested batch is on the device, in its place; the batch given is as before."""
+    before = [bits(tensor) for tensor in tensors_in(batch)]
+    homes = [tensor.device for tensor in tensors_in(batch)]
+
+    moved = to_device(batch, META)
+    back = to_device(to_device(batch, torch.device("cpu")), torch.get_default_device())
+
+    arrived = [tensor.device for tensor in tensors_in(moved)]
+    assert arrived == [META] * len(before), "a moved copy is what `to` returns"
+    assert outline(moved) == outline(batch), "the batch keeps its form"
+    assert [tensor.device for tensor in tensors_in(batch)] == homes, "`to` moves no tensor itself"
+    assert [bits(tensor) for tensor in tensors_in(back)] == before, "there and back, to the bit"
+
+
+# ------------------------------------------------- model-to-device: models
+
+
+class Statistics(nn.Module):
+    """A layer with a buffer."""
+
+    def __init__(self) -> None:
+        """Make a linear layer and what normalises its input."""
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("mean", torch.arange(3.0))
+
+
+def leaves_plain_attributes(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move what `to` finds."""
+    return model.to(device)
+
+
+def moves_parameters_only(model: nn.Module, device: torch.device) -> nn.Module:
+    """Forget the buffers."""
+    for layer in model.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            setattr(layer, name, nn.Parameter(parameter.detach().to(device)))
+    return model
+
+
+PLACES: dict[str, Callable[[], Any]] = {
+    "nowhere": lambda: None,
+    "a plain attribute": lambda: torch.ones(3),
+    "a list": lambda: [0, torch.ones(3)],
+    "a dict": lambda: {"mean": (torch.ones(3),)},
+    "a list of layers": lambda: [nn.Linear(2, 2)],
+}
+
+
+def devices_in(model: nn.Module) -> set[torch.device]:
+    """Return the devices of all that a model holds, registered or not."""
+    return {tensor.device for tensor in tensors_in(model)}
+
+
+@claim(
+    "devices.model-to-device",
+    right=move,
+    wrong={
+        leaves_plain_attributes: "nothing of a model is left behind",
+        moves_parameters_only: "nothing of a model is left behind",
+    },
+)
+@given(place=st.sampled_from(list(PLACES)), seed=seeds)
+def test_a_model_arrives_with_all_that_belongs_to_it_or_not_at_all(
+    move: Callable[[nn.Module, torch.device], nn.Module], place: str, seed: int
+) -> None:
+    """Parameters and buffers arrive; a tensor that `to` would miss is named, and nothing moves."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(Statistics(), nn.ReLU())
+    model[0].extra = PLACES[place]()
+    before, homes = state_of(model), devices_in(model)
+
+    try:
+        moved = move(model, META)
+    except ValueError as error:
+        assert place != "nowhere", "a model that holds nothing back is moved"
+        assert "model.0.extra" in str(error), "the error names what would be left behind"
+        assert (state_of(model), devices_in(model)) == (before, homes), "nothing has moved"
+        return
+
+    assert moved is model, "a module moves in place"
+    assert devices_in(model) == {META}, "nothing of a model is left behind"
+
+
+def goes_through_half_precision(model: nn.Module, device: torch.device) -> nn.Module:
+    """Send less over the bus."""
+    return model.to(device, torch.bfloat16).to(torch.float32)
+
+
+@claim(
+    "devices.model-to-device",
+    right=move,
+    wrong={goes_through_half_precision: "there and back, to the bit"},
+)
+@given(seed=seeds)
+def test_a_model_comes_back_as_it_was(move: Callable[..., nn.Module], seed: int) -> None:
+    """Parameters, buffers and gradients are the same, to the bit, there and back."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(Statistics(), nn.ReLU())
+    model[0].linear(torch.ones(2, 3)).sum().backward()
+    before = state_of(model)
+
+    move(move(model, torch.device("cpu")), torch.get_default_device())
+
+    assert state_of(model) == before, "there and back, to the bit"
+    assert devices_in(model) == {torch.zeros(1).device}, "the model is where it was"
+
+
+def moves_the_model_alone(
+    model: nn.Module, device: torch.device, optimizer: torch.optim.Optimizer
+) -> nn.Module:
+    """Leave the optimizer with what it was built on."""
+    return move(model, device)
+
+
+@claim(
+    "devices.model-to-device",
+    right=move,
+    wrong={moves_the_model_alone: "an optimizer built before the move steps what was moved"},
+)
+@given(kind=st.sampled_from(["SGD, momentum and decay", "Adam", "AdamW"]), seed=seeds)
+def test_an_optimizer_follows_its_model(
+    move: Callable[..., nn.Module], kind: str, seed: int
+) -> None:
+    """It steps the parameters that were moved, and what it remembers is beside them."""
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    optimizer = parity.OPTIMIZERS[kind](model)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    remembered = {name: value.shape for s in optimizer.state.values() for name, value in s.items()}
+
+    move(model, META, optimizer)
+
+    stepped = optimizer.param_groups[0]["params"]
+    assert [id(parameter) for parameter in stepped] == [id(p) for p in model.parameters()], (
+        "an optimizer built before the move steps what was moved"
+    )
+    # The number of steps stays on the CPU, where torch reads it.
+    found = {n: v for p in stepped for n, v in optimizer.state[p].items() if n != "step"}
+    assert {value.device for value in found.values()} == {META}, "its state has moved too"
+    assert {**remembered, **{n: v.shape for n, v in found.items()}} == remembered
+
+
+def moves_what_it_is_given(model: nn.Module, images: Tensor) -> Tensor:
+    """Copy each batch on the way, at the price of a copy, without a word."""
+    device = next(model.parameters()).device
+    return model(images.to(device))
+
+
+def runs_the_model(model: nn.Module, images: Tensor) -> Tensor:
+    """Call a model."""
+    return model(images)
+
+
+@claim(
+    "devices.model-to-device",
+    right=runs_the_model,
+    wrong={moves_what_it_is_given: "an input that was not moved is an error"},
+)
+@given(batch=st.integers(1, 3), model_is_away=st.booleans())
+def test_an_input_that_was_not_moved_is_an_error_that_names_both_devices(
+    run: Callable[[nn.Module, Tensor], Tensor], batch: int, model_is_away: bool
+) -> None:
+    """Model here and input there, or the other way round: torch says so, with both names."""
+    model, images = Network(4, [3], 2), torch.ones(batch, 4)
+    home = images.device.type
+    if model_is_away:
+        model.to(META)
+    else:
+        images = images.to(META)
+
+    try:
+        run(model, images)
+        said = ""
+    except RuntimeError as error:
+        said = str(error)
+
+    assert home in said, "an input that was not moved is an error that names both devices"
+    assert "meta" in said, "an input that was not moved is an error that names both devices"
+
+
+def takes_any_name(name: str) -> torch.device:
+    """Believe that a device is there because it has a name."""
+    return torch.device(name)
+
+
+@claim(
+    "devices.model-to-device",
+    right=find_device,
+    wrong={takes_any_name: "a device that is not there is an error at once"},
+)
+@given(name=st.sampled_from([name for name in DEVICES if not is_there(name)]))
+def test_a_device_that_is_not_there_is_an_error_before_any_work(
+    find_device: Callable[[str], torch.device], name: str
+) -> None:
+    """The error names the device, says why it cannot be used, and what to do."""
+    try:
+        find_device(name)
+    except DeviceUnavailableError as error:
+        assert f"device {name!r} is not available: " in str(error), "the error names the device"
+    else:
+        raise AssertionError("a device that is not there is an error at once")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Found no NVIDIA driver on your system.", "there is no NVIDIA driver; install"),
+        ("No CUDA GPUs are available", "CUDA_VISIBLE_DEVICES does not hide it"),
+        ("CUDA driver error: 35\nmore", "PyTorch says 'CUDA driver error: 35'"),
+    ],
+)
+def test_what_torch_says_of_a_missing_device_becomes_a_reason_and_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    """Each way in which CUDA can be absent has a remedy of its own."""
+
+    def ones(*size: int, device: str) -> Tensor:
+        """Fail as torch does on a machine without the device."""
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+    with pytest.raises(DeviceUnavailableError, match="device 'cuda' is not available") as found:
+        find_device("cuda")
+
+    assert told in str(found.value)
+
+
+def test_an_optimizer_of_another_model_stays_and_so_does_the_model() -> None:
+    """What does not belong together is not moved together."""
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1)
+
+    with pytest.raises(ValueError, match="not the model's"):
+        move(model, META, optimizer)
+
+    assert model.weight.device.type == "cpu"
+
+
+# ------------------------------------------------- checkpoint-crosses-devices
+
+# The device that torch.save is to write beside each tensor, if not the one where the tensor is.
+tagged_as: str | None = None
+torch.serialization.register_package(0, lambda storage: tagged_as, lambda storage, tag: None)
+
+
+@contextmanager
+def saving_as_if_on(tag: str) -> Iterator[None]:
+    """Let torch.save write what it writes on another machine, whose tensors are on that device.
+
+    A file holds the numbers, and beside each tensor the name of its device: nothing else differs.
+    """
+    global tagged_as
+    tagged_as = tag
+    try:
+        yield
+    finally:
+        tagged_as = None
+
+
+def loads_to_where_it_was(path: Path) -> Any:
+    """Call torch.load without map_location."""
+    return torch.load(path, weights_only=True)
+
+
+def loads_the_checkpoint(path: Path) -> Any:
+    """Call the library's `load`, and return the state."""
+    return {"state_dict": checkpoints.load(path).model.state_dict()}
+
+
+@claim(
+    "devices.checkpoint-crosses-devices",
+    right=loads_the_checkpoint,
+    wrong={loads_to_where_it_was: "a checkpoint loads where its device is missing"},
+)
+@given(tag=st.sampled_from(MISSING + ["cuda:7"]), seed=seeds)
+def test_a_checkpoint_loads_where_the_device_it_was_saved_on_is_missing(
+    load: Callable[[Path], Any], tag: str, seed: int
+) -> None:
+    """What was saved on a device that this machine lacks comes to the CPU, to the bit."""
+    torch.manual_seed(seed)
+    model = Network(4, [3], 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "checkpoint.pt")
+        with saving_as_if_on(tag):
+            checkpoints.save(path, model, classes=["cat", "dog"], normalization={"mean": 0.5})
+
+        try:
+            state = load(path)["state_dict"]
+        except (RuntimeError, AssertionError) as error:
+            raise AssertionError("a checkpoint loads where its device is missing") from error
+
+    assert {tensor.device.type for tensor in state.values()} == {"cpu"}
+    assert {n: bits(t) for n, t in state.items()} == {
+        n: bits(t) for n, t in model.state_dict().items()
+    }, "the numbers are the same, to the bit"
+
+
+def forgets_to_give_the_model(path: Path, model: Network) -> None:
+    """Load, and leave the model that was to be loaded into as it was."""
+    checkpoints.load(path)
+
+
+@claim(
+    "devices.checkpoint-crosses-devices",
+    right=checkpoints.load,
+    wrong={forgets_to_give_the_model: "the model has the numbers of the file"},
+)
+@given(seed=seeds)
+def test_a_checkpoint_goes_into_a_model_on_any_device(
+    load: Callable[[Path, Network], Any], seed: int
+) -> None:
+    """Saved on one device and loaded into a model on another, the model stays where it is."""
+    torch.manual_seed(seed)
+    saved, model = Network(4, [3], 2), Network(4, [3], 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "checkpoint.pt")
+        saving = copy.deepcopy(saved).to("cpu")
+        checkpoints.save(path, saving, classes=["cat", "dog"], normalization={"mean": 0.5})
+
+        load(path, model)
+
+    assert devices_in(model) == {torch.zeros(1).device}, "the model stays on its device"
+    assert state_of(model.eval()) == state_of(saved.eval()), "the model has the numbers of the file"
+
+
+# ------------------------------------------------- same-results: on each device
+
+
+def computes_as_it_should(model: nn.Module) -> None:
+    """Leave the model as it is."""
+
+
+@st.composite
+def batches_for(
+    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Draw 2 to 5 images of a shape, no value beyond 10, and labels of 10 classes."""
+    size = draw(st.integers(2, 5))
+    images = draw(tensors((size, *shape), dtype, max_magnitude=10))
+    labels = draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
+    return images, torch.tensor(labels)
+
+
+here_dtypes = st.deferred(lambda: st.sampled_from(parity.dtypes_of(torch.get_default_device())))
+COSTS = "a step is compared at 109,386 parameters"
+WITHIN = "the error is within the bound"
+
+
+@claim(
+    "devices.same-results",
+    right=computes_as_it_should,
+    wrong={
+        drops_a_bias: WITHIN,
+        rounds_weights_to_bfloat16: WITHIN,
+        multiplies_in_tf32: WITHIN,
+        sums_in_the_dtype: WITHIN,
+        moves_one_logit(512): WITHIN,
+    },
+    share=0.5,
+    because=COSTS,
+)
+@given(name=st.sampled_from(list(TECHNIQUES)), dtype=here_dtypes, seed=seeds, data=st.data())
+def test_a_technique_gives_its_float64_result_within_rounding(
+    plant: Callable[[nn.Module], None],
+    name: str,
+    dtype: torch.dtype,
+    seed: int,
+    data: st.DataObject,
+) -> None:
+    """On each device, for each dtype: further off than rounding can bring it is a fault."""
+    model = parity.network(dtype, torch.get_default_device(), seed=seed)
+    plant(model)
+    batch = data.draw(batches_for((784,), dtype), label="batch")
+
+    with parity.precision(tf32=False):
+        found = compare(TECHNIQUES[name](Subject(model, model, Arithmetic.of(dtype)), batch))
+
+    assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {found}"
+
+
+# ------------------------------------------------- same-results: compiled
+
+
+def compiles_a_copy(model: nn.Module) -> nn.Module:
+    """Compile one model and train another."""
+    return parity.compiled(copy.deepcopy(model))
+
+
+def forgets_the_last_bias(model: nn.Module) -> nn.Module:
+    """Drop, behind what was compiled, the bias of the last layer."""
+    run = parity.compiled(model)
+    bias = layers_with_weights(model)[-1].bias
+    run.register_forward_hook(lambda module, images, logits: logits - bias)
+    return run
+
+
+def puts_a_compiled_logit_off(model: nn.Module) -> nn.Module:
+    """Put, behind what was compiled, one logit off by 512 units in the last place."""
+    run = parity.compiled(model)
+    moves_one_logit(512)(run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skip, with torch's reason, where TorchInductor finds no compiler for C++."""
+    if reason := parity.why_not_compiled():
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("compiler")
+@claim(
+    "devices.same-results",
+    right=parity.compiled,
+    wrong={
+        compiles_a_copy: WITHIN,
+        forgets_the_last_bias: WITHIN,
+        puts_a_compiled_logit_off: WITHIN,
+    },
+    share=0.5,
+    because=COSTS,
+)
+@given(name=st.sampled_from(list(TECHNIQUES)), dtype=here_dtypes, seed=seeds, data=st.data())
+def test_a_compiled_model_gives_the_float64_result_within_rounding(
+    compile_model: Callable[[nn.Module], nn.Module],
+    name: str,
+    dtype: torch.dtype,
+    seed: int,
+    data: st.DataObject,
+) -> None:
+    """What TorchInductor makes of a model is held to the same bounds, for each dtype."""
+    model = parity.network(dtype, torch.get_default_device(), seed=seed)
+    run = compile_model(model)
+    batch = data.draw(batches_for((784,), dtype), label="batch")
+
+    with parity.precision(tf32=False):
+        found = compare(TECHNIQUES[name](Subject(model, run, Arithmetic.of(dtype)), batch))
+
+    assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {found}"
+
+
+# ------------------------------------------------- same-results: channels_last
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Store the channels of a pixel side by side; the shape stays."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def permutes_instead(images: Tensor) -> Tensor:
+    """Put the channels last in the shape, and force the old shape upon it."""
+    return images.permute(0, 2, 3, 1).reshape(images.shape)
+
+
+def swaps_the_channels(images: Tensor) -> Tensor:
+    """Read blue, green, red."""
+    return channels_last(images.flip(1))
+
+
+@claim(
+    "devices.same-results",
+    right=channels_last,
+    wrong={permutes_instead: WITHIN, swaps_the_channels: WITHIN},
+)
+@given(name=st.sampled_from(list(TECHNIQUES)), dtype=here_dtypes, seed=seeds, data=st.data())
+def test_the_layout_of_the_channels_does_not_change_the_result(
+    lay_out: Callable[[Tensor], Tensor],
+    name: str,
+    dtype: torch.dtype,
+    seed: int,
+    data: st.DataObject,
+) -> None:
+    """A convolution over channels_last gives the float64 result of the plain layout."""
+    model = parity.convolution(dtype, torch.get_default_device(), seed=seed)
+    images, labels = data.draw(batches_for((3, 8, 8), dtype), label="batch")
+
+    class LaysOut(nn.Module):
+        """The model behind the layout."""
+
+        def __init__(self) -> None:
+            """Hold the model."""
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            """Lay out the images and run the model."""
+            return self.model(lay_out(images))
+
+    with parity.precision(tf32=False):
+        subject = Subject(model, LaysOut(), Arithmetic.of(dtype))
+        found = compare(TECHNIQUES[name](subject, (images, labels)))
+
+    assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {found}"
+
+
+# ------------------------------------------------- same-results: TF32
+
+
+def claims_tf32() -> Arithmetic:
+    """Hold a result with TF32 to what TF32 can do."""
+    return Arithmetic.of(torch.float32, tf32=True)
+
+
+def claims_float32() -> Arithmetic:
+    """Leave TF32 on and claim the accuracy of float32."""
+    return Arithmetic.of(torch.float32)
+
+
+@claim("devices.same-results", right=claims_tf32, wrong={claims_float32: WITHIN})
+@given(seed=seeds, data=st.data())
+def test_tf32_is_held_to_its_own_bound(
+    arithmetic: Callable[[], Arithmetic], seed: int, data: st.DataObject
+) -> None:
+    """With TF32, on CUDA or imitated, a forward pass keeps the bound of TF32, not of float32."""
+    device = torch.get_default_device()
+    model = parity.network(torch.float32, device, seed=seed)
+    batch = data.draw(batches_for((784,), torch.float32), label="batch")
+    if device.type != "cuda":
+        multiplies_in_tf32(model)
+
+    with parity.precision(tf32=True):
+        found = compare(TECHNIQUES["forward"](Subject(model, model, arithmetic()), batch))
+
+    assert found.holds, f"{WITHIN} of the arithmetic that is claimed: {found}"
+
+
+# ------------------------------------------------- same-results: the comparison
+
+
+def compares_on_one_device_only(name: str, subject: Subject, batch: Any) -> bool:
+    """Run the technique twice on the same device and compare the two."""
+    both = zip(TECHNIQUES[name](subject, batch), TECHNIQUES[name](subject, batch), strict=True)
+    return all(torch.allclose(one[1], other[1]) for one, other in both)
+
+
+def tolerates_five_hundredths(name: str, subject: Subject, batch: Any) -> bool:
+    """Compare with float64 at atol=5e-2, as is often seen."""
+    triples = TECHNIQUES[name](subject, batch)
+    return all(torch.allclose(c.double().cpu(), e.value, atol=5e-2) for _, c, e in triples)
+
+
+def compares_with_float64(name: str, subject: Subject, batch: Any) -> bool:
+    """Compare with float64, at what rounding can do."""
+    return compare(TECHNIQUES[name](subject, batch)).holds
+
+
+FAULTS_OF_FLOAT32 = {
+    "a bias dropped": drops_a_bias,
+    "bfloat16 weights": rounds_weights_to_bfloat16,
+    "TF32 factors": multiplies_in_tf32,
+    "a logit off": moves_one_logit(4096),
+}
+
+
+@claim(
+    "devices.same-results",
+    right=compares_with_float64,
+    wrong={
+        compares_on_one_device_only: "a planted fault is noticed",
+        tolerates_five_hundredths: "a planted fault is noticed",
+    },
+)
+@given(fault=st.sampled_from(list(FAULTS_OF_FLOAT32)), seed=seeds, pixel=st.integers(0, 783))
+def test_a_comparison_notices_what_a_device_does_wrong(
+    holds: Callable[[str, Subject, Any], bool], fault: str, seed: int, pixel: int
+) -> None:
+    """On images with one lit pixel each planted fault is noticed, and a sound device is not blamed."""
+    model = parity.network(torch.float32, torch.get_default_device(), seed=seed)
+    subject = Subject(model, model, Arithmetic.of(torch.float32))
+    images = torch.zeros(8, 784)
+    images[:, pixel] = torch.linspace(0.1, 1, 8)
+    batch = images, torch.arange(8)
+
+    with parity.precision(tf32=False):
+        assert holds("forward", subject, batch), "a device that only rounds is not blamed"
+        FAULTS_OF_FLOAT32[fault](model)
+        noticed = not holds("forward", subject, batch)
+
+    assert noticed, f"a planted fault is noticed: {fault}"
