@@ -43,18 +43,18 @@ def sums_in_the_dtype(model: nn.Module) -> None:
 
 
 def moves_one_logit(ulps: int) -> Fault:
-    """Return the fault that puts one logit off by so many units in the last place."""
+    """Return the fault that puts the largest logit off by so many units in the last place."""
 
     def moves_a_logit(model: nn.Module) -> None:
-        """Put the first logit off."""
+        """Put the largest logit off."""
         model.register_forward_hook(move)
 
     def move(model: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
         """Move it away from zero."""
-        first = logits.detach().reshape(-1)[0]
-        shift = torch.zeros_like(logits)
-        shift.view(-1)[0] = ulps * ulp(first).copysign(first)
-        return logits + shift
+        flat = logits.detach().reshape(-1)
+        at, shift = flat.abs().argmax(), torch.zeros_like(flat)
+        shift[at] = ulps * ulp(flat[at]).copysign(flat[at])
+        return logits + shift.view(logits.shape)
 
     return moves_a_logit
 

@@ -87,7 +87,8 @@ class Comparison:
 def forward_pass(subject: Subject, batch: Batch) -> Iterator[Triple]:
     """The logits."""
     with inference(subject.run):
-        yield "logits", subject.run(batch[0]), subject.logits_of(batch[0])
+        computed = subject.run(batch[0])
+    yield "logits", computed, subject.logits_of(batch[0])
 
 
 def loss(subject: Subject, batch: Batch) -> Iterator[Triple]:

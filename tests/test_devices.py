@@ -8,12 +8,14 @@ Each claim of the notes is a section: first the mistakes, then the law that reje
 """
 
 import copy
+import functools
 import math
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -39,7 +41,7 @@ from dlconcepts.faults import (
 )
 from dlconcepts.networks import Network
 from dlconcepts.parity import TECHNIQUES, Comparison, Subject, compare
-from dlconcepts.strategies import tensors
+from dlconcepts.strategies import LAYOUTS, tensors
 from dlconcepts.training import fit
 
 claim = pytest.mark.claim
@@ -477,11 +479,14 @@ def computes_as_it_should(model: nn.Module) -> None:
 
 @st.composite
 def batches_for(
-    draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype
+    draw: st.DrawFn,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    layouts: Sequence[str] = LAYOUTS,
 ) -> tuple[Tensor, Tensor]:
     """Draw 2 to 5 images of a shape, no value beyond 10, and labels of 10 classes."""
     size = draw(st.integers(2, 5))
-    images = draw(tensors((size, *shape), dtype, max_magnitude=10))
+    images = draw(tensors((size, *shape), dtype, max_magnitude=10, layouts=layouts))
     labels = draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
     return images, torch.tensor(labels)
 
@@ -576,7 +581,8 @@ def test_a_compiled_model_gives_the_float64_result_within_rounding(
     """What TorchInductor makes of a model is held to the same bounds, for each dtype."""
     model = parity.network(dtype, torch.get_default_device(), seed=seed)
     run = compile_model(model)
-    batch = data.draw(batches_for((784,), dtype), label="batch")
+    # For other strides TorchInductor would compile anew, and 8 times at most.
+    batch = data.draw(batches_for((784,), dtype, layouts=["contiguous"]), label="batch")
 
     with parity.precision(tf32=False):
         found = compare(TECHNIQUES[name](Subject(model, run, Arithmetic.of(dtype)), batch))
@@ -722,3 +728,223 @@ def test_a_comparison_notices_what_a_device_does_wrong(
         noticed = not holds("forward", subject, batch)
 
     assert noticed, f"a planted fault is noticed: {fault}"
+
+
+# ------------------------------------------------- same-results: twice
+
+DIGITS = torch.arange(12, dtype=torch.float32, device="cpu").view(6, 2) - 5, torch.arange(
+    6, device="cpu"
+) % 3
+
+
+def trains_with_a_seed(seed: int) -> nn.Module:
+    """Train as the library does, deterministic algorithms on."""
+    with devices.deterministic(), torch.random.fork_rng([]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        model = Network(2, [8], 3, dropout=0.5)
+    model.to(torch.get_default_device())
+    with devices.deterministic():
+        fit(model, DIGITS, epochs=2, batch_size=2, seed=seed)
+    return model
+
+
+def draws_weights_unseeded(seed: int) -> nn.Module:
+    """Seed the training, and not the weights, which go on from wherever the generator is."""
+    model = Network(2, [8], 3, dropout=0.5)
+    fit(model, DIGITS, epochs=2, batch_size=2, seed=seed)
+    return model
+
+
+def adds_in_order_of_arrival(seed: int) -> nn.Module:
+    """Sum a gradient in another order each time, as atomic additions on a GPU do."""
+    model = trains_with_a_seed(seed)
+    terms = torch.cat([parameter.detach().flatten().cpu() for parameter in model.parameters()])
+    order = torch.randperm(len(terms), generator=ARRIVAL, device="cpu")
+    total = torch.zeros((), device="cpu")
+    for term in terms[order]:
+        total += term
+    with torch.no_grad():
+        model.output.bias.add_(total.to(model.output.bias.device))
+    return model
+
+
+ARRIVAL = torch.Generator("cpu").manual_seed(0)
+
+
+@claim(
+    "devices.same-results",
+    right=trains_with_a_seed,
+    wrong={
+        draws_weights_unseeded: "the same seed gives the same bits",
+        adds_in_order_of_arrival: "the same seed gives the same bits",
+    },
+)
+@given(seed=seeds)
+def test_the_same_seed_gives_the_same_bits(
+    train: Callable[[int], nn.Module], seed: int
+) -> None:
+    """Trained twice, with dropout and shuffling, the parameters agree to the bit on each device."""
+    assert state_of(train(seed)) == state_of(train(seed)), "the same seed gives the same bits"
+
+
+def test_deterministic_gives_the_settings_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the block, and after an error in it, all is as it was; CUDA at work is too late."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    def settings() -> tuple[bool, bool]:
+        """Return what the block sets."""
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    with pytest.raises(KeyError), devices.deterministic():
+        assert settings() == (True, False)
+        raise KeyError
+    assert settings() == before
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.delenv(devices.WORKSPACE)
+    with pytest.raises(RuntimeError, match=devices.WORKSPACE), devices.deterministic():
+        pass
+    assert settings() == before
+
+
+# ------------------------------------------------- cuda-is-faster
+
+
+class Queue:
+    """A device whose calls return at once: work is done when it is waited for, in order.
+
+    It stands in the place of `torch.cuda`, with a clock that only work and calls move on.
+    """
+
+    def __init__(self) -> None:
+        """Begin with an empty queue, at time 0."""
+        self.now = 0.0
+        self.waiting: deque[Callable[[], None]] = deque()
+
+    def clock(self) -> float:
+        """Return the time on the wall."""
+        return self.now
+
+    def launch(self, seconds: float) -> None:
+        """Put work of so many seconds into the queue, which itself takes no time."""
+        self.waiting.append(lambda: self.work(seconds))
+
+    def work(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.now += seconds
+
+    def synchronize(self) -> None:
+        """Wait until the queue is empty."""
+        while self.waiting:
+            self.waiting.popleft()()
+
+    def Event(self, *, enable_timing: bool) -> "Event":  # noqa: N802 - torch's name
+        """Return an event of this queue."""
+        assert enable_timing, "an event without timing has no time"
+        return Event(self)
+
+
+class Event:
+    """A mark in a queue that takes the time when the work before it is done."""
+
+    def __init__(self, queue: Queue) -> None:
+        """Belong to a queue."""
+        self.queue, self.time = queue, math.nan
+
+    def record(self) -> None:
+        """Put the mark into the queue."""
+        self.queue.waiting.append(self.mark)
+
+    def mark(self) -> None:
+        """Take the time."""
+        self.time = self.queue.now
+
+    def synchronize(self) -> None:
+        """Wait for the mark."""
+        while math.isnan(self.time):
+            self.queue.waiting.popleft()()
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Return the milliseconds from this mark to another."""
+        return 1000 * (end.time - self.time)
+
+
+def takes_the_median_of_waited_for_work(work: Callable[[], None], queue: Queue) -> float:
+    """Call the library's `median_seconds`."""
+    return devices.median_seconds(work, "cuda", module=queue, clock=queue.clock)
+
+
+def times_without_synchronizing(work: Callable[[], None], queue: Queue) -> float:
+    """Take the time until the calls have returned."""
+    work()
+    started = queue.clock()
+    work()
+    return queue.clock() - started
+
+
+def times_what_was_queued_before(work: Callable[[], None], queue: Queue) -> float:
+    """Wait at the end only, and so for what was in the queue before."""
+    started = queue.clock()
+    work()
+    queue.synchronize()
+    return queue.clock() - started
+
+
+def times_the_first_call(work: Callable[[], None], queue: Queue) -> float:
+    """Take the time of the call that compiles and allocates."""
+    queue.synchronize()
+    return times_what_was_queued_before(work, queue)
+
+
+WAITED = "the time is that of the work, all of it and no other"
+
+
+@claim(
+    "devices.cuda-is-faster",
+    right=takes_the_median_of_waited_for_work,
+    wrong={
+        times_without_synchronizing: WAITED,
+        times_what_was_queued_before: WAITED,
+        times_the_first_call: WAITED,
+    },
+)
+@given(
+    kernels=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    first=st.integers(0, 9),
+    earlier=st.integers(0, 9),
+)
+def test_the_time_of_a_call_is_that_of_its_work(
+    seconds: Callable[[Callable[[], None], Queue], float],
+    kernels: list[int],
+    first: int,
+    earlier: int,
+) -> None:
+    """On a device that works later, the time ends with the work, and begins with it."""
+    queue, calls = Queue(), []
+    queue.launch(earlier)
+
+    def work() -> None:
+        """Launch some kernels, and the first time some more."""
+        queue.launch(0 if calls else first)
+        calls.append(1)
+        for kernel in kernels:
+            queue.launch(kernel)
+
+    assert math.isclose(seconds(work, queue), sum(kernels)), WAITED
+
+
+def test_a_device_without_events_is_timed_by_the_clock() -> None:
+    """The queue is empty before and after each round; no round is an error."""
+    queue = Queue()
+
+    def seconds(device: str, rounds: int) -> float:
+        """Return the time of three seconds of work."""
+        module = SimpleNamespace(synchronize=queue.synchronize)
+        work = functools.partial(queue.launch, 3)
+        return devices.median_seconds(
+            work, device, rounds=rounds, module=module, clock=queue.clock
+        )
+
+    assert (seconds("cpu", 1), seconds("mps", 2)) == (3, 3)
+    with pytest.raises(ValueError, match="at least 1 round, but rounds is 0"):
+        seconds("cpu", 0)
