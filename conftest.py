@@ -8,8 +8,9 @@ A law is a test over a subject, marked with the claim of tests/claims.toml that 
 
 It runs with `right` on every chosen device and must pass. It runs with each mistake in `wrong`
 and must fail, by an assertion whose message says the stated reason. `share` (with `because`)
-lowers the number of examples of a law that is expensive, `cpu_only` says why a law does not apply
-to other devices. Everything that happened is recorded in the JUnit XML properties of the item.
+lowers the number of examples of a law that is expensive, `cpu_only` says why a law applies to the
+CPU alone: it runs there whatever devices are chosen, so that each run judges whole claims.
+Everything that happened is recorded in the JUnit XML properties of the item.
 """
 
 from __future__ import annotations
@@ -207,10 +208,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except (TypeError, ValueError) as error:
         raise pytest.Collector.CollectError(f"{law.__name__}: {error}") from error
     devices = metafunc.config.stash[CHOSEN]
-    skip = []
-    if claim.cpu_only and "cpu" not in [device.type for device in devices]:
-        skip = [pytest.mark.skip(reason=f"{claim.id} on the CPU only: {claim.cpu_only}")]
-    elif claim.cpu_only:
+    if claim.cpu_only:
         devices = [torch.device("cpu")]
     cases = [Case(claim, claim.right, device) for device in devices]
     cases += [Case(claim, wrong, devices[0], reason) for wrong, reason in claim.wrong.items()]
@@ -220,7 +218,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             pytest.param(
                 case.subject,
                 id=f"{'wrong' if case.reason else case.device}-{case.name}",
-                marks=[pytest.mark.case(case), *skip],
+                marks=[pytest.mark.case(case)],
             )
             for case in cases
         ],
@@ -264,6 +262,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             "subject": case.name,
             "reason": case.reason or case.claim.because,
             "device": str(case.device),
+            "cpu_only": case.claim.cpu_only,
             "torch": str(torch.__version__),  # a str that execnet can send
         }
         item.user_properties.extend(record.items())

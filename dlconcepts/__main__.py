@@ -1,4 +1,4 @@
-"""The command line: `python -m dlconcepts verify | practice | train | transfer | classify`.
+"""The command line, `python -m dlconcepts COMMAND`; `--help` lists the commands.
 
 Only arguments are dealt with here. PyTorch takes seconds to import, so the commands themselves
 come from `dlconcepts.verify` and `dlconcepts.commands` once the arguments are known to be good:
@@ -29,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dlconcepts import transfer_command
 
         return transfer_command.run(arguments)
+    if arguments.command == "parity":
+        from dlconcepts import parity_command
+
+        return parity_command.run(arguments)
     from dlconcepts import commands
 
     return commands.run(arguments)
@@ -73,6 +77,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "white. For one of `transfer`, the middle of each image is taken, in colour.",
     )
     add_classify_arguments(classify)
+    parity = commands.add_parser(
+        "parity",
+        help="compare each technique on each backend with float64",
+        description="Print, for each dtype, how far each technique is from its float64 result on "
+        "each backend, how far rounding can bring it, and which planted faults that would hide.",
+    )
+    add_parity_arguments(parity)
     arguments = parser.parse_args(argv)
     needs_full = arguments.command == "train" and (arguments.download or arguments.data)
     if needs_full and not arguments.full:
@@ -140,6 +151,14 @@ def add_classify_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
     add("--out", type=Path, default=out, metavar="DIR", help="folder to write to (%(default)s)")
+
+
+def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `parity` can be told."""
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu, cuda, mps or xpu (%(default)s)")
+    add("--eager", action="store_true", help="leave out torch.compile, which takes a minute or two")
+    add("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
 
 
 def number(

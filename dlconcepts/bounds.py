@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class Bounded:
         """Return the same elements in another shape."""
         return Bounded(self.value.reshape(shape), self.error.reshape(shape))
 
-    def __getitem__(self, index: object) -> Bounded:
+    def __getitem__(self, index: Any) -> Bounded:
         """Return some of the elements."""
         return Bounded(self.value[index], self.error[index])
 
@@ -120,7 +121,9 @@ class Arithmetic:
     def convolve(self, images: Bounded, weight: Bounded, bias: Bounded) -> Bounded:
         """Convolve (N, C, H, W) with (O, C, h, w), unpadded, by steps of 1."""
         kernel = (weight.value.shape[2], weight.value.shape[3])
-        patches = [torch.nn.functional.unfold(part, kernel) for part in (images.value, images.error)]
+        patches = [
+            torch.nn.functional.unfold(part, kernel) for part in (images.value, images.error)
+        ]
         n, length, places = patches[0].shape
         rows = [part.transpose(1, 2).reshape(n * places, length) for part in patches]
         flat = weight.reshape(weight.value.shape[0], length)
@@ -154,8 +157,8 @@ class Arithmetic:
 
     def divide(self, a: Bounded, b: Bounded, least: float = 0) -> Bounded:
         """Divide by a result that is nowhere below `least`; inf where it may be zero."""
-        value, least = a.value / b.value, (b.value - b.error).clamp(min=least)
-        error = torch.where(least > 0, (a.error + value.abs() * b.error) / least, math.inf)
+        value, divisor = a.value / b.value, (b.value - b.error).clamp(min=least)
+        error = torch.where(divisor > 0, (a.error + value.abs() * b.error) / divisor, math.inf)
         return self.stored(Bounded(value, error))
 
     def sqrt(self, a: Bounded) -> Bounded:

@@ -1,7 +1,7 @@
 """Lesson 9, faults to plant: what a device may do wrong without any error message.
 
-Each changes, by hooks, what the layers of a model compute; its parameters stay as they are. A parity law that does not notice
-one of them says nothing about it.
+Each changes, by hooks, what the layers of a model compute; its parameters stay as they are. A
+parity law that does not notice one of them says nothing about it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Fault: TypeAlias = Callable[[nn.Module], None]
+Layer: TypeAlias = "nn.Linear | nn.Conv2d"
 
 TF32_CUT = ~0x1FFF  # of the 23 bits of a float32's fraction TF32 keeps 10
 
@@ -70,7 +71,7 @@ def ulp(values: Tensor) -> Tensor:
     return torch.ldexp(torch.tensor(info.eps / 2, dtype=torch.float64), exponent).to(values.dtype)
 
 
-def layers_with_weights(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+def layers_with_weights(model: nn.Module) -> list[Layer]:
     """Return the layers that multiply."""
     return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
 
@@ -90,32 +91,34 @@ def _in_place_of(values: Tensor, others: Tensor) -> Tensor:
     return values + (others - values).detach()
 
 
-def _apply(layer: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _apply(layer: Layer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what a layer gives with another input, weight and bias."""
-    apply = F.conv2d if isinstance(layer, nn.Conv2d) else F.linear
-    return apply(inputs, weight, bias)
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(inputs, weight, bias)
+    return F.linear(inputs, weight, bias)
 
 
-def _without_bias(layer: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+def _without_bias(layer: Layer, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
     """Return what a layer gives without its bias."""
     return _apply(layer, inputs[0], layer.weight, None)
 
 
-def _weights_in_bfloat16(layer: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+def _weights_in_bfloat16(layer: Layer, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
     """Return what a layer gives with rounded weights."""
     rounded = layer.weight.bfloat16().to(layer.weight.dtype)
     return _apply(layer, inputs[0], _in_place_of(layer.weight, rounded), layer.bias)
 
 
-def _multiply_in_tf32(layer: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+def _multiply_in_tf32(layer: Layer, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
     """Return what a layer gives with TF32."""
     before, weight = (_in_place_of(x, cut_to_tf32(x)) for x in (inputs[0], layer.weight))
     return _apply(layer, before, weight, layer.bias)
 
 
-def _sum_in_the_dtype(layer: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+def _sum_in_the_dtype(layer: Layer, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
     """Return what a layer gives if its sums are held in the dtype."""
-    total: Tensor = layer.bias.expand(len(inputs[0]), -1)
+    bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
+    total = bias.expand(len(inputs[0]), -1)
     rows = inputs[0].flatten(1)
     for column, weights in zip(rows.unbind(1), layer.weight.unbind(1), strict=True):
         total = total + column[:, None] * weights

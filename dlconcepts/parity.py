@@ -47,7 +47,7 @@ Triple = tuple[str, Tensor, Bounded]  # what it is, what was computed, what it s
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, what runs in its place (its compiled form, say), and the arithmetic it is held to."""
+    """A model, what runs in its place (its compiled form, say), and the arithmetic it keeps to."""
 
     model: nn.Module
     run: nn.Module
@@ -85,20 +85,20 @@ class Comparison:
 
 
 def forward_pass(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The logits."""
+    """Yield the logits."""
     with inference(subject.run):
         computed = subject.run(batch[0])
     yield "logits", computed, subject.logits_of(batch[0])
 
 
 def loss(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The mean cross-entropy of a batch, in training mode."""
+    """Yield the mean cross-entropy of a batch, in training mode."""
     computed = F.cross_entropy(subject.run.train()(batch[0]), batch[1])
     yield "loss", computed, loss_of(subject.rule, subject.logits_of(batch[0]), batch[1])[0]
 
 
 def gradients(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The gradient of each parameter."""
+    """Yield the gradient of each parameter."""
     subject.run.zero_grad()
     F.cross_entropy(subject.run.train()(batch[0]), batch[1]).backward()
     weights = weights_of(subject.model)
@@ -115,7 +115,7 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
     """
 
     def take_steps(subject: Subject, batch: Batch) -> Iterator[Triple]:
-        """The parameters after each step."""
+        """Yield the parameters after each step."""
         optimizer, layers = make(subject.model), layers_of(subject.model)
         parameters = dict(subject.model.named_parameters())
         for number in range(1, steps + 1):
@@ -133,7 +133,7 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
 
 
 def evaluation(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The loss and the accuracy of `evaluate`."""
+    """Yield the loss and the accuracy of `evaluate`."""
     found = evaluate(subject.run, batch)
     logits = subject.logits_of(batch[0])
     dtype = batch[0].dtype
@@ -152,13 +152,13 @@ def _scalar(value: float, dtype: torch.dtype) -> Tensor:
 
 
 def prediction(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The class probabilities of `predict`."""
+    """Yield the class probabilities of `predict`."""
     expected = softmax_of(subject.rule, subject.logits_of(batch[0]))
     yield "probabilities", predict(subject.run, batch[0]), expected
 
 
 def transforms(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The normalised form of bytes, which is float32 whatever the dtype of the model."""
+    """Yield the normalised form of bytes, which is float32 whatever the dtype of the model."""
     pixels = (batch[0].float() * 64 + 128).clamp(0, 255).to(torch.uint8)
     rule = Arithmetic.of(torch.float32)
     shares = rule.stored(Bounded.exact(pixels.double() / 255))
@@ -168,7 +168,7 @@ def transforms(subject: Subject, batch: Batch) -> Iterator[Triple]:
 
 
 def checkpoint(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    """The state that comes back from a file, to the bit, and the logits of a model that has it."""
+    """Yield the state that comes back from a file, to the bit, and the logits it gives."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.pt")
         save_file(subject.model.state_dict(), path)
@@ -307,7 +307,7 @@ def convolution(dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> n
         torch.default_generator.manual_seed(seed)
         layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 10)
         model = nn.Sequential(*layers).to(device, dtype)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ autograd nor torch's optimizers are called.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,9 +35,11 @@ def layers_of(model: nn.Module) -> list[Layer]:
     """
     if isinstance(model, Network) and model.activation == "relu" and not model.dropout.p:
         hidden = [[("linear", f"hidden.{i}"), ("relu", "")] for i in range(len(model.hidden))]
-        return [("flatten", ""), *sum(hidden, []), ("linear", "output")]
+        return [("flatten", ""), *functools.reduce(operator.iadd, hidden, []), ("linear", "output")]
     kinds = {nn.Linear: "linear", nn.ReLU: "relu", nn.Flatten: "flatten", nn.Conv2d: "convolution"}
-    named = [(kinds.get(type(layer), type(layer).__name__), n) for n, layer in model.named_children()]
+    named = [
+        (kinds.get(type(layer), type(layer).__name__), n) for n, layer in model.named_children()
+    ]
     unknown = [kind for kind, _ in named if kind not in kinds.values()]
     if not isinstance(model, nn.Sequential) or unknown:
         raise TypeError(f"no error bound is known for {', '.join(unknown) or type(model).__name__}")
@@ -47,7 +51,9 @@ def weights_of(model: nn.Module) -> Weights:
     return {name: Bounded.exact(parameter) for name, parameter in model.named_parameters()}
 
 
-def forward(rule: Arithmetic, layers: list[Layer], weights: Weights, images: Tensor) -> list[Bounded]:
+def forward(
+    rule: Arithmetic, layers: list[Layer], weights: Weights, images: Tensor
+) -> list[Bounded]:
     """Return what goes into each layer, and, last, the logits."""
     values = [Bounded.exact(images)]
     for kind, name in layers:
@@ -101,7 +107,7 @@ def _as_rows(slope: Bounded, images: Bounded, weight: Bounded) -> tuple[Bounded,
     channels = slope.value.shape[1]
     slopes = [part.movedim(1, -1).reshape(-1, channels) for part in (slope.value, slope.error)]
     patches = [
-        F.unfold(part, weight.value.shape[2:]).transpose(1, 2).flatten(0, 1)  # type: ignore[arg-type]
+        F.unfold(part, weight.value.shape[2:]).transpose(1, 2).flatten(0, 1)
         for part in (images.value, images.error)
     ]
     return Bounded(*slopes), Bounded(*patches)
@@ -148,7 +154,9 @@ def step_of(
     Source: PyTorch documentation, the algorithms of `torch.optim.SGD`, `Adam` and `AdamW`.
     """
     options = optimizer.param_groups[0]
-    unknown = [name for name in ("nesterov", "amsgrad", "maximize", "dampening") if options.get(name)]
+    unknown = [
+        name for name in ("nesterov", "amsgrad", "maximize", "dampening") if options.get(name)
+    ]
     if type(optimizer) not in (SGD, Adam, AdamW) or unknown:
         what = ", ".join([type(optimizer).__name__, *unknown])
         raise TypeError(f"no error bound is known for a step of {what}")

@@ -232,14 +232,26 @@ def test_a_lesson_without_laws_is_pending_and_listed(suite: Suite) -> None:
 
 
 @pytest.mark.usefixtures("meta")
-def test_a_skip_is_listed_with_its_reason(suite: Suite) -> None:
-    """A law for the CPU only is skipped on another device, and the summary says why."""
-    mark = "@claim('tensors.doubles', right=double, cpu_only='it is shy')"
+def test_a_law_for_the_cpu_only_runs_there_whatever_the_device(suite: Suite) -> None:
+    """A run on another device judges the whole claim: its CPU-only laws on the CPU, with reason."""
+    mark = "@claim('tensors.doubles', right=double, wrong={squares: 'twice'}, cpu_only='it is shy')"
 
     result = suite.run(mark + LAW, "--device", "meta")
 
+    result.assert_outcomes(passed=2)
+    assert {record["device"] for record in suite.records()} == {"cpu"}
+    assert {record["cpu_only"] for record in suite.records()} == {"it is shy"}
+
+
+def test_a_skip_is_listed_with_its_reason(suite: Suite) -> None:
+    """A law that is skipped is in the summary, and its record says which claim was not judged."""
+    marks = "@pytest.mark.skip(reason='it is shy')\n@claim('tensors.doubles', right=double)"
+
+    result = suite.run(marks + LAW)
+
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED*tensors.doubles on the CPU only: it is shy"])
+    result.stdout.fnmatch_lines(["SKIPPED*it is shy"])
+    assert suite.records()[0]["claim"] == "tensors.doubles"
 
 
 @pytest.mark.usefixtures("meta")
