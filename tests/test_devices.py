@@ -9,7 +9,10 @@ Each claim of the notes is a section: first the mistakes, then the law that reje
 
 import copy
 import functools
+import json
 import math
+import subprocess
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dlconcepts import checkpoints, devices, parity
+from dlconcepts import checkpoints, devices, parity, parity_command
+from dlconcepts.__main__ import main
 from dlconcepts.bounds import Arithmetic
 from dlconcepts.compare import bits, state_of
 from dlconcepts.devices import DEVICES, DeviceUnavailableError, find_device, move, to_device
@@ -38,11 +42,13 @@ from dlconcepts.faults import (
 )
 from dlconcepts.networks import Network
 from dlconcepts.parity import TECHNIQUES, Subject, compare
+from dlconcepts.reference import layers_of, step_of
 from dlconcepts.strategies import LAYOUTS, tensors
 from dlconcepts.training import fit
 
 claim = pytest.mark.claim
 
+ROOT = Path(__file__).parents[1]
 META = torch.device("meta")  # a device that every machine has: it keeps shapes and no values
 MISSING = [name for name in DEVICES if name not in ("cpu", "cuda")]
 
@@ -955,3 +961,155 @@ def test_a_device_without_events_is_timed_by_the_clock() -> None:
     assert (seconds("cpu", 1), seconds("mps", 2)) == (3, 3)
     with pytest.raises(ValueError, match="at least 1 round, but rounds is 0"):
         seconds("cpu", 0)
+
+
+# ------------------------------------------------- the table, the benchmark, the bounds
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave but three techniques, two dtypes and two probes, so that a table takes a second."""
+    names = ("forward", "1 step of Adam", "transforms")
+    monkeypatch.setattr(parity_command, "TECHNIQUES", {name: TECHNIQUES[name] for name in names})
+    monkeypatch.setattr(parity, "DTYPES", (torch.float32, torch.float16))
+    monkeypatch.setattr(parity_command, "PROBES", ("two pixels", "blank"))
+
+
+@pytest.mark.usefixtures("few")
+def test_the_table_of_parity_has_error_bound_and_blindness(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each technique has a row in each arithmetic, and the same figures are in the file."""
+    file = tmp_path / "parity.json"
+
+    assert main(["parity", "--eager", "--json", str(file)]) == 0
+
+    printed = capsys.readouterr().out
+    record = json.loads(file.read_text(encoding="utf-8"))
+    arithmetics = ["float32", "float32 with TF32", "float16"]
+    assert [row["arithmetic"] for row in record["rows"][::3]] == arithmetics
+    assert all(title in printed for title in (*arithmetics, "channels_last", "not noticed"))
+    assert {row["technique"]: row["missed"] for row in record["rows"][:3]}["forward"] == []
+    found = [c for row in record["rows"] for c in row["backends"].values()]
+    assert all(0 <= comparison["ratio"] <= 1 for comparison in found)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_bound_that_is_exceeded_ends_the_table_with_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A backend with a fault is told by the exit status."""
+    sound = parity.network
+
+    def faulty(dtype: torch.dtype, device: torch.device) -> Network:
+        """Return the network without its last bias."""
+        model = sound(dtype, device)
+        drops_a_bias(model)
+        return model
+
+    monkeypatch.setattr(parity, "network", faulty)
+
+    assert main(["parity", "--eager"]) == 1
+    assert "forward" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--json", "nowhere/parity.json"], "there is no folder nowhere"),
+    ],
+)
+def test_the_table_says_what_it_cannot_do(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown device or a missing folder is told before anything is measured."""
+    assert main(["parity", *arguments]) == 2
+
+    assert said in capsys.readouterr().err
+
+
+def run_benchmark(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run the benchmark as a person would."""
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_benchmark_runs_on_the_cpu_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """Every route has its row: figures, or the reason why there are none."""
+    small = ["--images", "128", "--batch", "64", "--rounds", "1", "--deep-batch", "2"]
+
+    result = run_benchmark("--device", "cpu", *small, "--side", "32", "--out", str(tmp_path))
+
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 6
+    skipped = [row["skipped"] for row in rows if "skipped" in row]
+    assert "a CUDA graph needs CUDA" in skipped
+    assert all(row["images/s"] > 0 for row in rows if "skipped" not in row)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_the_benchmark_without_cuda_fails_at_once_with_the_reason() -> None:
+    """It names the device, the reason, and what one can do."""
+    result = run_benchmark()
+
+    assert result.returncode == 2
+    assert "device 'cuda' is not available: " in result.stderr
+    assert "--device cpu" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.Tanh()), "Tanh"),
+        (nn.Linear(2, 2), "Linear"),
+        (Network(2, [2], 2, activation="gelu"), "Network"),
+    ],
+)
+def test_a_layer_without_a_bound_is_an_error(model: nn.Module, named: str) -> None:
+    """What the reference has no bound for is named, and not guessed."""
+    with pytest.raises(TypeError, match=f"no error bound is known for .*{named}"):
+        layers_of(model)
+
+
+def test_a_step_without_a_bound_is_an_error() -> None:
+    """Neither another optimizer nor an option that is not written out is taken for a known one."""
+    weight = nn.Parameter(torch.ones(1))
+    rule, exact = Arithmetic.of(torch.float32), Bounded.exact(weight)
+    others = torch.optim.Adam([weight], amsgrad=True), torch.optim.RMSprop([weight])
+
+    for optimizer in others:
+        with pytest.raises(TypeError, match="no error bound is known for a step of"):
+            step_of(rule, optimizer, {}, exact, exact)
+
+
+def test_a_result_of_another_shape_is_no_result() -> None:
+    """A comparison of other elements than were computed is refused."""
+    bound = Bounded.exact(torch.ones(2))
+
+    with pytest.raises(ValueError, match="logits has 3 elements, not 2"):
+        compare([("logits", torch.ones(3), bound)])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_result_that_is_no_number_exceeds_every_bound(value: float) -> None:
+    """NaN is below no bound, although it is above none."""
+    computed, bound = torch.tensor([1.0, value]), Bounded(torch.ones(2), torch.full((2,), 9.0))
+
+    assert compare([("logits", computed, bound)]).ratio == math.inf
+
+
+def test_one_element_off_by_the_reported_ulps_is_noticed_and_by_one_less_is_not() -> None:
+    """The smallest shift that a comparison reports is planted, and is the smallest."""
+    target = torch.tensor([1.0, -3.0, 0.25])
+    bound = Bounded(target.double(), torch.tensor([1e-6, 1e-6, 1e-6], dtype=torch.float64))
+    least = int(compare([("logits", target, bound)]).ulps[0])
+
+    def moved(ulps: int) -> Comparison:
+        """Compare with the element of the largest ulp moved away from zero."""
+        shift = torch.tensor([0.0, -ulps * float(ulp(target[1])), 0.0])
+        return compare([("logits", target + shift, bound)])
+
+    assert not moved(least).holds
+    assert moved(least - 1).holds
