@@ -32,7 +32,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, register_random, settings
 
-from dlconcepts.devices import DEVICES, DeviceUnavailableError, find_device
+from dlconcepts.devices import DEVICES, WORKSPACE, DeviceUnavailableError, find_device
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,6 +62,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # A documented knob of Hypothesis: shrinking a mistake must not take minutes.
 hypothesis.internal.conjecture.engine.MAX_SHRINKING_SECONDS = SHRINKING_SECONDS
+
+# cuBLAS reads it once, when CUDA starts; laws of determinism need it.
+os.environ.setdefault(WORKSPACE, ":4096:8")
 
 # Laws work on tensors too small for a second thread, and pytest-xdist's workers would fight for
 # the cores.

@@ -37,7 +37,8 @@ class Bounded:
         >>> Bounded.exact(torch.ones(1)).error.item()
         0.0
         """
-        value = tensor.detach().to("cpu", torch.float64, copy=True)
+        # On the CPU first: MPS has no float64.
+        value = tensor.detach().cpu().to(torch.float64, copy=True)
         return cls(value, torch.zeros_like(value))
 
     @property
@@ -119,7 +120,10 @@ class Arithmetic:
         return self._summed(value, error, products, terms)
 
     def convolve(self, images: Bounded, weight: Bounded, bias: Bounded) -> Bounded:
-        """Convolve (N, C, H, W) with (O, C, h, w), unpadded, by steps of 1."""
+        """Convolve (N, C, H, W) with (O, C, h, w), unpadded, by steps of 1.
+
+        The bound is that of sums of products. Winograd's and Fourier's ways to convolve are none.
+        """
         kernel = (weight.value.shape[2], weight.value.shape[3])
         patches = [
             torch.nn.functional.unfold(part, kernel) for part in (images.value, images.error)

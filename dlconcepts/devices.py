@@ -208,8 +208,10 @@ def _between_events(
 def deterministic() -> Iterator[None]:
     """Have torch compute the same bits from the same input for a block, or raise where it cannot.
 
-    Raises RuntimeError on entry if CUDA is at work already without the workspace setting that
-    cuBLAS needs, and in the block, from torch, at an operation that has no deterministic kernel.
+    The workspace setting that cuBLAS needs stays in the environment of the process.
+
+    Raises RuntimeError on entry if CUDA is at work already without that setting, and in the block,
+    from torch, at an operation that has no deterministic kernel.
     Source: PyTorch documentation, "Reproducibility" and `torch.use_deterministic_algorithms`.
 
     >>> with deterministic():

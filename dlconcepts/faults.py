@@ -67,8 +67,9 @@ def ulp(values: Tensor) -> Tensor:
     tensor([1., 2.])
     """
     info = torch.finfo(values.dtype)
-    _, exponent = values.abs().double().clamp(min=info.smallest_normal).frexp()
-    return torch.ldexp(torch.tensor(info.eps / 2, dtype=torch.float64), exponent).to(values.dtype)
+    _, exponent = values.detach().cpu().abs().double().clamp(min=info.smallest_normal).frexp()
+    half = torch.full_like(exponent, info.eps / 2, dtype=torch.float64)
+    return torch.ldexp(half, exponent).to(values.dtype).to(values.device)
 
 
 def layers_with_weights(model: nn.Module) -> list[Layer]:

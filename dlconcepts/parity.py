@@ -161,7 +161,7 @@ def transforms(subject: Subject, batch: Batch) -> Iterator[Triple]:
     """Yield the normalised form of bytes, which is float32 whatever the dtype of the model."""
     pixels = (batch[0].float() * 64 + 128).clamp(0, 255).to(torch.uint8)
     rule = Arithmetic.of(torch.float32)
-    shares = rule.stored(Bounded.exact(pixels.double() / 255))
+    shares = rule.stored(Bounded.exact(pixels.cpu().double() / 255))
     half = Bounded.exact(torch.full_like(shares.value, -0.5))
     expected = rule.scale(rule.add(shares, half), 2)
     yield "normalised", normalize(pixels), expected

@@ -6,8 +6,6 @@ autograd nor torch's optimizers are called.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,9 +31,12 @@ def layers_of(model: nn.Module) -> list[Layer]:
     >>> layers_of(Network(4, [3], 2))
     [('flatten', ''), ('linear', 'hidden.0'), ('relu', ''), ('linear', 'output')]
     """
-    if isinstance(model, Network) and model.activation == "relu" and not model.dropout.p:
-        hidden = [[("linear", f"hidden.{i}"), ("relu", "")] for i in range(len(model.hidden))]
-        return [("flatten", ""), *functools.reduce(operator.iadd, hidden, []), ("linear", "output")]
+    if isinstance(model, Network):
+        if model.activation != "relu" or model.dropout.p:
+            raise TypeError("no error bound is known for a Network but of ReLU and no dropout")
+        names = [f"hidden.{index}" for index in range(len(model.hidden))]
+        hidden = [layer for name in names for layer in (("linear", name), ("relu", ""))]
+        return [("flatten", ""), *hidden, ("linear", "output")]
     kinds = {nn.Linear: "linear", nn.ReLU: "relu", nn.Flatten: "flatten", nn.Conv2d: "convolution"}
     named = [
         (kinds.get(type(layer), type(layer).__name__), n) for n, layer in model.named_children()
