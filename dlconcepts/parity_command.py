@@ -13,13 +13,14 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from dlconcepts import parity
 from dlconcepts.atomic import write_atomically
@@ -28,13 +29,14 @@ from dlconcepts.devices import DeviceUnavailableError, find_device
 from dlconcepts.faults import FAULTS, HARMLESS, Fault, multiplies_in_tf32
 from dlconcepts.networks import Network
 from dlconcepts.parity import TECHNIQUES, Batch, Comparison, Subject
+from dlconcepts.runs import one_thread
 
 PROBES = ("two pixels", "blank", "dense")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A column of numbers: a dtype, with TF32 allowed or not."""
+    """An arithmetic of a device: a dtype, with TF32 allowed or not."""
 
     dtype: torch.dtype
     tf32: bool = False
@@ -72,11 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     reason = "left out" if arguments.eager else parity.why_not_compiled()
     console = Console(width=shutil.get_terminal_size((150, 40)).columns, highlight=False)
     console.print(f"torch {torch.__version__} on {device}; compiled: {reason or 'TorchInductor'}")
-    rows = []
-    for kind in kinds_of(device):
-        torch.compiler.reset()  # it keeps eight forms of a network, and each dtype takes two
-        rows += (found := list(measure(kind, device, backends_of(device, reason is None))))
-        console.print(table(kind, found))
+    rows, backends = [], backends_of(device, reason is None)
+    with one_thread(nn.Identity()):
+        for kind in kinds_of(device):
+            torch.compiler.reset()  # it keeps eight forms of a network, and each dtype takes two
+            rows += (found := list(measure(kind, device, backends)))
+            console.print(table(kind, found))
     console.print(LEGEND)
     if arguments.json:
         write_atomically(arguments.json, to_json(rows, device, reason).encode())
@@ -161,7 +164,7 @@ def worst(
     first = max(found, key=lambda comparison: comparison.ratio)
     least = min(comparison.ulps[0] for comparison in found)
     middle = min(comparison.ulps[1] for comparison in found)
-    return Comparison(**{**asdict(first), "ulps": (least, middle)})
+    return replace(first, ulps=(least, middle))
 
 
 def is_noticed(

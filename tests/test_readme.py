@@ -12,7 +12,9 @@ from dlconcepts.__main__ import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```.*?```text\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"^(?:pip install -e \. && )?python -m (.*)$", README, flags=re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(?:pip install -e \. && )?python -m dlconcepts (.*)$", README, flags=re.MULTILINE
+)
 
 
 def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -55,8 +57,8 @@ def test_the_commands_on_real_images_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Training and classifying work as written, one after the other."""
-    commands = [command.split()[1:] for command in COMMANDS if "verify" not in command]
-    train, classify = (command for command in commands if command)
+    commands = [command.split() for command in COMMANDS if "verify" not in command]
+    train, classify = commands
     assert (train[0], classify[0]) == ("train", "classify")
     monkeypatch.chdir(tmp_path)
 
