@@ -88,8 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 LEGEND = """error / bound: of the element that comes closest to its bound, or exceeds it.
-ulps: by how many units in the last place an element must be off to be noticed: where that is least,
-and at the middle one. not noticed: planted faults that stay below the bound on all probes."""
+ulps: by how many units in the last place an element must be off to be noticed, where that is least,
+and at the middle element of the probe that hides most. not noticed: planted faults that stay below
+the bound on all probes."""
 
 
 def kinds_of(device: torch.device) -> list[Kind]:
@@ -159,11 +160,11 @@ def worst(
     device: torch.device,
     fault: Fault | None = None,
 ) -> Comparison:
-    """Return the worst comparison over the probes, with the smallest shift that one notices."""
+    """Return the worst comparison over the probes, with the shifts that are noticed."""
     found = [on(probe, technique, build, kind, device, fault) for probe in PROBES]
     first = max(found, key=lambda comparison: comparison.ratio)
     least = min(comparison.ulps[0] for comparison in found)
-    middle = min(comparison.ulps[1] for comparison in found)
+    middle = max(comparison.ulps[1] for comparison in found)
     return replace(first, ulps=(least, middle))
 
 
