@@ -254,11 +254,6 @@ def smallest_shift(values: Tensor, target: Tensor, allowed: Tensor, dtype: torch
     return torch.floor((allowed - (values - target).abs()).clamp(min=0) / ulp) + 1
 
 
-def compare_with_float64(technique: Technique, subject: Subject, batch: Batch) -> Comparison:
-    """Run a technique on a backend and compare all that it gives with the float64 result."""
-    return compare(technique(subject, batch))
-
-
 # ------------------------------------------------- backends
 
 

@@ -502,6 +502,12 @@ def batches_for(
     return images, torch.tensor(labels)
 
 
+def found_in(name: str, subject: Subject, batch: Any) -> Comparison:
+    """Compare what a technique gives with float64, TF32 off."""
+    with parity.precision(tf32=False):
+        return compare(TECHNIQUES[name](subject, batch))
+
+
 here_dtypes = st.deferred(lambda: st.sampled_from(parity.dtypes_of(torch.get_default_device())))
 COSTS = "a step is compared at 109,386 parameters"
 WITHIN = "the error is within the bound"
@@ -533,8 +539,7 @@ def test_a_technique_gives_its_float64_result_within_rounding(
     plant(model)
     batch = data.draw(batches_for((784,), dtype), label="batch")
 
-    with parity.precision(tf32=False):
-        found = compare(TECHNIQUES[name](Subject(model, model, Arithmetic.of(dtype)), batch))
+    found = found_in(name, Subject(model, model, Arithmetic.of(dtype)), batch)
 
     assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {found}"
 
@@ -598,8 +603,7 @@ def test_a_compiled_model_gives_the_float64_result_within_rounding(
     # For other strides TorchInductor would compile anew, and 8 times at most.
     batch = data.draw(batches_for((784,), dtype, layouts=["contiguous"]), label="batch")
 
-    with parity.precision(tf32=False):
-        found = compare(TECHNIQUES[name](Subject(model, run, Arithmetic.of(dtype)), batch))
+    found = found_in(name, Subject(model, run, Arithmetic.of(dtype)), batch)
 
     assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {found}"
 
@@ -651,9 +655,7 @@ def test_the_layout_of_the_channels_does_not_change_the_result(
             """Lay out the images and run the model."""
             return self.model(lay_out(images))
 
-    with parity.precision(tf32=False):
-        subject = Subject(model, LaysOut(), Arithmetic.of(dtype))
-        found = compare(TECHNIQUES[name](subject, (images, labels)))
+    found = found_in(name, Subject(model, LaysOut(), Arithmetic.of(dtype)), (images, labels))
 
     assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {found}"
 
