@@ -19,6 +19,7 @@ import functools
 import importlib
 import inspect
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -186,6 +187,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def first_optimizer() -> None:
     """Pay once, outside the laws, for the second that the first optimizer takes to import."""
     importlib.import_module("torch._dynamo")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hardware(
+    request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """Record torch and the hardware behind each device, so that results can be kept."""
+    record_testsuite_property("torch", str(torch.__version__))
+    for device in request.config.stash[CHOSEN]:
+        module = getattr(torch, device.type, None)
+        describe = getattr(module, "get_device_name", platform.machine)
+        record_testsuite_property(str(device), describe())
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -5,6 +5,7 @@ outcome and at what was recorded. A machinery that let a vacuous mistake pass wo
 other test of the project worthless.
 """
 
+import platform
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -272,6 +273,15 @@ def test_device(double, x):
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["*made on cpu*", "*made on meta*"])
     assert [record["device"] for record in suite.records()] == ["cpu", "meta", "cpu"]
+
+
+def test_the_results_name_torch_and_the_hardware(suite: Suite) -> None:
+    """Results that are kept say what they were found with, beside the items."""
+    suite.run("@claim('tensors.doubles', right=double)" + LAW)
+
+    results = ET.parse(suite.pytester.path / "results.xml")
+    found = {p.get("name"): p.get("value") for p in results.iterfind("./testsuite/properties/*")}
+    assert (found["torch"], found["cpu"]) == (str(torch.__version__), platform.machine())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
