@@ -31,7 +31,7 @@ from dlconcepts.networks import Network
 from dlconcepts.parity import TECHNIQUES, Batch, Comparison, Subject
 from dlconcepts.runs import one_thread
 
-PROBES = ("two pixels", "blank", "dense")
+PROBES = ("two pixels", "blank", "aligned", "dense")
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,20 @@ def on(
 
 
 def batch(probe: str, subject: Subject, device: torch.device) -> Batch:
-    """Return 16 images: noise, noise in about two pixels each, or nothing at all."""
+    """Return 16 images: noise, noise in about two pixels each, nothing, or each aligned.
+
+    In those, all products of a neuron of the first layer have one sign, so that its sum is long.
+    """
     dense = isinstance(subject.model, Network)
     shape = (16, 784) if dense else (16, 3, 8, 8)
     generator = torch.Generator("cpu").manual_seed(0)
     images = torch.randn(shape, generator=generator)
-    share = {"dense": 1.0, "two pixels": 2 / math.prod(shape[1:]), "blank": 0.0}[probe]
-    images = images * (torch.rand(shape, generator=generator) < share)
+    if probe == "aligned":
+        weights = next(subject.model.parameters()).detach().cpu()
+        images = weights[:16].float().sign() if dense else torch.ones(shape)
+    else:
+        share = {"dense": 1.0, "two pixels": 2 / math.prod(shape[1:]), "blank": 0.0}[probe]
+        images = images * (torch.rand(shape, generator=generator) < share)
     labels = torch.randint(10, (16,), generator=generator)
     images = images.to(device, next(subject.model.parameters()).dtype)
     if not dense:
