@@ -220,7 +220,7 @@ def describe(device: torch.device) -> dict[str, object]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu threads": torch.get_num_threads(),
     }
     if device.type == "cuda":

@@ -241,7 +241,7 @@ def to_json(rows: list[Row], device: torch.device, reason: str | None) -> str:
     record = {
         "torch": str(torch.__version__),
         "device": f"{device} ({describe()})",
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "not compiled": reason,
         "rows": [asdict(row) for row in rows],
     }
