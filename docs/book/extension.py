@@ -1,0 +1,37 @@
+"""What Sphinx calls: pages are written before it reads, API pages get links back to the laws."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from book.pages import law_links, write_pages
+from book.suite import Law, chapters
+
+GENERATED = Path(__file__).parents[1] / "generated"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("builder-inited", write)
+    app.connect("autodoc-process-docstring", link_back)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write(app: Sphinx) -> None:
+    """Write the pages anew, so that none is left of what is no longer there."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    write_pages(GENERATED)
+
+
+def link_back(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    """Name the laws of a technique below its docstring."""
+    laws: list[Law] = [
+        law for chapter in chapters() for law in chapter.laws if name in law.techniques
+    ]
+    if laws:
+        lines += ["", *law_links(laws), ""]

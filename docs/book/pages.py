@@ -1,0 +1,237 @@
+"""The pages of the book as reStructuredText, made from the suite and from what was recorded."""
+
+import json
+import pkgutil
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import dlconcepts
+from book import records
+from book.drawings import Drawing, draw
+from book.notebooks import write_notebook
+from book.suite import Chapter, Law, Subject, chapters, ledger
+from dlconcepts.report import LESSONS
+
+TEMPLATES = Path(__file__).parent / "templates"
+VERDICTS = {
+    "holds": "holds",
+    "holds-if": "holds if",
+    "corrected": "corrected",
+    "opinion": "opinion",
+}
+PROGRAMS = ("__main__", "data")  # no API of theirs is meant to be imported
+
+
+def prose(text: str) -> str:
+    r"""Return a text as reStructuredText: `code` stays code, all else means only itself.
+
+    >>> prose("Call `step_` on *all* of x_")
+    'Call \\ ``step_``\\  on \\*all\\* of x\\_'
+    """
+    pieces = re.split(r"`+([^`]+)`+", text)
+    plain = [re.sub(r"([\\*`|_])", r"\\\1", piece) for piece in pieces]
+    plain[1::2] = [rf"\ ``{code}``\ " for code in pieces[1::2]]
+    return "".join(plain)
+
+
+def heading(text: str, line: str) -> str:
+    """Return a heading."""
+    return f"{text}\n{line * len(text)}"
+
+
+def badge(word: str) -> str:
+    """Return a verdict or an outcome as a badge."""
+    return f":{word.lower().replace(' ', '-')}:`{VERDICTS.get(word, word)}`"
+
+
+def claim_label(claim: str) -> str:
+    """Return the label of a claim to link to."""
+    return f"claim-{claim}"
+
+
+def law_links(laws: Iterable[Law]) -> Iterator[str]:
+    """Yield the lines of a list of links to laws."""
+    yield from (".. rubric:: Laws", "   :heading-level: 3", "")
+    for law in laws:
+        yield f"- :ref:`{prose(law.title)} <{law.label}>`"
+
+
+def outcomes(claim: str) -> list[tuple[records.Environment, str, str, str]]:
+    """Return for each environment what it says of a claim: outcome, examples, mistakes."""
+    laws = [law for chapter in chapters() for law in chapter.laws if law.claim == claim]
+    rows = []
+    for environment in records.environments():
+        right = [environment.item(law, law.right) for law in laws]
+        wrong = [environment.item(law, mistake) for law in laws for mistake in law.mistakes]
+        found = [item.outcome if item else records.MISSING for item in (*right, *wrong)]
+        # Mistakes run on the first device of a run only, so that other devices lack all of them.
+        if not any(wrong):
+            found = found[: len(right)]
+        worst = next(
+            (x for x in ("FAILED", "skipped", records.MISSING) if x in found),
+            "ok" if found else "pending",
+        )
+        examples = sum(int(item.record.get("examples", 0)) for item in right if item)
+        rejected = sum(bool(item) and item.outcome == "ok" for item in wrong)
+        of = f"{rejected} of {len(wrong)}" if any(wrong) else "on another device"
+        rows.append((environment, worst, f"{examples:,}", of))
+    return rows
+
+
+def counterexample(law: Law, mistake: Subject) -> tuple[str, str] | None:
+    """Return the recorded counterexample of a mistake, and the environment that it is from."""
+    for environment in records.environments():
+        item = environment.item(law, mistake)
+        if item and item.record.get("counterexample"):
+            return item.record["counterexample"], environment.title
+    return None
+
+
+def verdicts(law: Law, subject: Subject) -> list[str]:
+    """Return in words what each environment says of a law with one subject."""
+    lines = []
+    for environment in records.environments():
+        item = environment.item(law, subject)
+        word = records.outcome_of(item)
+        line = f"{environment.title}: {badge(word)}"
+        if item and item.outcome == "skipped":
+            line += f" {prose(item.message)}"
+        elif item and item.is_mistake:
+            line += f" after {int(item.record.get('examples', 0)):,} examples that it got right"
+        elif item:
+            line += f" on {int(item.record.get('examples', 0)):,} examples"
+            line += f" ({prose(item.record['reason'])})" if item.record.get("reason") else ""
+        lines.append(line)
+    return lines
+
+
+def unproven() -> list[dict[str, Any]]:
+    """Return the claims that no law names: opinions, and those whose laws are still to come."""
+    proven = {claim for chapter in chapters() for claim in chapter.claims}
+    return [claim for name, claim in ledger().items() if name not in proven]
+
+
+def counts() -> dict[str, str]:
+    """Return what the book holds, counted."""
+    laws = [law for chapter in chapters() for law in chapter.laws]
+    mistakes = [(law, mistake) for law in laws for mistake in law.mistakes]
+    return {
+        "claims": f"{len(ledger())}",
+        "laws": f"{len(laws)}",
+        "mistakes": f"{len(mistakes)}",
+        **Counter(VERDICTS[claim["verdict"]] for claim in ledger().values()),
+    }
+
+
+def modules() -> list[str]:
+    """Return the names of the library's modules."""
+    found = pkgutil.walk_packages(dlconcepts.__path__, "dlconcepts.")
+    names = [module.name for module in found]
+    return [name for name in names if name.split(".")[1] not in PROGRAMS]
+
+
+def tables(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a recorded JSON value in the order in which a page shows them.
+
+    >>> list(tables({"rounds": 3, "rows": [{"peer": "a", "ms": 1.5}]}))
+    [('facts', {'rounds': 3}), ('title', 'rows'), ('table', [{'peer': 'a', 'ms': 1.5}])]
+    """
+    if isinstance(value, str) and "\n" in value:
+        yield "text", value
+    elif isinstance(value, Mapping):
+        facts = {k: v for k, v in value.items() if not isinstance(v, dict | list)}
+        longer = {k: v for k, v in facts.items() if isinstance(v, str) and "\n" in v}
+        if short := {k: v for k, v in facts.items() if k not in longer}:
+            yield "facts", short
+        for key, part in value.items():
+            if key in longer or key not in facts:
+                yield "title", key
+                yield from tables(part)
+    elif isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value):
+        yield "table", value
+    elif value:
+        yield "facts", {"": value if isinstance(value, str) else json.dumps(value)}
+
+
+def pictures(name: str) -> list[Path]:
+    """Return the recorded pictures of an end-to-end run."""
+    return sorted((records.RESULTS / "runs").glob(f"{name}-*.png"))
+
+
+def environment() -> jinja2.Environment:
+    """Return what the templates can call."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters.update(prose=prose, badge=badge, heading=heading)
+    found.globals.update(
+        LESSONS=LESSONS,
+        VERDICTS=VERDICTS,
+        chapters=chapters(),
+        ledger=ledger(),
+        environments=records.environments(),
+        claim_label=claim_label,
+        counterexample=counterexample,
+        counts=counts(),
+        modules=modules(),
+        outcomes=outcomes,
+        pictures=pictures,
+        tables=tables,
+        unproven=unproven(),
+        verdicts=verdicts,
+        version_key=records.version_key,
+    )
+    return found
+
+
+def write_pages(out: Path) -> None:
+    """Write all pages, drawings and notebooks into a folder."""
+    templates = environment()
+    for folder in ("api", "drawings", "lessons", "notebooks"):
+        (out / folder).mkdir(parents=True)
+    for chapter in chapters():
+        write_notebook(chapter, out / "notebooks" / f"{chapter.name}.ipynb")
+        write_chapter(chapter, templates, out)
+    for module in modules():
+        page = templates.get_template("module.rst").render(module=module)
+        (out / "api" / f"{module}.rst").write_text(page, encoding="utf-8")
+    first = set()
+    shared = {
+        "rot": {k.removeprefix("rot-"): v for k, v in records.recorded("rot-*.json").items()},
+        "runs": records.recorded("runs/*.json"),
+        "benchmarks": records.recorded("benchmarks/*.json"),
+        "power": records.recorded("power*.json"),
+        "others": {
+            name: value
+            for name, value in records.recorded("*.json").items()
+            if not name.startswith(("rot-", "power"))
+        },
+        "first": first,
+    }
+    for name in ("start", "claims", "corrected", "mistakes", "rot", "runs", "measured"):
+        page = templates.get_template(f"{name}.rst").render(shared)
+        (out / f"{name}.rst").write_text(page, encoding="utf-8")
+
+
+def write_chapter(chapter: Chapter, templates: jinja2.Environment, out: Path) -> None:
+    """Write the page of a chapter and its drawings."""
+    drawings: dict[str, list[Drawing]] = {}
+    for law in chapter.laws:
+        for number, drawing in enumerate(draw(chapter, law)):
+            drawing.save(out / "drawings" / f"{law.label}-{number}.png")
+            drawings.setdefault(law.label, []).append(drawing)
+    earlier = [c for c in chapters() if c.place < chapter.place]
+    first = {claim for c in earlier for claim in c.claims}
+    page = templates.get_template("chapter.rst").render(
+        chapter=chapter, drawings=drawings, first=first
+    )
+    (out / "lessons" / f"{chapter.name}.rst").write_text(page, encoding="utf-8")

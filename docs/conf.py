@@ -1,0 +1,44 @@
+"""How Sphinx builds the book: `tox -e book`, or `sphinx-build -W -n docs build/book`."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import dlconcepts  # noqa: E402
+
+project = "dlconcepts"
+author = "the authors of dlconcepts"
+release = version = dlconcepts.__version__
+html_title = "dlconcepts"
+extensions = [
+    "book",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["results/*.xml", "book"]
+default_role = "code"
+nitpicky = True
+# Links into other packages would need their inventories, and so the network.
+nitpick_ignore_regex = [("py:.*", r"(?!dlconcepts\.).*")]
+autodoc_typehints_format = "short"
+smartquotes = False
+
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["book.css"]
+html_js_files = ["book.js"]
+html_show_sphinx = False
+html_copy_source = False
+pygments_style = "a11y-light"
+pygments_dark_style = "a11y-dark"
+rst_prolog = "\n".join(
+    f".. role:: {word}\n   :class: badge {word}"
+    for word in (
+        *("holds", "holds-if", "corrected", "opinion"),
+        *("ok", "rejected", "failed", "skipped", "pending", "not-run-yet"),
+        *("error", "warning", "silent", "runs"),
+    )
+) + "\n.. role:: small\n   :class: small\n"

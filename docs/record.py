@@ -1,0 +1,186 @@
+"""Record what the book shows: runs of the laws, benchmarks, and trainings with their pictures.
+
+    python docs/record.py laws --device cpu --jobs 2        # this environment's record of the laws
+    python docs/record.py laws --from results.xml           # of a run that has ended already
+    python docs/record.py benchmark strategies --rounds 5   # what benchmarks/strategies.py prints
+    python docs/record.py runs                              # train and transfer, and their pictures
+
+Everything goes to docs/results/. Host names, paths, timings and addresses in memory stay out of the
+records of the laws, so that two runs that found the same are the same file.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from dlconcepts.data.make_photographs import PHOTOGRAPHS
+from dlconcepts.verify import environment, find_devices
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+DROPPED = {"seconds", "torch", "verdict"}  # timings, and what stands elsewhere
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Record what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    laws = commands.add_parser("laws", help="run the laws, or take the results.xml of a run")
+    laws.add_argument("--device", nargs="+", default=["cpu"])
+    laws.add_argument("--profile", default="book")
+    laws.add_argument("--jobs", type=int, default=1)
+    laws.add_argument("--from", dest="source", type=Path, metavar="RESULTS.XML")
+    benchmark = commands.add_parser("benchmark", help="run a benchmark and keep what it prints")
+    benchmark.add_argument("name", help="its file in benchmarks/, without .py")
+    commands.add_parser("runs", help="train on Fashion-MNIST, and on photographs")
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "benchmark":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if arguments.command == "laws":
+        record_laws(arguments)
+    elif arguments.command == "benchmark":
+        command = [f"benchmarks/{arguments.name}.py", *rest]
+        record_output(command, RESULTS / "benchmarks" / f"{arguments.name}.json")
+    else:
+        record_runs()
+
+
+def record_laws(arguments: argparse.Namespace) -> None:
+    """Write the record of a run of the laws, which is made here unless its results are given."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = arguments.source or Path(folder) / "results.xml"
+        if arguments.source is None:
+            command = [sys.executable, "-m", "dlconcepts", "verify", "--out", folder]
+            command += ["--profile", arguments.profile, "--jobs", str(arguments.jobs)]
+            command += ["--device", *arguments.device]
+            # 1 is a run in which something fell short, which a record may show.
+            if subprocess.run(command, cwd=ROOT).returncode not in (0, 1):
+                sys.exit("the laws were not run, so nothing was recorded")
+        suite = clean(ET.parse(source), facts(arguments.device, arguments.profile))
+    torch_version = suite.find("properties/property[@name='torch']").get("value").partition("+")[0]
+    file = RESULTS / f"torch-{torch_version}-{'-'.join(arguments.device)}.xml"
+    RESULTS.mkdir(exist_ok=True)
+    ET.indent(suite)
+    ET.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
+    print(f"wrote {file.relative_to(ROOT)}: {len(suite.findall('testcase'))} items")
+
+
+def facts(devices: Sequence[str], profile: str) -> dict[str, str]:
+    """Return what a run ran with; nothing that names the machine but the model of its devices."""
+    hardware = find_devices(devices)
+    if "cpu" in hardware:
+        hardware["cpu"] = processor()
+    found = environment(hardware, profile)
+    del found["platform"]
+    found["date"] = found["date"].partition(" ")[0]
+    return found
+
+
+def processor() -> str:
+    """Return the model name of the processor, or of its architecture where none is told."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    models = re.findall(r"^model name\s*: (.*)$", text, flags=re.MULTILINE)
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
+    """Return the suite of a results.xml without what is the machine's, and with the known facts."""
+    suite = ET.Element("testsuite", name="dlconcepts")
+    properties = ET.SubElement(suite, "properties")
+    sources = {
+        f"source:{file.name}": sha256(file.read_bytes()).hexdigest()[:16]
+        for file in sorted((ROOT / "tests").glob("test_*.py"))
+    }
+    for name, value in {**known, **sources}.items():
+        ET.SubElement(properties, "property", name=name, value=value)
+    for case in results.iter("testcase"):
+        other = case.find("properties/property[@name='torch']")
+        if other is not None and other.get("value") != known["torch"]:
+            sys.exit(f"that run had torch {other.get('value')}, but here is torch {known['torch']}")
+        suite.append(clean_case(case))
+    return suite
+
+
+def clean_case(case: ET.Element) -> ET.Element:
+    """Return an item of a run without what is the machine's."""
+    attributes = {key: clean_text(case.get(key, "")) for key in ("classname", "name")}
+    cleaned = ET.Element("testcase", attributes)
+    kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]
+    if kept:
+        properties = ET.SubElement(cleaned, "properties")
+        for each in kept:
+            name, value = each.get("name", ""), clean_text(each.get("value", ""))
+            ET.SubElement(properties, "property", name=name, value=value)
+    for fault in case:
+        if fault.tag in ("failure", "error", "skipped"):
+            message = clean_text(fault.get("message", ""))
+            ET.SubElement(cleaned, fault.tag, message=message)
+    return cleaned
+
+
+def clean_text(text: str) -> str:
+    """Take paths and addresses out of a text, and lines that are none of ours.
+
+    >>> clean_text("<function f at 0x7f51> in PosixPath('/tmp/pytest-of-me/pytest-3/gw1/a0')")
+    "<function f> in PosixPath('/tmp/a0')"
+    """
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    text = re.sub(r"/tmp/pytest-of-[^/]+/pytest-\d+/(?:(?:popen-)?gw\d+/)?", "/tmp/", text)
+    text = re.sub(r"/tmp/tmp\w{8}\b", "/tmp/folder", text)
+    # Hypothesis's explanation names lines of other packages too, which say nothing of the law.
+    text = re.sub(r"^ +(?:/\S*/(?:site|dist)-packages|/usr)/\S*:\d+\n?", "", text, flags=re.M)
+    text = re.sub(r"^( +)/\S*/(tests|dlconcepts)/", r"\1\2/", text, flags=re.M)
+    text = re.sub(r"^ +\(and \d+ more with settings.*\n?", "", text, flags=re.M)
+    text = re.sub(r"Explanation:\n.*:\n?(?! )", "", text).strip("\n")
+    # What is left of a path that begins with a folder of this machine is cut to its last part.
+    homes = "|".join(re.escape(str(path)) for path in (ROOT, Path.home(), sys.prefix))
+    return re.sub(rf"(?:{homes})[\w./-]*/", "", text)
+
+
+def record_output(command: Sequence[str], file: Path) -> None:
+    """Run a Python command in the project's folder and keep what it prints."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    variables = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{shlex.join(command)} ended with status {done.returncode}: nothing recorded")
+    known = facts(["cpu"], "")
+    record = {
+        "command": f"python {shlex.join(command)}",
+        "environment": {key: value for key, value in known.items() if value},
+        "output": clean_text(done.stdout.replace("\r", "\n")),
+    }
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"wrote {file.relative_to(ROOT)}")
+
+
+def record_runs() -> None:
+    """Train on Fashion-MNIST and on photographs, and keep what is printed and drawn."""
+    commands = {"train": [], "transfer": [str(PHOTOGRAPHS)]}
+    out = Path("build/runs")
+    for name, options in commands.items():
+        shutil.rmtree(ROOT / out / name, ignore_errors=True)
+        command = ["-m", "dlconcepts", name, *options, "--out", str(out / name)]
+        record_output(command, RESULTS / "runs" / f"{name}.json")
+        for picture in sorted((ROOT / out / name).glob("*.png")):
+            shutil.copy(picture, RESULTS / "runs" / f"{name}-{picture.name}")
+
+
+if __name__ == "__main__":
+    main()
