@@ -9,6 +9,7 @@ import dlconcepts  # noqa: E402
 
 project = "dlconcepts"
 author = "the authors of dlconcepts"
+copyright = "the authors of dlconcepts, under the MIT licence"
 release = version = dlconcepts.__version__
 html_title = "dlconcepts"
 extensions = [
@@ -39,6 +40,6 @@ rst_prolog = "\n".join(
     for word in (
         *("holds", "holds-if", "corrected", "opinion"),
         *("ok", "rejected", "failed", "skipped", "pending", "not-run-yet"),
-        *("error", "warning", "silent", "runs"),
+        *("mistake", "raises", "warns", "another-result", "runs"),
     )
 ) + "\n.. role:: small\n   :class: small\n"

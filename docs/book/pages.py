@@ -30,13 +30,33 @@ PROGRAMS = ("__main__", "data")  # no API of theirs is meant to be imported
 def prose(text: str) -> str:
     r"""Return a text as reStructuredText: `code` stays code, all else means only itself.
 
-    >>> prose("Call `step_` on *all* of x_")
-    'Call \\ ``step_``\\  on \\*all\\* of x\\_'
+    >>> prose("Call `step_`s on *all* of x_")
+    'Call ``step_``\\ s on \\*all\\* of x\\_'
     """
-    pieces = re.split(r"`+([^`]+)`+", text)
+    pieces = re.split(r"`+([^`]+)`+", " ".join(text.split()))
     plain = [re.sub(r"([\\*`|_])", r"\\\1", piece) for piece in pieces]
-    plain[1::2] = [rf"\ ``{code}``\ " for code in pieces[1::2]]
-    return "".join(plain)
+    plain[1::2] = [f"``{code}``" for code in pieces[1::2]]
+    joined = ""
+    for before, piece in zip(["", *plain], plain, strict=False):
+        # Code that touches a letter needs a space that is not shown.
+        touches = re.search(r"\w$|``$", before) and re.match(r"\w|``", piece)
+        joined += (r"\ " if touches else "") + piece
+    return joined
+
+
+def paragraphs(text: str) -> str:
+    """Return a text of several paragraphs as reStructuredText."""
+    return "\n\n".join(prose(part) for part in text.split("\n\n"))
+
+
+def section_title(text: str) -> str:
+    """Return a section comment as a heading, in which names stay code.
+
+    >>> section_title("no_grad in life"), section_title("what a batch is")
+    ('``no_grad`` in life', 'What a batch is')
+    """
+    text = re.sub(r"\b(\w*_\w*|nn\.\w+)\b", r"`\1`", text)
+    return prose(text[:1].upper() + text[1:])
 
 
 def heading(text: str, line: str) -> str:
@@ -110,6 +130,13 @@ def verdicts(law: Law, subject: Subject) -> list[str]:
     return lines
 
 
+def word(law: Law, subject: Subject) -> str:
+    """Return what the runs say of a law with one subject, in a word: the worst that one says."""
+    found = [records.outcome_of(e.item(law, subject)) for e in records.environments()]
+    order = ("FAILED", "rejected", "ok", "skipped")
+    return next((outcome for outcome in order if outcome in found), records.MISSING)
+
+
 def unproven() -> list[dict[str, Any]]:
     """Return the claims that no law names: opinions, and those whose laws are still to come."""
     proven = {claim for chapter in chapters() for claim in chapter.claims}
@@ -172,7 +199,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters.update(prose=prose, badge=badge, heading=heading)
+    found.filters.update(prose=prose, paragraphs=paragraphs, section_title=section_title, badge=badge, heading=heading)
     found.globals.update(
         LESSONS=LESSONS,
         VERDICTS=VERDICTS,
@@ -189,6 +216,7 @@ def environment() -> jinja2.Environment:
         unproven=unproven(),
         verdicts=verdicts,
         version_key=records.version_key,
+        word=word,
     )
     return found
 
@@ -201,6 +229,7 @@ def write_pages(out: Path) -> None:
     for chapter in chapters():
         write_notebook(chapter, out / "notebooks" / f"{chapter.name}.ipynb")
         write_chapter(chapter, templates, out)
+    (out / "api.rst").write_text(templates.get_template("api.rst").render(), encoding="utf-8")
     for module in modules():
         page = templates.get_template("module.rst").render(module=module)
         (out / "api" / f"{module}.rst").write_text(page, encoding="utf-8")

@@ -19,6 +19,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+import torchvision.transforms.v2
+from torch import nn
 
 from dlconcepts.report import LESSONS
 
@@ -30,6 +33,11 @@ else:
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
+# Where the parts of other packages are found by those who use them.
+PUBLIC = (
+    *(torch, torch.Tensor, nn, nn.Module, nn.functional, torch.optim, torch.utils.data),
+    *(torchvision.datasets, torchvision.transforms, torchvision.transforms.v2),
+)
 HEADING = re.compile(r"# -{3,} (\S.*)")
 Ledger = dict[str, dict[str, Any]]
 
@@ -60,13 +68,12 @@ class Subject:
     @property
     def qualified(self) -> str:
         """Name with the module, as one would write it in a program."""
-        owner = getattr(self.value, "__objclass__", None)
-        module = getattr(self.value, "__module__", None) or getattr(owner, "__module__", "")
-        if owner is not None:
-            return f"{module}.{owner.__name__}.{self.name}".replace("torch._C.TensorBase", "torch.Tensor")
+        for place in PUBLIC:
+            if getattr(place, self.name, None) is self.value:
+                return f"{place.__name__}.{self.name}".replace("Tensor", "torch.Tensor", 1)
         if not hasattr(self.value, "__qualname__"):
             return " ".join(repr(self.value).split())
-        return f"{module}.{self.value.__qualname__}".removeprefix("builtins.").removeprefix("_")
+        return full_name(self.value).removeprefix("builtins.").removeprefix("_")
 
     @property
     def api(self) -> str:

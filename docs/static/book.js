@@ -1,0 +1,43 @@
+// Two comforts; without this file the pages show everything.
+
+// A link to a mistake opens it.
+function openTarget() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const fold = target?.closest("details") ?? target?.querySelector(":scope > details");
+  if (fold) {
+    fold.open = true;
+    target.scrollIntoView();
+  }
+}
+addEventListener("hashchange", openTarget);
+addEventListener("DOMContentLoaded", openTarget);
+
+// The filter of the claims: each row carries its lesson and its verdict as classes.
+addEventListener("DOMContentLoaded", () => {
+  const form = document.getElementById("filter");
+  if (!form) return;
+  const rows = [...document.querySelectorAll(".claim")];
+  const { text, lesson, verdict } = form.elements;
+
+  function filter() {
+    const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) {
+      const content = row.textContent.toLowerCase();
+      row.hidden = !(
+        (!lesson.value || row.classList.contains(`lesson-${lesson.value}`)) &&
+        (!verdict.value || row.classList.contains(`verdict-${verdict.value}`)) &&
+        words.every((word) => content.includes(word))
+      );
+    }
+    for (const section of document.querySelectorAll("section section")) {
+      section.hidden = !section.querySelector(".claim:not([hidden])");
+    }
+    const shown = rows.filter((row) => !row.hidden).length;
+    form.querySelector("output").textContent = `${shown} of ${rows.length} claims`;
+  }
+
+  form.hidden = false;
+  form.addEventListener("input", filter);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  filter();
+});
