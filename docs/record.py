@@ -138,7 +138,7 @@ def clean_text(text: str) -> str:
     >>> clean_text("<function f at 0x7f51> in PosixPath('/tmp/pytest-of-me/pytest-3/gw1/a0')")
     "<function f> in PosixPath('/tmp/a0')"
     """
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    text = re.sub(r" at 0x[0-9a-f]+|\x1b\[\d*m| \(Triggered internally at [^)]*\)", "", text)
     text = re.sub(r"/tmp/pytest-of-[^/]+/pytest-\d+/(?:(?:popen-)?gw\d+/)?", "/tmp/", text)
     text = re.sub(r"/tmp/tmp\w{8}\b", "/tmp/folder", text)
     # Hypothesis's explanation names lines of other packages too, which say nothing of the law.

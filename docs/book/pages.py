@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 
 import dlconcepts
+import rot
 from book import records
-from book.drawings import Drawing, draw
+from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
 from book.suite import Chapter, Law, Subject, chapters, ledger
 from dlconcepts.report import LESSONS
@@ -24,6 +25,15 @@ VERDICTS = {
     "corrected": "corrected",
     "opinion": "opinion",
 }
+# Calls without spaces, or of a name with a dot or an underscore; such names; and assignments.
+CODE = re.compile(
+    r"""(?<![\w.`])(?:
+    (?: \w+\((?:[^()\s]|\([^()\s]*\))*\) | (?=\w*[._]\w*)[\w.]+\((?:[^()]|\([^()]*\))*\) )
+        (?: \.\w+(?:\([^()\s]*\))? )*
+    | (?: \w+(?:\.\w+)*_\b | \w+_\w+(?:\.\w+)* | nn\.\w+ | \w+(?==) )(?:=\w+)?
+    )(?![\w`])""",
+    re.VERBOSE,
+)
 PROGRAMS = ("__main__", "data")  # no API of theirs is meant to be imported
 
 
@@ -38,10 +48,20 @@ def prose(text: str) -> str:
     plain[1::2] = [f"``{code}``" for code in pieces[1::2]]
     joined = ""
     for before, piece in zip(["", *plain], plain, strict=False):
-        # Code that touches a letter needs a space that is not shown.
-        touches = re.search(r"\w$|``$", before) and re.match(r"\w|``", piece)
-        joined += (r"\ " if touches else "") + piece
+        # Code that touches a word needs a space that is not shown.
+        opens = piece.startswith("``") and re.search(r"[^\s'\"(\[{<\-/:]$", before)
+        closes = before.endswith("``") and re.match(r"[^\s'\")\]}>\-/:.,;!?\\]", piece)
+        joined += (r"\ " if opens or closes else "") + piece
     return joined
+
+
+def claimed(text: str) -> str:
+    """Return a text of the ledger as reStructuredText, with what looks like code as code.
+
+    >>> claimed("Call zero_grad() or resize_(2, 3), or super().forward(x) (once).")
+    'Call ``zero_grad()`` or ``resize_(2, 3)``, or ``super().forward(x)`` (once).'
+    """
+    return prose(CODE.sub(r"`\g<0>`", text))
 
 
 def paragraphs(text: str) -> str:
@@ -199,13 +219,14 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters.update(prose=prose, paragraphs=paragraphs, section_title=section_title, badge=badge, heading=heading)
+    found.filters.update(prose=prose, paragraphs=paragraphs, claimed=claimed, section_title=section_title, badge=badge, heading=heading)
     found.globals.update(
         LESSONS=LESSONS,
         VERDICTS=VERDICTS,
         chapters=chapters(),
         ledger=ledger(),
         environments=records.environments(),
+        RECORDED=RECORDED,
         claim_label=claim_label,
         counterexample=counterexample,
         counts=counts(),
@@ -233,7 +254,6 @@ def write_pages(out: Path) -> None:
     for module in modules():
         page = templates.get_template("module.rst").render(module=module)
         (out / "api" / f"{module}.rst").write_text(page, encoding="utf-8")
-    first = set()
     shared = {
         "rot": {k.removeprefix("rot-"): v for k, v in records.recorded("rot-*.json").items()},
         "runs": records.recorded("runs/*.json"),
@@ -244,7 +264,7 @@ def write_pages(out: Path) -> None:
             for name, value in records.recorded("*.json").items()
             if not name.startswith(("rot-", "power"))
         },
-        "first": first,
+        "calls": rot.CALLS,
     }
     for name in ("start", "claims", "corrected", "mistakes", "rot", "runs", "measured"):
         page = templates.get_template(f"{name}.rst").render(shared)
