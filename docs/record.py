@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from PIL import Image
+
 from dlconcepts.data.make_photographs import PHOTOGRAPHS
 from dlconcepts.verify import environment, find_devices
 
@@ -162,7 +164,7 @@ def record_output(command: Sequence[str], file: Path) -> None:
         sys.exit(f"{shlex.join(command)} ended with status {done.returncode}: nothing recorded")
     known = facts(["cpu"], "")
     record = {
-        "command": f"python {shlex.join(command)}",
+        "command": clean_text(f"python {shlex.join(command)}"),
         "environment": {key: value for key, value in known.items() if value},
         "output": clean_text(done.stdout.replace("\r", "\n")),
     }
@@ -179,7 +181,10 @@ def record_runs() -> None:
         command = ["-m", "dlconcepts", name, *options, "--out", str(out / name)]
         record_output(command, RESULTS / "runs" / f"{name}.json")
         for picture in sorted((ROOT / out / name).glob("*.png")):
-            shutil.copy(picture, RESULTS / "runs" / f"{name}-{picture.name}")
+            # The photographs are under the GPL: no picture that shows them is kept.
+            if (name, picture.name) != ("transfer", "predictions.png"):
+                colours = Image.open(picture).convert("RGB").quantize(256)
+                colours.save(RESULTS / "runs" / f"{name}-{picture.name}", optimize=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from sphinx.application import Sphinx
 
 from book.pages import law_links, write_pages
@@ -22,6 +23,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def write(app: Sphinx) -> None:
     """Write the pages anew, so that none is left of what is no longer there."""
+    torch.set_num_threads(1)  # the trainings that are drawn are too small for more
     shutil.rmtree(GENERATED, ignore_errors=True)
     write_pages(GENERATED)
 
