@@ -33,6 +33,7 @@ html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_show_sphinx = False
 html_copy_source = False
+html_show_search_summary = False  # it would fetch pages, which a browser refuses to files
 pygments_style = "a11y-light"
 pygments_dark_style = "a11y-dark"
 rst_prolog = "\n".join(

@@ -29,6 +29,9 @@ RESULTS = ROOT / "docs" / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install chromium")
 WIDTHS = {"desktop": 1280, "phone": 390}
+# What axe looks at in a chapter: all of it, but unfolded only the first of its many mistakes.
+UNFOLD = "[...document.querySelectorAll('details')].slice(0, 12).forEach(d => { d.open = true })"
+REPORT = {"resultTypes": ["violations"]}
 KINDS = (
     *("index", "search", "genindex"),
     *(f"generated/{name}" for name in ("claims", "corrected", "mistakes", "rot", "runs", "measured")),
@@ -357,7 +360,7 @@ def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_are_accessible_and_fit(book: Path, browser: Any, width: str, scheme: str) -> None:
-    """On each page axe finds no serious violation, with everything unfolded, and it fits."""
+    """On each page axe finds no serious violation, and nothing is wider than the window."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     context = browser.new_context(
         viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme
@@ -367,12 +370,11 @@ def test_pages_are_accessible_and_fit(book: Path, browser: Any, width: str, sche
     found = []
     for name in dict.fromkeys([*KINDS, *lessons]):
         page.goto((book / f"{name}.html").as_uri())
-        if name not in lessons or name == "generated/lessons/autograd":
-            page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        page.evaluate(UNFOLD)
         inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         if inner[0] > inner[1]:
             found.append(f"{name}: {inner[0]} pixels on {inner[1]}")
-        for violation in axe.run(page).response["violations"]:
+        for violation in axe.run(page, options=REPORT).response["violations"]:
             if violation["impact"] in ("serious", "critical"):
                 nodes = [node["html"][:150] for node in violation["nodes"]][:3]
                 found.append(f"{name}: {violation['id']} {len(violation['nodes'])} {json.dumps(nodes)}")

@@ -18,6 +18,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", link_back)
+    app.connect("html-page-context", give_levels, priority=900)  # after the theme's
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -37,3 +38,12 @@ def link_back(
     ]
     if laws:
         lines += ["", *law_links(laws), ""]
+
+
+def give_levels(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Say of what level the captions are that Sphinx calls headings, as screen readers need."""
+    for key, value in context.items():
+        if isinstance(value, str):
+            context[key] = value.replace('role="heading"', 'role="heading" aria-level="2"')

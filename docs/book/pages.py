@@ -96,7 +96,7 @@ def claim_label(claim: str) -> str:
 
 def law_links(laws: Iterable[Law]) -> Iterator[str]:
     """Yield the lines of a list of links to laws."""
-    yield from (".. rubric:: Laws", "   :heading-level: 3", "")
+    yield from (".. rubric:: Laws", "")
     for law in laws:
         yield f"- :ref:`{prose(law.title)} <{law.label}>`"
 

@@ -1,4 +1,16 @@
-// Two comforts; without this file the pages show everything.
+// Comforts; without this file the pages show everything.
+
+// What scrolls sideways can be reached by keyboard, and nothing else becomes a stop on the way.
+function markScrollers() {
+  for (const pre of document.querySelectorAll("pre, .table-wrapper")) {
+    if (pre.scrollWidth > pre.clientWidth) pre.tabIndex = 0;
+    else pre.removeAttribute("tabindex");
+  }
+}
+addEventListener("DOMContentLoaded", markScrollers);
+addEventListener("load", markScrollers);
+addEventListener("resize", markScrollers);
+document.addEventListener("toggle", markScrollers, true);
 
 // A link to a mistake opens it.
 function openTarget() {
