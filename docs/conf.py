@@ -36,11 +36,14 @@ html_copy_source = False
 html_show_search_summary = False  # it would fetch pages, which a browser refuses to files
 pygments_style = "a11y-light"
 pygments_dark_style = "a11y-dark"
-rst_prolog = "\n".join(
-    f".. role:: {word}\n   :class: badge {word}"
-    for word in (
-        *("holds", "holds-if", "corrected", "opinion"),
-        *("ok", "rejected", "failed", "skipped", "pending", "not-run-yet"),
-        *("mistake", "raises", "warns", "another-result", "runs"),
+rst_prolog = (
+    "\n".join(
+        f".. role:: {word}\n   :class: badge {word}"
+        for word in (
+            *("holds", "holds-if", "corrected", "opinion"),
+            *("ok", "rejected", "failed", "skipped", "pending", "not-run-yet"),
+            *("mistake", "raises", "warns", "another-result", "runs"),
+        )
     )
-) + "\n.. role:: small\n   :class: small\n"
+    + "\n.. role:: small\n   :class: small\n"
+)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
 from record import clean_text, facts
 
 RESULTS = Path(__file__).parent / "results"

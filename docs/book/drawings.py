@@ -110,7 +110,7 @@ def zigzag(chapter: Chapter, law: Law) -> Iterator[Drawing]:
         "Three paths of gradient descent over the lines of equal loss of a long valley: at a rate "
         "of 0.05 it bends into the valley, at 0.2 it zigzags across it, at 0.23 each step lands "
         "higher than the one before.",
-        "The largest curvature of this valley is 9, so that a rate above 2/9, which is 0.22, climbs.",
+        "The largest curvature of this valley is 9: a rate above 2/9, which is 0.22, climbs.",
     )
 
 
@@ -261,8 +261,8 @@ DRAWERS: dict[str, Callable[[Chapter, Law], Iterator[Drawing]]] = {
 RECORDED = {
     "validation.cross-entropy-expects-softmax": (
         "extra-softmax.png",
-        "Two panels over 20 epochs: with a softmax before the cross-entropy the training loss stays "
-        "above its floor, and the held-out accuracy rises later.",
+        "Two panels over 20 epochs: with a softmax before the cross-entropy the training loss "
+        "stays above its floor, and the held-out accuracy rises later.",
     ),
     "validation.overfitting": (
         "overfitting.png",

@@ -1,4 +1,5 @@
-# Laws run here as in the suite, by the machinery of conftest.py in the clone of the project.
+"""Laws run here as in the suite, by the machinery of conftest.py in the clone of the project."""
+
 import inspect
 import sys
 import tempfile
@@ -14,7 +15,7 @@ CLONE = Path(dlconcepts.__file__).parents[1]
 if not (CLONE / "conftest.py").is_file():
     raise FileNotFoundError(f"{CLONE} is no clone of the project: clone it, pip install -e it")
 sys.path.insert(0, str(CLONE))
-import conftest
+import conftest  # noqa: E402 - found only now
 
 __file__ = str(CLONE / "tests" / "CHAPTER")
 warnings.simplefilter("ignore", pytest.PytestUnknownMarkWarning)  # the mark itself does nothing

@@ -11,7 +11,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from book.suite import Chapter, Source
 
 SETUP = Path(__file__).with_name("notebook_setup.py").read_text(encoding="utf-8")
-NEEDS = "It needs a clone of the project, installed with `pip install -e .`, and runs from anywhere."
+NEEDS = (
+    "It needs a clone of the project, installed with `pip install -e .`, and runs from anywhere."
+)
 
 
 def write_notebook(chapter: Chapter, path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import rot
 
 import dlconcepts
-import rot
 from book import records
 from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
@@ -219,7 +219,14 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters.update(prose=prose, paragraphs=paragraphs, claimed=claimed, section_title=section_title, badge=badge, heading=heading)
+    found.filters.update(
+        prose=prose,
+        paragraphs=paragraphs,
+        claimed=claimed,
+        section_title=section_title,
+        badge=badge,
+        heading=heading,
+    )
     found.globals.update(
         LESSONS=LESSONS,
         VERDICTS=VERDICTS,

@@ -42,9 +42,11 @@ class Environment:
             same = item.function == function and item.subject == subject.name
             if same and item.is_mistake == bool(subject.reason):
                 # A mistake whose reason has changed is another mistake than the recorded one.
-                return item if item.record.get("reason", "") == subject.reason or not (
-                    item.is_mistake
-                ) else None
+                return (
+                    item
+                    if item.record.get("reason", "") == subject.reason or not (item.is_mistake)
+                    else None
+                )
         return None
 
     def is_stale(self, chapter: str) -> bool:

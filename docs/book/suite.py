@@ -245,7 +245,8 @@ def sentence_of(thing: Any) -> str:
 def load(path: Path) -> ModuleType:
     """Import a test file, whose claim marks do nothing here."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     with warnings.catch_warnings():
