@@ -145,10 +145,8 @@ def test_every_picture_says_what_it_shows(pages: dict[Path, Page]) -> None:
     assert not silent, "every picture has an alternative text"
 
 
-def test_every_claim_law_and_mistake_of_a_record_is_shown(
-    book: Path, pages: dict[Path, Page]
-) -> None:
-    """What the chapters say was run is what the record says, item by item."""
+def test_every_claim_is_in_the_index(book: Path, pages: dict[Path, Page]) -> None:
+    """The index lists the whole ledger, also opinions and what has no law yet."""
     ledger = (ROOT / "tests" / "claims.toml").read_text(encoding="utf-8")
     index = pages[book / "generated" / "claims.html"].text
 
@@ -183,8 +181,6 @@ def test_what_was_not_run_is_said_to_be_so(tmp_path: Path) -> None:
     """Without a record of its law a claim is shown as not run yet, and no figure is invented."""
     results = tmp_path / "results"
     results.mkdir()
-    for name in ("suite", "records"):
-        assert (ROOT / "docs" / "book" / f"{name}.py").is_file()
     program = (
         "import sys; from pathlib import Path; from book import records;"
         "records.RESULTS = Path(sys.argv[1]); from book import pages;"

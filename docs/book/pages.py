@@ -142,7 +142,8 @@ def verdicts(law: Law, subject: Subject) -> list[str]:
         if item and item.outcome == "skipped":
             line += f" {prose(item.message)}"
         elif item and item.is_mistake:
-            line += f" after {int(item.record.get('examples', 0)):,} examples that it got right"
+            passed = int(item.record.get("examples", 0))
+            line += f"; {passed:,} of the generated examples passed" if passed else ""
         elif item:
             line += f" on {int(item.record.get('examples', 0)):,} examples"
             line += f" ({prose(item.record['reason'])})" if item.record.get("reason") else ""
