@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sphinx.application import Sphinx
 
+from book.docstrings import docstring
 from book.pages import law_links, write_pages
 from book.suite import Law, chapters
 
@@ -32,7 +33,8 @@ def write(app: Sphinx) -> None:
 def link_back(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    """Name the laws of a technique below its docstring."""
+    """Take a docstring as the prose that it is, and name the laws of a technique below it."""
+    lines[:] = docstring(lines)
     laws: list[Law] = [
         law for chapter in chapters() for law in chapter.laws if name in law.techniques
     ]

@@ -2,7 +2,6 @@
 
 import json
 import pkgutil
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import rot
 
 import dlconcepts
 from book import records
+from book.docstrings import claimed, paragraphs, prose, section_title
 from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
 from book.suite import Chapter, Law, Subject, chapters, ledger
@@ -25,58 +25,7 @@ VERDICTS = {
     "corrected": "corrected",
     "opinion": "opinion",
 }
-# Calls without spaces, or of a name with a dot or an underscore; such names; and assignments.
-CODE = re.compile(
-    r"""(?<![\w.`])(?:
-    (?: \w+\((?:[^()\s]|\([^()\s]*\))*\) | (?=\w*[._]\w*)[\w.]+\((?:[^()]|\([^()]*\))*\) )
-        (?: \.\w+(?:\([^()\s]*\))? )*
-    | (?: \w+(?:\.\w+)*_\b | \w+_\w+(?:\.\w+)* | nn\.\w+ | \w+(?==) )(?:=\w+)?
-    )(?![\w`])""",
-    re.VERBOSE,
-)
 PROGRAMS = ("__main__", "data")  # no API of theirs is meant to be imported
-
-
-def prose(text: str) -> str:
-    r"""Return a text as reStructuredText: `code` stays code, all else means only itself.
-
-    >>> prose("Call `step_`s on *all* of x_")
-    'Call ``step_``\\ s on \\*all\\* of x\\_'
-    """
-    pieces = re.split(r"`+([^`]+)`+", " ".join(text.split()))
-    plain = [re.sub(r"([\\*`|_])", r"\\\1", piece) for piece in pieces]
-    plain[1::2] = [f"``{code}``" for code in pieces[1::2]]
-    joined = ""
-    for before, piece in zip(["", *plain], plain, strict=False):
-        # Code that touches a word needs a space that is not shown.
-        opens = piece.startswith("``") and re.search(r"[^\s'\"(\[{<\-/:]$", before)
-        closes = before.endswith("``") and re.match(r"[^\s'\")\]}>\-/:.,;!?\\]", piece)
-        joined += (r"\ " if opens or closes else "") + piece
-    return joined
-
-
-def claimed(text: str) -> str:
-    """Return a text of the ledger as reStructuredText, with what looks like code as code.
-
-    >>> claimed("Call zero_grad() or resize_(2, 3), or super().forward(x) (once).")
-    'Call ``zero_grad()`` or ``resize_(2, 3)``, or ``super().forward(x)`` (once).'
-    """
-    return prose(CODE.sub(r"`\g<0>`", text))
-
-
-def paragraphs(text: str) -> str:
-    """Return a text of several paragraphs as reStructuredText."""
-    return "\n\n".join(prose(part) for part in text.split("\n\n"))
-
-
-def section_title(text: str) -> str:
-    """Return a section comment as a heading, in which names stay code.
-
-    >>> section_title("no_grad in life"), section_title("what a batch is")
-    ('``no_grad`` in life', 'What a batch is')
-    """
-    text = re.sub(r"\b(\w*_\w*|nn\.\w+)\b", r"`\1`", text)
-    return prose(text[:1].upper() + text[1:])
 
 
 def heading(text: str, line: str) -> str:
