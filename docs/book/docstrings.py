@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from textwrap import indent
 
 # Calls without spaces, or of a name with a dot or an underscore; such names; and assignments.
 CODE = re.compile(
@@ -60,8 +61,8 @@ def section_title(text: str) -> str:
 def docstring(lines: Sequence[str]) -> Iterator[str]:
     r"""Yield the lines of a docstring as reStructuredText.
 
-    Paragraphs are prose, lines that begin with a dash are a list, indented ones are code, and
-    doctests stay as they are.
+    Paragraphs are prose, lines that begin with a dash are a list, indented ones and tables are
+    shown as they stand, and doctests stay what they are.
 
     >>> list(docstring(["Return |x|.", ">>> f(*x)", "1"]))
     ['Return \\|x\\|.', '', '>>> f(*x)', '1']
@@ -69,6 +70,7 @@ def docstring(lines: Sequence[str]) -> Iterator[str]:
     # An item that goes on, indented, in the next line is one item.
     text = re.sub(r"(?m)^- .*(?:\n +\S.*)+", lambda m: " ".join(m[0].split()), "\n".join(lines))
     doctest = False
+    text = re.sub(r"(?m)^==+ (?:.|\n(?!\n))*", lambda m: indent(m[0], "    "), text)
     for kind, group in groupby(text.split("\n"), kind_of):
         block = list(group)
         if kind == "empty":

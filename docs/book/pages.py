@@ -1,6 +1,5 @@
 """The pages of the book as reStructuredText, made from the suite and from what was recorded."""
 
-import json
 import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -59,7 +58,7 @@ def outcomes(claim: str) -> list[tuple[records.Environment, str, str, str]]:
         wrong = [environment.item(law, mistake) for law in laws for mistake in law.mistakes]
         found = [item.outcome if item else records.MISSING for item in (*right, *wrong)]
         # Mistakes run on the first device of a run only, so that other devices lack all of them.
-        if not any(wrong):
+        if any(right) and not any(wrong):
             found = found[: len(right)]
         worst = next(
             (x for x in ("FAILED", "skipped", records.MISSING) if x in found),
@@ -67,7 +66,8 @@ def outcomes(claim: str) -> list[tuple[records.Environment, str, str, str]]:
         )
         examples = sum(int(item.record.get("examples", 0)) for item in right if item)
         rejected = sum(bool(item) and item.outcome == "ok" for item in wrong)
-        of = f"{rejected} of {len(wrong)}" if any(wrong) else "on another device"
+        elsewhere = any(right) and not any(wrong)
+        of = "on another device" if elsewhere else f"{rejected} of {len(wrong)}"
         rows.append((environment, worst, f"{examples:,}", of))
     return rows
 
@@ -150,9 +150,37 @@ def tables(value: Any) -> Iterator[tuple[str, Any]]:
                 yield "title", key
                 yield from tables(part)
     elif isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value):
-        yield "table", value
+        yield "table", [part for row in value for part in spread(row)]
     elif value:
-        yield "facts", {"": value if isinstance(value, str) else json.dumps(value)}
+        yield "facts", {"": value}
+
+
+def spread(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row whose value is a table by name as one row for each name.
+
+    >>> spread({"law": "a", "on": {"cpu": {"ms": 1}, "cuda": {"ms": 2}}})
+    [{'law': 'a', 'on': 'cpu', 'ms': 1}, {'law': 'a', 'on': 'cuda', 'ms': 2}]
+    """
+    for key, value in row.items():
+        if isinstance(value, Mapping) and all(isinstance(x, Mapping) for x in value.values()):
+            rest = {k: v for k, v in row.items() if k != key}
+            return [{**rest, key: name, **inner} for name, inner in value.items()]
+    return [dict(row)]
+
+
+def cell(value: Any) -> str:
+    """Return a recorded value as text; of a number three digits are enough to compare it.
+
+    >>> cell(1234.5), cell(0.123456), cell([1, 2]), cell(None), cell({"a": 1.0})
+    ('1,234', '0.123', '1, 2', '', 'a: 1')
+    """
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {cell(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
+    return "" if value is None else str(value)
 
 
 def pictures(name: str) -> list[Path]:
@@ -175,6 +203,7 @@ def environment() -> jinja2.Environment:
         claimed=claimed,
         section_title=section_title,
         badge=badge,
+        cell=cell,
         heading=heading,
     )
     found.globals.update(
