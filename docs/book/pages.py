@@ -2,7 +2,7 @@
 
 import pkgutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from book import records
 from book.docstrings import claimed, paragraphs, prose, section_title
 from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
-from book.suite import Chapter, Law, Subject, chapters, ledger
+from book.suite import Chapter, Law, Plain, Subject, chapters, ledger
+from book.tables import cell, tables
 from dlconcepts.report import LESSONS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -107,6 +108,13 @@ def word(law: Law, subject: Subject) -> str:
     return next((outcome for outcome in order if outcome in found), records.MISSING)
 
 
+def test_word(chapter: Chapter, test: Plain) -> str:
+    """Return what the newest run that ran a test says of it, in a word."""
+    function = f"tests.{chapter.path.stem}.{test.name}"
+    found = (environment.others.get(function) for environment in records.environments())
+    return next(filter(None, found), records.MISSING)
+
+
 def unproven() -> list[dict[str, Any]]:
     """Return the claims that no law names: opinions, and those whose laws are still to come."""
     proven = {claim for chapter in chapters() for claim in chapter.claims}
@@ -130,57 +138,6 @@ def modules() -> list[str]:
     found = pkgutil.walk_packages(dlconcepts.__path__, "dlconcepts.")
     names = [module.name for module in found]
     return [name for name in names if name.split(".")[1] not in PROGRAMS]
-
-
-def tables(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the parts of a recorded JSON value in the order in which a page shows them.
-
-    >>> list(tables({"rounds": 3, "rows": [{"peer": "a", "ms": 1.5}]}))
-    [('facts', {'rounds': 3}), ('title', 'rows'), ('table', [{'peer': 'a', 'ms': 1.5}])]
-    """
-    if isinstance(value, str) and "\n" in value:
-        yield "text", value
-    elif isinstance(value, Mapping):
-        facts = {k: v for k, v in value.items() if not isinstance(v, dict | list)}
-        longer = {k: v for k, v in facts.items() if isinstance(v, str) and "\n" in v}
-        if short := {k: v for k, v in facts.items() if k not in longer}:
-            yield "facts", short
-        for key, part in value.items():
-            if key in longer or key not in facts:
-                yield "title", key
-                yield from tables(part)
-    elif isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value):
-        yield "table", [part for row in value for part in spread(row)]
-    elif value:
-        yield "facts", {"": value}
-
-
-def spread(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row whose value is a table by name as one row for each name.
-
-    >>> spread({"law": "a", "on": {"cpu": {"ms": 1}, "cuda": {"ms": 2}}})
-    [{'law': 'a', 'on': 'cpu', 'ms': 1}, {'law': 'a', 'on': 'cuda', 'ms': 2}]
-    """
-    for key, value in row.items():
-        if isinstance(value, Mapping) and all(isinstance(x, Mapping) for x in value.values()):
-            rest = {k: v for k, v in row.items() if k != key}
-            return [{**rest, key: name, **inner} for name, inner in value.items()]
-    return [dict(row)]
-
-
-def cell(value: Any) -> str:
-    """Return a recorded value as text; of a number three digits are enough to compare it.
-
-    >>> cell(1234.5), cell(0.123456), cell([1, 2]), cell(None), cell({"a": 1.0})
-    ('1,234', '0.123', '1, 2', '', 'a: 1')
-    """
-    if isinstance(value, float):
-        return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {cell(part)}" for key, part in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(cell, value))
-    return "" if value is None else str(value)
 
 
 def pictures(name: str) -> list[Path]:
@@ -224,6 +181,7 @@ def environment() -> jinja2.Environment:
         verdicts=verdicts,
         version_key=records.version_key,
         word=word,
+        test_word=test_word,
     )
     return found
 

@@ -87,6 +87,10 @@ def read_run(file: Path) -> list[Environment]:
     devices = dict.fromkeys(
         item.record["device"] for claim in report.claims for item in claim.items
     )
+    others: dict[str, str] = {}
+    for item in report.others:
+        if others.get(item.function) != "FAILED":  # one that failed of several parameters
+            others[item.function] = item.outcome
     return [
         Environment(
             torch=facts["torch"].partition("+")[0],
@@ -101,7 +105,7 @@ def read_run(file: Path) -> list[Environment]:
                 )
                 for claim in report.claims
             },
-            others={item.function: item.outcome for item in report.others},
+            others=others,
         )
         for device in devices
     ]
