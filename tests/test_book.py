@@ -211,6 +211,30 @@ def test_records_hold_nothing_of_the_machine() -> None:
             assert not re.search(leak, text), f"{file.name} holds {leak}"
 
 
+def test_every_drawing_belongs_to_a_law() -> None:
+    """A law that was renamed takes its drawing along."""
+    drawings = (ROOT / "docs" / "book" / "drawings.py").read_text(encoding="utf-8")
+    laws = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_*.py"))
+    names = re.findall(r'^    "(test_\w+)": ', drawings, flags=re.MULTILINE)
+
+    assert names
+    assert [name for name in names if f"def {name}(" not in laws] == []
+
+
+def test_the_examples_of_the_book_s_own_docstrings_run() -> None:
+    """The modules that make the book are outside the folders that pytest collects by itself."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    folders = ["docs/book", "docs/record.py", "docs/rot.py"]
+    leave_out = "--ignore=docs/book/notebook_setup.py"  # a cell of a notebook, and no module
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+
+    done = subprocess.run(
+        [*command, leave_out, *folders], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
 def test_every_chapter_is_a_notebook(book: Path) -> None:
     """Each chapter can be had as a notebook, with a cell that runs each law."""
     notebooks = sorted((book / "_downloads").rglob("*.ipynb"), key=lambda path: path.stem)
