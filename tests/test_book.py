@@ -169,7 +169,7 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
         text = " ".join(page.text.split())
         shown += text.count("Smallest counterexample")
         found = re.findall(
-            r"Smallest counterexample, as found with torch [\d.]+, \w+: (.{40})", text
+            r"Smallest counterexample, as found with torch [\d.]+, \S+: (.{40})", text
         )
         for start in found:
             assert any(value.startswith(start) for value in recorded), start
@@ -263,7 +263,8 @@ def test_a_notebook_runs(book: Path, tmp_path: Path) -> None:
     printed = [
         out.text for cell in notebook.cells for out in cell.get("outputs", ()) if "text" in out
     ]
-    assert sum("holds on" in text for text in printed) == 20
+    laws = sum(cell.source.startswith("run_law(") for cell in notebook.cells)
+    assert sum("holds on" in text for text in printed) == laws
     assert any("rejected, since" in text for text in printed)
 
 
@@ -328,7 +329,8 @@ def test_the_filter_hides_all_but_what_was_chosen(book: Path, tab: Any) -> None:
     assert tab.locator("form output").inner_text() == f"{rows.count()} of {everything} claims"
     assert tab.locator("h2:visible").count() == 1, "lessons without a claim left are hidden too"
     tab.fill("input[name=text]", "resize")
-    assert tab.locator(".claim:visible").count() == 2
+    assert all("resize" in text for text in tab.locator(".claim:visible").all_inner_texts())
+    assert tab.locator(".claim:visible").count() > 0
     tab.fill("input[name=text]", "no claim says this")
     assert tab.locator(".claim:visible").count() == 0
 
