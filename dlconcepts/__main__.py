@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from dlconcepts import parity_command
 
         return parity_command.run(arguments)
+    if arguments.command == "check":
+        from dlconcepts.checks import command
+
+        return command.run(arguments)
     from dlconcepts import commands
 
     return commands.run(arguments)
@@ -84,6 +88,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "each backend, how far rounding can bring it, and which planted faults that would hide.",
     )
     add_parity_arguments(parity)
+    check = commands.add_parser(
+        "check",
+        help="check a model and a training loop of your own",
+        description="Run the checks of dlconcepts.checks on a project. Exit status: 0 if all is "
+        "well, 1 if a check failed, 2 if there was nothing to check.",
+    )
+    add_check_arguments(check)
     arguments = parser.parse_args(argv)
     needs_full = arguments.command == "train" and (arguments.download or arguments.data)
     if needs_full and not arguments.full:
@@ -159,6 +170,31 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu, cuda, mps or xpu (%(default)s)")
     add("--eager", action="store_true", help="leave out torch.compile, which takes a minute or two")
     add("--json", type=Path, metavar="FILE", help="write the figures to a file, too")
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `check` can be told."""
+    add = parser.add_argument
+    add(
+        "project",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="function that returns a model, or a dictionary of a project's parts",
+    )
+    add(
+        "--batch",
+        metavar="BATCH",
+        help="shape of random inputs, as 4x3x224x224, or package.module:function of a batch",
+    )
+    add(
+        "--except",
+        dest="except_for",
+        action="append",
+        default=[],
+        metavar="CHECK=REASON",
+        help="a law that does not apply, and why; may be given more than once",
+    )
+    add("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    add("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
 
 
 def number(

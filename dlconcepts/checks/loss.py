@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.lesson import broken, law
+from dlconcepts.checks.lesson import broken, law, not_checked
 from dlconcepts.checks.project import Project, describe
 from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
 
@@ -18,6 +18,7 @@ PASSING = {
 }
 CUT_AT_ZERO = {"Relu", "ClampMin", "Clamp", "Threshold", "Hardtanh", "Maximum", "Where"}
 SQUASHED = {"Sigmoid", "Hardsigmoid"}
+TRIES = 8  # a loss of absolute differences shows but the sign of each
 
 
 class Recording:
@@ -135,6 +136,14 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
     return ""
 
 
+def of_kind(project: Project, *wanted: str) -> list[tuple[Tensor, str]]:
+    """Return the outputs that go into a loss of some kinds, each with its kind."""
+    found = [(output, kind(output, target, loss)) for output, target, loss in used(project)]
+    if not (found := [(output, what) for output, what in found if what in wanted]):
+        not_checked(f"needs a loss that is a {' or a '.join(wanted)}")
+    return found
+
+
 def operation(output: Tensor, wanted: set[str]) -> str:
     """Return which of the wanted operations an output comes from, behind what passes values on."""
     node: Any = output.grad_fn
@@ -162,10 +171,7 @@ assert outputs.min() < 0 or outputs.max() > 1  # scores are not confined to prob
 )
 def check_cross_entropy_is_given_logits(project: Project) -> None:
     """A loss that normalises scores itself is given scores, not probabilities."""
-    for output, target, loss in used(project):
-        what = kind(output, target, loss)
-        if what not in ("cross-entropy", "binary cross-entropy"):
-            continue
+    for output, what in of_kind(project, "cross-entropy", "binary cross-entropy"):
         values = output.detach()
         if bool(((values < 0) | (values > 1)).any()):
             continue
@@ -198,9 +204,7 @@ assert torch.allclose(outputs.exp().sum(dim=1), torch.tensor(1.0), atol=1e-2)
 )
 def check_nll_is_given_log_probabilities(project: Project) -> None:
     """The exponentials of what NLLLoss is given sum to 1 for each example."""
-    for output, target, loss in used(project):
-        if kind(output, target, loss) != "negative log-likelihood":
-            continue
+    for output, _ in of_kind(project, "negative log-likelihood"):
         values = output.detach().double()
         sums = values.exp().sum(dim=1)
         if bool(((sums - 1).abs() < 0.1).all()):
@@ -229,9 +233,9 @@ assert outputs.min() < 0 or (outputs != 0).all()
 )
 def check_scores_are_not_cut_at_zero(project: Project) -> None:
     """The scores of a classifier can be negative."""
-    for output, target, loss in used(project):
-        what = kind(output, target, loss)
-        if not what or not (cut := operation(output, CUT_AT_ZERO)):
+    kinds = "cross-entropy", "binary cross-entropy", "negative log-likelihood"
+    for output, what in of_kind(project, *kinds):
+        if not (cut := operation(output, CUT_AT_ZERO)):
             continue
         values = output.detach()
         normalised = what == "negative log-likelihood"
@@ -283,22 +287,23 @@ def compares_all(project: Project, output: Tensor, loss: Callable[[Tensor], Tens
 
     The targets of all others are turned around; what is left of an example alone cannot notice.
     """
-    values = random_like(output, 0)
     n = len(output)
-    before = gradient(loss, values)
     others = torch.cat([torch.arange(1), torch.arange(1, n).roll(1)])
     # A sum over all targets does not notice their order: take those of one example for all, too.
     for rows in (others, torch.zeros(n, dtype=torch.int64)):
         targets = project.pick_targets(project.targets(), rows)
         targets = on_tensors(targets, lambda tensor: tensor.cpu())
+        spread = [x.double().std().item() for x in floats(targets).values() if x.numel() > 1]
 
         def changed(leaf: Tensor, targets: Any = targets) -> Tensor:
             return torch.as_tensor(project.loss_fn(leaf, copied(targets))).mean()
 
-        after = gradient(changed, values)
-        if before is None or after is None:
-            return False
-        if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
-            return True
+        for seed in range(TRIES):
+            values = random_like(output, seed) * max([0.1, *spread])
+            before, after = gradient(loss, values), gradient(changed, values)
+            if before is None or after is None:
+                return False
+            if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
+                return True
     return False
 

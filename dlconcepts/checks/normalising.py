@@ -81,8 +81,10 @@ class Trace(TorchFunctionMode):
         self.operations += 1
         if kind == "sub":
             return f"sub {off(before):.6g} {float(constant.mean()):.6g}"
-        if bool((constant.abs() >= BYTES).all()) and KINDS[name_of(func)] == "div":
-            if "mul" not in name_of(func) and any(step == "bytes" for step in history):
+        if bool((constant.abs() >= BYTES).all()):
+            if "mul" in name_of(func):
+                return "scaled"
+            if any(step == "bytes" for step in history):
                 self.observed = self.observed or (
                     f"values were divided by {float(constant.mean()):.4g} twice: they end at "
                     f"{float(result.detach().abs().max()):.2g}"
