@@ -6,6 +6,7 @@ of what that check must say, and in `also` the checks that are rightly concerned
 """
 
 import copy
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def mistake(
     """Put a project into the gallery."""
 
     def hang(wrong: Callable[[], Parts]) -> Callable[[], Parts]:
-        MISTAKES.append(Mistake(wrong.__name__, wrong, right, check, says, also))
+        MISTAKES.append(Mistake(wrong.__name__, seeded(wrong), seeded(right), check, says, also))
         return wrong
 
     return hang
@@ -52,8 +53,19 @@ CORRECT: dict[str, Callable[[], Parts]] = {}
 
 def correct(parts: Callable[[], Parts]) -> Callable[[], Parts]:
     """Put a project without a mistake, of another kind, into the gallery."""
-    CORRECT[parts.__name__] = parts
+    CORRECT[parts.__name__] = seeded(parts)
     return parts
+
+
+def seeded(parts: Callable[[], Parts]) -> Callable[[], Parts]:
+    """Return a function that makes a project with the same weights each time."""
+
+    @functools.wraps(parts)
+    def make() -> Parts:
+        seed(0)
+        return parts()
+
+    return make
 
 
 # ------------------------------------------------------------------ a project without a mistake
@@ -571,14 +583,10 @@ def multi_label():
 @mistake("cross-entropy-is-given-logits", "come from a sigmoid", multi_label)
 def sigmoid_before_bce_with_logits():
     """The network ends in a sigmoid, and the loss takes one too."""
-    return floating(
-        Sized(after=torch.sigmoid), multi_label_targets(), nn.BCEWithLogitsLoss()
-    )
+    return floating(Sized(after=torch.sigmoid), multi_label_targets(), nn.BCEWithLogitsLoss())
 
 
-@mistake(
-    "nll-is-given-log-probabilities", "is given probabilities", log_softmax_over_the_classes
-)
+@mistake("nll-is-given-log-probabilities", "is given probabilities", log_softmax_over_the_classes)
 def nll_on_probabilities():
     """Softmax, not log_softmax, before NLLLoss."""
     return nll(Sized(after=softmaxed)) | {"predict": as_it_is}
@@ -750,7 +758,9 @@ def rounded(x):
     return x + (x * 0).sum() + 10 * x.round() - x
 
 
-@mistake("every-parameter-gets-a-gradient", "is exactly zero", classifier, "a-step-follows-the-gradient")
+@mistake(
+    "every-parameter-gets-a-gradient", "is exactly zero", classifier, "a-step-follows-the-gradient"
+)
 def rounds_the_logits():
     """round() has a gradient of zero everywhere."""
     return project(model=Sized(after=rounded))
@@ -761,7 +771,9 @@ def new_head(late):
     model = Network(classes=5)
     early = torch.optim.SGD(model.parameters(), lr=0.1)
     model.head = nn.Linear(8, 3)
-    return project(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1) if late else early)
+    return project(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1) if late else early
+    )
 
 
 def optimizer_built_after_the_head():
@@ -1133,9 +1145,7 @@ def eval_for_the_first_batch(model, loader, loss_fn):
     return total / count
 
 
-@mistake(
-    "validation-is-in-eval-mode", "in training mode", classifier, "validation-changes-nothing"
-)
+@mistake("validation-is-in-eval-mode", "in training mode", classifier, "validation-changes-nothing")
 def train_inside_the_validation_loop():
     """model.train() is indented too far: from the second batch on, the mode is wrong."""
     return project(evaluate=two_batches_in(eval_for_the_first_batch))
@@ -1597,9 +1607,7 @@ def augmentation_in_validation():
     return augmented(jitter)
 
 
-@mistake(
-    "validation-data-is-left-to-no-chance", "draws random numbers", augmented_in_training_only
-)
+@mistake("validation-data-is-left-to-no-chance", "draws random numbers", augmented_in_training_only)
 def augmentation_in_validation_that_is_rare():
     """One example in ten thousand is changed."""
     return augmented(seldom)

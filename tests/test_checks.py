@@ -20,6 +20,7 @@ from torchvision import models
 from dlconcepts import checks
 from dlconcepts.__main__ import main
 from dlconcepts.checks import CheckFailedError, NotCheckedError
+from dlconcepts.checks.project import PARTS
 from dlconcepts.checks.state import Snapshot
 from dlconcepts.compare import state_of
 
@@ -108,7 +109,9 @@ def test_families_of_torchvision_are_left_alone(name, training):
 
 def of_all_outputs(outputs, targets):
     """Return the cross-entropy, also of the auxiliary classifiers that some have in training."""
-    parts = [outputs] if isinstance(outputs, torch.Tensor) else [x for x in outputs if x is not None]
+    parts = (
+        [outputs] if isinstance(outputs, torch.Tensor) else [x for x in outputs if x is not None]
+    )
     return sum(nn.functional.cross_entropy(part, targets) for part in parts)
 
 
@@ -171,25 +174,30 @@ def test_the_checks_import_neither_pytest_nor_the_lessons():
 # ------------------------------------------------------------------------ reproducers
 
 
-def reproduce(mistake, parts):
+def reproduce(name, parts):
     """Run the reproducer of a check on a project, under the names that a reader would use."""
-    lesson = checks.REGISTRY[mistake.check].lesson
-    inputs, targets = parts["batch"] if isinstance(parts["batch"], tuple) else parts["batch"]
+    inputs, targets = parts["batch"]
     pairs = torch.utils.data.TensorDataset(inputs, targets)
-    optimizer = parts["optimizer"]
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = optimizer(parts["model"])
-    names = {
-        **parts,
-        "torch": torch,
-        "inputs": inputs,
-        "targets": targets,
-        "optimizer": optimizer,
-    }
-    names.setdefault("loader", None)
-    names["loader"] = names["loader"] if mistake.check == "labels-stay-with-their-inputs" else None
-    names["loader"] = names["loader"] or torch.utils.data.DataLoader(pairs, 8)
-    exec(lesson.reproducer, names)
+    names = dict.fromkeys(PARTS) | {"torch": torch, "inputs": inputs, "targets": targets}
+    names |= parts
+    if not name.startswith(("labels", "shared")):
+        names["loader"] = torch.utils.data.DataLoader(pairs, 2)
+    if not isinstance(parts["optimizer"], torch.optim.Optimizer):
+        names["optimizer"] = parts["optimizer"](parts["model"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MSELoss warns of shapes that it broadcasts
+        exec(checks.REGISTRY[name].lesson.reproducer, names)
+
+
+@pytest.mark.parametrize("name", checks.REGISTRY)
+def test_a_reproducer_shows_the_mistake_in_plain_torch(name, tmp_path, monkeypatch):
+    """Its assertion fails on the mistake, and holds on the control."""
+    monkeypatch.chdir(tmp_path)
+    mistake = next(mistake for mistake in gallery.MISTAKES if mistake.check == name)
+
+    with pytest.raises(AssertionError):
+        reproduce(name, mistake.wrong())
+    reproduce(name, mistake.right())
 
 
 # ------------------------------------------------------------------------ the report
@@ -285,7 +293,7 @@ def test_an_error_of_the_project_is_reported_with_its_own_line():
     report = checks.check(**gallery.project(train_step=broken_step, fit=None))
 
     result = report["a-step-follows-its-own-batch"]
-    line = inspect.getsourcelines(broken_step)[1] + 10
+    line = inspect.getsourcelines(broken_step)[1] + 11
     assert result.status == "error"
     assert "KeyError: 'the step is broken'" in result.details
     assert f"test_checks.py:{line}, in broken_step: raise KeyError" in result.details
@@ -312,11 +320,9 @@ def test_the_same_project_gives_the_same_report():
     """Nothing depends on luck, on what ran before, or on the random state."""
     texts = []
     for number in (1, 2):
-        torch.manual_seed(number)
-        np.random.seed(number)  # noqa: NPY002
         mistake = next(m for m in gallery.MISTAKES if m.name == "functional_dropout_that_stays_on")
         parts = mistake.wrong()
-        torch.manual_seed(number)
+        gallery.seed(number)
         texts += [str(checks.check(**parts)), str(checks.check(**parts))]
 
     assert texts == texts[:1] * 4
@@ -334,7 +340,10 @@ def test_the_report_says_how_many_passes_it_took():
 
 def test_a_law_that_does_not_apply_is_named_with_the_reason():
     """except_for is listed as excepted, not as passed, and needs a check and a reason."""
-    parts = {"model": gallery.Sized(before=gallery.minus_the_batch_mean), "batch": torch.randn(8, 4)}
+    parts = {
+        "model": gallery.Sized(before=gallery.minus_the_batch_mean),
+        "batch": torch.randn(8, 4),
+    }
 
     report = checks.check(**parts, except_for={"examples-stay-apart": "it centres the batch"})
 
@@ -406,7 +415,7 @@ def test_a_snapshot_puts_back_what_a_closure_and_an_array_had():
 
 # ------------------------------------------------------------------------ pytest and the shell
 
-PROJECT = '''
+PROJECT = """
 import torch
 from torch import nn
 
@@ -425,7 +434,7 @@ def batch():
     return torch.randn(8, 4), torch.arange(8) % 3
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture

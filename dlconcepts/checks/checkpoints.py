@@ -16,7 +16,6 @@ from dlconcepts.checks.project import MODELS, OPTIMIZERS, Project
 from dlconcepts.checks.trees import bits, leaves, tensors
 
 
-
 def takes(function: Callable[..., Any]) -> list[str]:
     """Return which of model, optimizer and path a function takes, by the names or their number.
 
@@ -98,15 +97,13 @@ def restored(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> tupl
     fix="save model.state_dict(), which has parameters and buffers, not parameters()",
     needs=("model", "save", "load"),
     reproducer="""
-from copy import deepcopy
 expected = {name: value.clone() for name, value in model.state_dict().items()}
-save_to(path, model, optimizer)
-other = deepcopy(model)
+save(model, optimizer, "checkpoint.pt")
 with torch.no_grad():
-    for value in other.state_dict().values():
-        value.zero_()
-load_from(path, other, deepcopy(optimizer))
-assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
+    for value in model.state_dict().values():
+        value.fill_(7)
+load(model, optimizer, "checkpoint.pt")
+assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 """,
 )
 def check_a_checkpoint_holds_the_model(project: Project) -> None:
@@ -137,15 +134,13 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     fix="save optimizer.state_dict() beside the model's, and load both",
     needs=("model", "optimizer", "save", "load", "loss_fn", "batch", "targets"),
     reproducer="""
-from copy import deepcopy
-optimizer.zero_grad()
 loss_fn(model(inputs), targets).backward()
 optimizer.step()
-save_to(path, model, optimizer)
-other_model, other = deepcopy((model, optimizer))
-other.state.clear()
-load_from(path, other_model, other)
-assert len(other.state) == len(optimizer.state)
+entries = len(optimizer.state)
+save(model, optimizer, "checkpoint.pt")
+optimizer.state.clear()
+load(model, optimizer, "checkpoint.pt")
+assert len(optimizer.state) == entries
 """,
 )
 def check_a_checkpoint_holds_the_optimizer(project: Project) -> None:
@@ -174,11 +169,11 @@ def check_a_checkpoint_holds_the_optimizer(project: Project) -> None:
     reproducer="""
 from copy import deepcopy
 other = deepcopy(model)
-_, layer = [part for part in other.named_modules() if list(part[1].parameters(recurse=False))][-1]
+layer = [part for part in other.modules() if [*part.parameters(recurse=False)]][-1]
 del layer._parameters[next(iter(layer._parameters))]
-save_to(path, other, optimizer)
+save(other, optimizer, "checkpoint.pt")
 try:
-    load_from(path, model, optimizer)
+    load(model, optimizer, "checkpoint.pt")
     complained = False
 except Exception:
     complained = True
@@ -231,9 +226,8 @@ def is_told(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> bool:
     any_of=("snapshot", "save", "fit"),
     reproducer="""
 kept = snapshot(model) if snapshot else fit(model, loader, loss_fn, optimizer)
-values = kept.values() if isinstance(kept, dict) else kept
 own = {value.data_ptr() for value in model.state_dict().values()}
-assert not any(value.data_ptr() in own for value in values if torch.is_tensor(value))
+assert not any(value.data_ptr() in own for value in kept.values())
 """,
 )
 def check_kept_weights_are_a_copy(project: Project) -> None:

@@ -18,15 +18,11 @@ from dlconcepts.checks.trees import bits
     fix="give the optimizer only what requires a gradient, built after freezing; set p.grad = None",
     needs=("model", "batch", "targets", "loss_fn", "optimizer"),
     reproducer="""
-frozen = {n: p for n, p in model.named_parameters() if not p.requires_grad or is_frozen(n)}
-before = {name: p.detach().clone() for name, p in frozen.items()}
-if train_step:
-    train_step(model, loss_fn, optimizer, inputs, targets)
-else:
-    optimizer.zero_grad(set_to_none=False)
-    loss_fn(model(inputs), targets).backward()
-    optimizer.step()
-assert all(torch.equal(p, before[name]) for name, p in frozen.items())
+names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
+fixed = {name: p for name, p in model.named_parameters() if name.startswith(tuple(names))}
+before = {name: p.detach().clone() for name, p in fixed.items()}
+train_step(model, loss_fn, optimizer, inputs, targets)
+assert all(torch.equal(p, before[name]) for name, p in fixed.items())
 """,
 )
 def check_frozen_parameters_stay(project: Project) -> None:
@@ -103,14 +99,11 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
     fix="put the frozen part into eval mode after each model.train()",
     needs=("model", "batch", "targets", "loss_fn", "optimizer"),
     reproducer="""
-before = {name: b.clone() for name, b in model.named_buffers() if in_frozen(name)}
-if fit:
-    fit(model, loader, loss_fn, optimizer)
-elif train_step:
-    train_step(model, loss_fn, optimizer, inputs, targets)
-else:
-    model(inputs)
-assert all(torch.equal(b, before[n]) for n, b in model.named_buffers() if n in before)
+names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
+parts = tuple({name.rpartition(".")[0] for name in names})
+before = {name: b.clone() for name, b in model.named_buffers() if name.startswith(parts)}
+train_step(model, loss_fn, optimizer, inputs, targets)
+assert all(torch.equal(b, before[name]) for name, b in model.named_buffers() if name in before)
 """,
 )
 def check_frozen_statistics_stay(project: Project) -> None:

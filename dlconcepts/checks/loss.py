@@ -64,7 +64,10 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tens
     """
     outputs, targets = scores(project)
     loss_fn = project.loss_fn
-    if isinstance(loss_fn, nn.Module) and next(iter(tensors(outputs).values())).device.type != "cpu":
+    if (
+        isinstance(loss_fn, nn.Module)
+        and next(iter(tensors(outputs).values())).device.type != "cpu"
+    ):
         loss_fn = loss_fn.cpu()
     plain = on_tensors(copied_detached(outputs), lambda tensor: tensor.cpu())
     plain_targets = on_tensors(copied_detached(targets), lambda tensor: tensor.cpu())
@@ -306,4 +309,3 @@ def compares_all(project: Project, output: Tensor, loss: Callable[[Tensor], Tens
             if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
                 return True
     return False
-

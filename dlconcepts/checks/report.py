@@ -108,9 +108,7 @@ class Report:
         )
         tags = {"FAILED": "failure", "error": "error"}
         for result in self.results:
-            case = ET.SubElement(
-                suite, "testcase", classname=result.claim, name=result.check
-            )
+            case = ET.SubElement(suite, "testcase", classname=result.claim, name=result.check)
             case.set("time", f"{result.seconds:.3f}")
             if result.status != "passed":
                 message = result.details.splitlines()[0] if result.details else result.status
@@ -215,7 +213,9 @@ def foreign(file: Path) -> bool:
     return OUR_FOLDER in file.parents or "site-packages" in file.parts or "<" in file.name
 
 
-def parametrize(project: Any = None, /, *, except_for: Mapping[str, str] | None = None, **parts: Any) -> Any:
+def parametrize(
+    project: Any = None, /, *, except_for: Mapping[str, str] | None = None, **parts: Any
+) -> Any:
     """Make one pytest item of each check, whose test calls it: `def test_it(check): check()`.
 
     Give the parts of a project as to `check`, or a function that returns them as a dictionary,

@@ -42,9 +42,7 @@ def check_a_seed_repeats_the_run(project: Project) -> None:
     if apart > (0 if on_cpu else 1e-3 * length):
         how = "the project's seed" if project.seed else "torch, numpy and random seeded"
         share = apart / length if length else float("inf")
-        broken(
-            f"two runs with {how} ended {apart:.2g} apart, {share:.0%} of the way they went"
-        )
+        broken(f"two runs with {how} ended {apart:.2g} apart, {share:.0%} of the way they went")
 
 
 def run(project: Project, noise: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 LARGEST_COPY = 2**31  # bytes; a data set held in memory that is larger is not copied
 # Objects of these packages are left alone: what they keep is not a project's.
-FOREIGN = sys.stdlib_module_names - {"argparse", "builtins", "collections", "functools", "random", "types"}
+FOREIGN = sys.stdlib_module_names - {
+    "argparse",
+    "builtins",
+    "collections",
+    "functools",
+    "random",
+    "types",
+}
 FOREIGN |= {"_pytest", "pytest", "pluggy", "hypothesis", "rich", "tqdm", "matplotlib", "PIL"}
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, torch.device)
 
@@ -333,4 +340,3 @@ def settings_kept() -> Iterator[None]:
             torch.set_autocast_enabled(kind, enabled)
             torch.set_autocast_dtype(kind, kind_dtype)
         set_random_states(random_before)
-
