@@ -1,4 +1,4 @@
-"""Checks of checkpoints: whole, with the optimizer's state, refused where they do not fit, copied."""
+"""Checks of checkpoints: whole, with the optimizer's state, refused where incomplete, copied."""
 
 import inspect
 import tempfile
@@ -107,7 +107,7 @@ assert all(torch.equal(value, expected[name]) for name, value in model.state_dic
 """,
 )
 def check_a_checkpoint_holds_the_model(project: Project) -> None:
-    """After save and load every parameter and persistent buffer is the same to the last bit."""
+    """Check that save and load keep every parameter and persistent buffer, to the last bit."""
     model, optimizer = trained(project)
     expected = {name: bits(x) for name, x in state(model).items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +144,7 @@ assert len(optimizer.state) == entries
 """,
 )
 def check_a_checkpoint_holds_the_optimizer(project: Project) -> None:
-    """After save and load the optimizer's state and settings are the same to the last bit."""
+    """Check that save and load keep the optimizer's state and settings, to the last bit."""
     if "optimizer" not in takes(project.save) and "optimizer" not in takes(project.load):
         not_checked("needs a save and a load that take an optimizer")
     model, optimizer = trained(project)
@@ -181,7 +181,7 @@ assert complained
 """,
 )
 def check_a_partial_checkpoint_is_refused(project: Project) -> None:
-    """A file that lacks a parameter is refused, or said to be incomplete."""
+    """Check that a file which lacks a parameter is refused, or said to be incomplete."""
     model, optimizer = trained(project)
     named = [name for name, _ in model.named_parameters()]
     if not project.copies or len(named) < 2:
@@ -231,7 +231,7 @@ assert not any(value.data_ptr() in own for value in kept.values())
 """,
 )
 def check_kept_weights_are_a_copy(project: Project) -> None:
-    """What snapshot, save or fit returns, and what fit loads again, is not the live model."""
+    """Check that what snapshot, save or fit returns, and fit loads again, is not the live model."""
     ran = False
     for name in ("snapshot", "save"):
         function = getattr(project, name)

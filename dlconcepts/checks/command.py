@@ -19,7 +19,7 @@ class CommandError(Exception):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the checks; return 0 if none failed, 1 if one did, 2 after an error that was explained."""
+    """Run the checks; return 0 if none failed, 1 if one did, 2 after an explained error."""
     try:
         parts = find_parts(arguments.project, arguments.batch)
         report = checked(parts, excepted(arguments.except_for))

@@ -53,12 +53,13 @@ for seed in range(2):
     torch.manual_seed(seed)
     pairs = [(x.numpy().tobytes(), int(y)) for xs, ys in loader for x, y in zip(xs, ys)]
     passes.append(sorted(pairs))
-passes += [sorted((x.numpy().tobytes(), int(y)) for x, y in map(data.__getitem__, range(len(data))))]
+source = [data[i] for i in range(len(data))]
+passes.append(sorted((x.numpy().tobytes(), int(y)) for x, y in source))
 assert passes[0] == passes[1] == passes[2]
 """,
 )
 def check_labels_stay_with_their_inputs(project: Project) -> None:
-    """Each pass over the loader has the pairs of the pass before, and those of the data set."""
+    """Check that each pass over the loader has the pairs of the pass before, and of the data."""
     loader = project.training_data
     if project.one_pass:
         not_checked("needs a loader that can be read twice")
@@ -146,7 +147,7 @@ assert torch.equal(*passes)
 """,
 )
 def check_data_is_the_same_when_read_again(project: Project) -> None:
-    """From the same random numbers each pass over the data gives the same, to the last bit."""
+    """Check that each pass over the data gives the same, from the same random numbers."""
     for name in ("loader", "data", "validation"):
         data = getattr(project, name)
         if data is None:
@@ -177,8 +178,8 @@ def compare_passes(name: str, first: list[Bits], again: list[Bits], number: int)
 @law(
     claim="tensors.numpy-shares-memory",
     concept="Shared memory that is written to",
-    why="from_numpy and slices share memory: what is written to a batch is written to the data, and "
-    "a buffer that is filled again changes the batches that were made of it",
+    why="from_numpy and slices share memory: what is written to a batch is written to the data, "
+    "and a buffer that is filled again changes the batches that were made of it",
     fix="torch.tensor(array), or clone() before writing; a new array for each batch",
     needs=("data",),
     reproducer="""
@@ -187,11 +188,12 @@ for (inputs, targets), _ in kept:
     train_step(model, loss_fn, optimizer, inputs, targets)
 again = [parts for parts in loader]
 assert all(torch.equal(*pair) for batch, before in kept for pair in zip(batch, before))
-assert all(torch.equal(*pair) for new, (_, before) in zip(again, kept) for pair in zip(new, before))
+pairs = [pair for new, (_, before) in zip(again, kept) for pair in zip(new, before)]
+assert all(torch.equal(*pair) for pair in pairs)
 """,
 )
 def check_shared_memory_is_not_written_to(project: Project) -> None:
-    """Reading batches and training on them changes no array or tensor that the data keeps."""
+    """Check that reading batches and training on them writes to nothing that the data keeps."""
     for data in (project.loader, project.data):
         if data is None or (not isinstance(data, (Dataset, tuple, list)) and iter(data) is data):
             continue
@@ -248,7 +250,7 @@ assert all(torch.equal(again, passes[0]) for again in passes)
 """,
 )
 def check_validation_data_is_left_to_no_chance(project: Project) -> None:
-    """Validation data is the same whatever the random numbers are, and reading it draws none."""
+    """Check that validation data is the same whatever the random numbers are, and draws none."""
     data = project.validation
     source = source_of(data)
     passes = []

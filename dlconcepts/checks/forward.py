@@ -1,5 +1,6 @@
 """Checks of the forward pass: examples apart, inputs left alone, chance off, one device."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ assert torch.allclose(model(inputs)[0], model(others)[0], atol=1e-4)
 """,
 )
 def check_examples_stay_apart(project: Project) -> None:
-    """In eval mode the output for an example depends on that example alone."""
+    """Check that in eval mode the output for an example depends on that example alone."""
     n = project.count()
     if n < 2:
         not_checked("needs a batch of at least 2 examples")
@@ -98,12 +99,13 @@ def example_dims(project: Project, outputs: Any) -> dict[str, int]:
         fewer = floats(forward(project, project.pick(project.inputs(), torch.arange(n - 1))))
     except Exception:  # a model for batches of one size only
         return {path: 0 for path, out in found.items() if out.ndim and len(out) == n}
-    dims = {}
+    dims: dict[str, int] = {}
     for path, output in found.items():
         shape, other = output.shape, fewer[path].shape if path in fewer else ()
         if len(shape) == len(other):
-            pairs = enumerate(zip(shape, other, strict=True))
-            dims |= {path: dim for dim, sizes in pairs if sizes == (n, n - 1)}
+            for dim, sizes in enumerate(zip(shape, other, strict=True)):
+                if sizes == (n, n - 1):
+                    dims[path] = dim
     return dims
 
 
@@ -120,7 +122,7 @@ assert not torch.allclose(outputs.sum(dim=0), torch.ones(outputs.shape[1]), atol
 """,
 )
 def check_softmax_is_over_the_classes(project: Project) -> None:
-    """Neither the model nor predict normalises over the examples."""
+    """Check that neither the model nor predict normalises over the examples."""
     if project.count() < 2:
         not_checked("needs a batch of at least 2 examples")
     seen = {"the model": forward(project, project.inputs())}
@@ -162,7 +164,7 @@ assert (inputs._version, targets._version) == before[2:]
 """,
 )
 def check_inputs_are_left_alone(project: Project) -> None:
-    """Model, loss, train_step, predict and accuracy leave what they are given as it is."""
+    """Check that model, loss, train_step, predict and accuracy leave what they are given alone."""
     for name, use in users(project).items():
         inputs, targets = project.inputs(), project.targets()
         given = {"inputs": inputs, "targets": targets}
@@ -177,10 +179,10 @@ def check_inputs_are_left_alone(project: Project) -> None:
 
 def users(project: Project) -> dict[str, Any]:
     """Return the parts of a project that are given data, by name."""
-    found = {}
+    found: dict[str, Callable[[Any, Any], object]] = {}
     if project.model is not None:
-        for name, mode in {"the model in training": True, "the model in eval mode": False}.items():
-            found[name] = lambda x, y, mode=mode: run_as_given(project, mode, x)
+        found["the model in training"] = lambda x, y: run_as_given(project, True, x)
+        found["the model in eval mode"] = lambda x, y: run_as_given(project, False, x)
     if project.model is not None and project.loss_fn is not None and project.has("targets"):
         found["the loss"] = lambda outputs, y: project.loss_fn(outputs, y)
     if project.model is not None and project.predict is not None:
@@ -248,7 +250,7 @@ assert torch.equal(first, second)
 """,
 )
 def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
-    """In eval mode the model gives the same outputs whatever the random numbers are."""
+    """Check that in eval mode the outputs are the same whatever the random numbers are."""
     runs = [forward(project, project.inputs(), seed=seed) for seed in (*SEEDS, SEEDS[0])]
     noise = {path: distance(output, floats(runs[-1])[path]) for path, output in in_run(runs[0])}
     for other in runs[1:-1]:
@@ -284,7 +286,7 @@ assert "device" not in message, message
 """,
 )
 def check_the_model_moves_as_a_whole(project: Project) -> None:
-    """After to(device) the forward pass runs there: on PyTorch's meta device, which all have."""
+    """Check that after to(device) the forward pass runs: on the meta device, which all have."""
     model = project.fresh(training=False)
     if not project.copies:
         not_checked("needs a model that can be copied")

@@ -26,7 +26,7 @@ assert all(torch.equal(p, before[name]) for name, p in fixed.items())
 """,
 )
 def check_frozen_parameters_stay(project: Project) -> None:
-    """No step of the optimizer moves a parameter that is frozen, by name or by requires_grad."""
+    """Check that no step moves a parameter that is frozen, by name or by requires_grad."""
     model, optimizer = project.fresh_pair()
     frozen = {name: p for name, p in model.named_parameters() if project.is_frozen(name, p)}
     known(project, model)
@@ -107,7 +107,7 @@ assert all(torch.equal(b, before[name]) for name, b in model.named_buffers() if 
 """,
 )
 def check_frozen_statistics_stay(project: Project) -> None:
-    """Training leaves the buffers of frozen parts as they are."""
+    """Check that training leaves the buffers of frozen parts as they are."""
     model, optimizer = project.fresh_pair()
     known(project, model)
     buffers = {name: b for name, b in model.named_buffers() if in_frozen_part(project, model, name)}

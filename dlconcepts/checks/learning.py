@@ -44,7 +44,7 @@ assert found <= set(model.parameters())
 """,
 )
 def check_every_layer_is_registered(project: Project) -> None:
-    """Every trainable tensor that the output comes from is a parameter of the model."""
+    """Check that every trainable tensor behind the output is a parameter of the model."""
     model = project.fresh(training=True)
     inputs = project.inputs()
     known = {id(parameter) for parameter in model.parameters()}
@@ -109,7 +109,7 @@ assert all(learns)
 """,
 )
 def check_every_parameter_gets_a_gradient(project: Project) -> None:
-    """Each trainable parameter has a gradient in one of several passes, from several weights."""
+    """Check that each trainable parameter gets a gradient, in one of several passes."""
     trainable = [name for name, p in project.network.named_parameters() if p.requires_grad]
     trainable = [name for name in trainable if not project.is_frozen(name)]
     if not trainable:
@@ -181,8 +181,8 @@ def layer_sleeps(network: nn.Module, name: str, left: set[str]) -> bool:
     claim="training.optimizer-step-applies-the-gradient",
     concept="Optimizer over other parameters",
     why="what the optimizer does not hold never moves, whatever the loss says",
-    fix="build the optimizer last, over model.parameters(), after the head is replaced; freeze with "
-    "requires_grad_(False) what shall not be trained, or name it in frozen",
+    fix="build the optimizer last, over model.parameters(), after the head is replaced; what shall "
+    "not be trained gets requires_grad_(False), or is named in frozen",
     needs=("model", "optimizer"),
     reproducer="""
 held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -190,7 +190,7 @@ assert all(id(p) in held for p in model.parameters() if p.requires_grad)
 """,
 )
 def check_the_optimizer_holds_the_model(project: Project) -> None:
-    """Every parameter that requires a gradient is in the optimizer."""
+    """Check that every parameter that requires a gradient is in the optimizer."""
     model, optimizer = project.fresh_pair()
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trainable = {
@@ -225,8 +225,9 @@ def after_each_step(optimizer: Any, then: Callable[[], None]) -> Iterator[None]:
 
 
 def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-    """Train on batches in turn until the optimizer has stepped twice; return where it started,
-    where it landed, and how many steps that took.
+    """Train until the optimizer has stepped twice, on two batches in turn.
+
+    Return where it started, where it landed, and how many steps that took.
     """
     model, optimizer = project.fresh_pair()
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -285,7 +286,7 @@ assert torch.allclose(*landed, atol=1e-6)
 """,
 )
 def check_a_step_follows_its_own_batch(project: Project) -> None:
-    """Clearing the gradients after each optimizer.step() changes nothing."""
+    """Check that clearing the gradients after each optimizer.step() changes nothing."""
     if project.count() < 2:
         not_checked("needs a batch of at least 2 examples")
     before, cleared, steps = land(project, clear=True)
@@ -324,7 +325,7 @@ assert any(not torch.equal(p, q) for p, q in zip(start, model.parameters()))
 """,
 )
 def check_a_step_follows_the_gradient(project: Project) -> None:
-    """Two batches with different gradients lead to different weights."""
+    """Check that two batches with different gradients lead to different weights."""
     if project.count() < 2:
         not_checked("needs a batch of at least 2 examples")
     model, optimizer = project.fresh_pair()
@@ -333,7 +334,7 @@ def check_a_step_follows_the_gradient(project: Project) -> None:
         not_checked("needs an optimizer that holds a parameter of the model")
     if not gradients(project, model, 0):
         not_checked("needs a loss that has a gradient")
-    landed = []
+    landed: list[dict[str, Tensor]] = []
     for batch in two_batches(project):
         model, optimizer = project.fresh_pair()
         for parameter in model.parameters():
@@ -396,7 +397,7 @@ assert not any(x.requires_grad for x in [result] if torch.is_tensor(x))
 """,
 )
 def check_the_loss_is_kept_as_a_number(project: Project) -> None:
-    """After a batch is done, nothing holds its graph: not a running sum, not what is returned."""
+    """Check that nothing holds the graph of a batch that is done: no sum, nothing returned."""
     alive: weakref.WeakSet[Mark] = weakref.WeakSet()
     most = 0
 

@@ -51,7 +51,7 @@ class CheckFailedError(AssertionError):
             f"    why        {lesson.why}\n"
             f"    fix        {lesson.fix}\n"
             f"    claim      {lesson.claim} ({LEDGER})\n"
-            f"    reproduce  with your own parts, named as in the table of dlconcepts.checks\n{code}"
+            f"    reproduce  with your parts, named as in the table of dlconcepts.checks\n{code}"
         )
 
 

@@ -26,7 +26,8 @@ class Recording:
 
     def __init__(self, loss_fn: Callable[..., Any]) -> None:
         """Wrap the project's own loss."""
-        self.loss_fn, self.calls = loss_fn, []  # type: ignore[var-annotated]
+        self.loss_fn = loss_fn
+        self.calls: list[tuple[Any, ...]] = []
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Return the loss."""
@@ -71,7 +72,7 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tens
         loss_fn = loss_fn.cpu()
     plain = on_tensors(copied_detached(outputs), lambda tensor: tensor.cpu())
     plain_targets = on_tensors(copied_detached(targets), lambda tensor: tensor.cpu())
-    found = []
+    found: list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = []
     for path, output in floats(outputs).items():
 
         def loss(values: Tensor, path: str = path) -> Tensor:
@@ -173,7 +174,7 @@ assert outputs.min() < 0 or outputs.max() > 1  # scores are not confined to prob
 """,
 )
 def check_cross_entropy_is_given_logits(project: Project) -> None:
-    """A loss that normalises scores itself is given scores, not probabilities."""
+    """Check that a loss which normalises scores itself is given scores, not probabilities."""
     for output, what in of_kind(project, "cross-entropy", "binary cross-entropy"):
         values = output.detach()
         if bool(((values < 0) | (values > 1)).any()):
@@ -206,7 +207,7 @@ assert torch.allclose(outputs.exp().sum(dim=1), torch.tensor(1.0), atol=1e-2)
 """,
 )
 def check_nll_is_given_log_probabilities(project: Project) -> None:
-    """The exponentials of what NLLLoss is given sum to 1 for each example."""
+    """Check that the exponentials of what NLLLoss is given sum to 1 for each example."""
     for output, _ in of_kind(project, "negative log-likelihood"):
         values = output.detach().double()
         sums = values.exp().sum(dim=1)
@@ -226,7 +227,7 @@ def check_nll_is_given_log_probabilities(project: Project) -> None:
 @law(
     claim="networks.forward-chains-layers",
     concept="ReLU on the logits",
-    why="a score below zero becomes exactly zero and has no gradient: its class cannot be ruled out",
+    why="a score below zero becomes zero and has no gradient: its class cannot be ruled out",
     fix="end the network with the Linear layer; activations belong between layers",
     needs=("model", "batch", "targets", "loss_fn"),
     reproducer="""
@@ -235,7 +236,7 @@ assert outputs.min() < 0 or (outputs != 0).all()
 """,
 )
 def check_scores_are_not_cut_at_zero(project: Project) -> None:
-    """The scores of a classifier can be negative."""
+    """Check that the scores of a classifier can be negative."""
     kinds = "cross-entropy", "binary cross-entropy", "negative log-likelihood"
     for output, what in of_kind(project, *kinds):
         if not (cut := operation(output, CUT_AT_ZERO)):
@@ -263,7 +264,7 @@ assert torch.allclose(loss_fn(outputs, targets), apart.mean(), rtol=1e-3)
 """,
 )
 def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
-    """Where outputs and targets have other shapes, the loss still compares one with one."""
+    """Check that outputs and targets of other shapes are still compared one with one."""
     for output, target, loss in used(project):
         shape = broadcast(output, target)
         if shape is None or output.shape == target.shape:
@@ -280,9 +281,10 @@ def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
 def broadcast(output: Tensor, target: Tensor) -> torch.Size | None:
     """Return the shape to which two tensors broadcast, None where they do not."""
     try:
-        return torch.broadcast_shapes(output.shape, target.shape)
+        shape: torch.Size = torch.broadcast_shapes(output.shape, target.shape)
     except RuntimeError:
         return None
+    return shape
 
 
 def compares_all(project: Project, output: Tensor, loss: Callable[[Tensor], Tensor]) -> bool:

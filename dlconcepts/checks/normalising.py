@@ -58,7 +58,7 @@ class Trace(TorchFunctionMode):
 
     def _note(self, func: Any, args: Any, before: Tensor | None, result: Any) -> None:
         """Write down the history of a result."""
-        found = [x for x in tensors(list(args)).values()]
+        found = list(tensors(list(args)).values())
         if any(isinstance(x, nn.Parameter) for x in found):
             return
         history = max((self.history(x) for x in found), key=len, default=())
@@ -141,7 +141,7 @@ assert abs(seen[0].mean()) < 0.75 and 0.2 < seen[0].std() < 5
 """,
 )
 def check_data_is_normalised_once(project: Project) -> None:
-    """From the data set to the first layer there is one subtraction and division at most."""
+    """Check that from the data set to the first layer data is normalised once at most."""
     data = project.training_data
     if project.one_pass:
         not_checked("needs a loader that can be read twice")

@@ -72,12 +72,12 @@ class Project:
             part = getattr(self, name)
             if part is not None and not callable(part):
                 raise TypeError(f"{name} is a function, not a {type(part).__name__}")
-        if self.model is not None and not isinstance(self.model, nn.Module):
-            if isinstance(self.optimizer, torch.optim.Optimizer):
-                raise TypeError(
-                    "the model is built by a function, so that no optimizer can hold its "
-                    "parameters yet: give a function for the optimizer too"
-                )
+        built = self.model is not None and not isinstance(self.model, nn.Module)
+        if built and isinstance(self.optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                "the model is built by a function, so that no optimizer can hold its "
+                "parameters yet: give a function for the optimizer too"
+            )
         if self.device is not None:
             self.device = torch.device(self.device)
 
@@ -169,7 +169,7 @@ class Project:
         if training is not None:
             model.train(training)
         if built:
-            mine = build_optimizer(given, model)
+            mine = build_optimizer(self.optimizer, model)
         seed_everything(0)
         return model, mine
 
@@ -189,7 +189,7 @@ class Project:
     # ------------------------------------------------------------------ the project's own code
 
     def run(self, model: nn.Module, inputs: Any, *, seed: int = 0) -> Any:
-        """Call the model on inputs, which are moved to its device; with random numbers of a seed."""
+        """Call the model on inputs, moved to its device, with random numbers of a seed."""
         parameter = next(model.parameters(), None)
         if parameter is not None:
             inputs = on_tensors(inputs, lambda tensor: tensor.to(parameter.device))
@@ -345,7 +345,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):
-        signature = inspect.Signature([inspect.Parameter("inputs", 1)])
+        signature = inspect.signature(lambda inputs: None)
     try:
         if isinstance(inputs, Mapping):
             signature.bind(**inputs)
@@ -497,7 +497,7 @@ def copy_together(model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
         for name, value in vars(optimizer).items()
         if name != "step" and not name.startswith("_optimizer_")
     }
-    mine = type(optimizer).__new__(type(optimizer))
+    mine = object.__new__(type(optimizer))
     mine.__setstate__(copy.deepcopy(attributes, memo))
     return twin, mine
 

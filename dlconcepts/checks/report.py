@@ -221,7 +221,7 @@ def parametrize(
     Give the parts of a project as to `check`, or a function that returns them as a dictionary,
     which is called when a test runs. What is not checked, or excepted, is skipped with the reason.
 
-        @checks.parametrize(model=Net, batch=batch, except_for={"examples-stay-apart": "on purpose"})
+        @checks.parametrize(model=Net, batch=batch, except_for={"examples-stay-apart": "why"})
         def test_my_project(check):
             check()
 

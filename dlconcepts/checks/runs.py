@@ -33,7 +33,7 @@ assert torch.equal(*landed)
 """,
 )
 def check_a_seed_repeats_the_run(project: Project) -> None:
-    """Two runs from one seed, whatever ran before them, end with the same weights."""
+    """Check that two runs from one seed, whatever ran before, end with the same weights."""
     before, one = run(project, 1)
     _, other = run(project, 2)
     apart, length = far(one, other), far(before, one)

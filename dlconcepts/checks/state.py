@@ -74,7 +74,7 @@ def is_array(value: Any) -> bool:
 
 def has_state(value: Any) -> bool:
     """Return whether an object keeps attributes that can be put back."""
-    if isinstance(value, ATOMS) or isinstance(value, types.BuiltinFunctionType):
+    if isinstance(value, (*ATOMS, types.BuiltinFunctionType)):
         return False
     if type(value).__module__.partition(".")[0] in FOREIGN:
         return False

@@ -104,7 +104,8 @@ def bits(value: Any) -> object:
         return (str(value.dtype), tuple(value.shape), raw)
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         return (str(value.dtype), value.shape, value.tobytes())
-    return type(value) if type(value).__eq__ is object.__eq__ else value
+    has_no_equality: bool = getattr(type(value), "__eq__", None) is object.__dict__["__eq__"]
+    return type(value) if has_no_equality else value
 
 
 def same(one: Any, other: Any) -> bool:

@@ -48,7 +48,7 @@ assert not any(modes)
 """,
 )
 def check_validation_is_in_eval_mode(project: Project) -> None:
-    """What runs in training mode during validation makes no difference to the outputs."""
+    """Check that nothing runs in training mode during validation that makes a difference."""
     if lacks_targets(project):
         not_checked("needs targets")
     seen: set[str] = set()
@@ -126,7 +126,7 @@ else:
 """,
 )
 def check_the_mode_is_restored(project: Project) -> None:
-    """After evaluate each module has its mode again, at the latest when fit trains."""
+    """Check that after evaluate each module has its mode again, at the latest when fit trains."""
     model, before = start_of_training(project)
     evaluated(project, model)
     after = modes(model)
@@ -177,7 +177,7 @@ assert not any(recorded)
 """,
 )
 def check_validation_records_no_gradients(project: Project) -> None:
-    """No output has a graph in validation, and gradients stay as they are, on or off."""
+    """Check that no output has a graph in validation, and gradients stay as they are."""
     if lacks_targets(project):
         not_checked("needs targets")
     recorded = []
@@ -220,7 +220,7 @@ assert all(torch.equal(value, before[name]) for name, value in model.state_dict(
 """,
 )
 def check_validation_changes_nothing(project: Project) -> None:
-    """Parameters and buffers are the same to the last bit after validation."""
+    """Check that parameters and buffers are the same to the last bit after validation."""
     if lacks_targets(project):
         not_checked("needs targets")
     model = project.fresh(training=True)
@@ -258,7 +258,7 @@ assert torch.allclose(*results, rtol=1e-4)
 """,
 )
 def check_every_example_counts_once(project: Project) -> None:
-    """What evaluate returns for two batches does not depend on the cut, or is their fair mean.
+    """Check that what evaluate returns for two batches is the same as for one, or their fair mean.
 
     A sum, or a figure of all examples together, is the same however they are cut. Where the model
     or the loss looks at the whole batch, the figures of the batches weigh as their examples do.
@@ -330,7 +330,7 @@ assert float(accuracy(outputs, labels)) in (1, 100, 6)
 """,
 )
 def check_accuracy_counts_each_example(project: Project) -> None:
-    """Accuracy is 1 where all are right, 0 where none is, and 1/2 where every second one is."""
+    """Check that accuracy is 1 where all are right, 0 where none is, and 1/2 where half are."""
     if project.has("model") and project.has("batch"):
         example = shapes_of(project)
         if example is None:

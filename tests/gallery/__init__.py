@@ -1,0 +1,33 @@
+"""The gallery: small projects with one mistake each, beside the same project without it.
+
+Each project is whole, with every part that `dlconcepts.checks` can look at, so that a check which
+complains about what is right is seen at once. A mistake names the check that must find it, a piece
+of what that check must say, and in `also` the checks that are rightly concerned too.
+"""
+
+from gallery import (
+    checkpoints,
+    correct,
+    data,
+    forward,
+    freezing,
+    learning,
+    loss,
+    validation,
+)
+from gallery.base import CORRECT, MISTAKES, Mistake, Parts
+
+__all__ = [
+    "CORRECT",
+    "MISTAKES",
+    "Mistake",
+    "Parts",
+    "checkpoints",
+    "correct",
+    "data",
+    "forward",
+    "freezing",
+    "learning",
+    "loss",
+    "validation",
+]

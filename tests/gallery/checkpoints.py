@@ -1,0 +1,117 @@
+"""Mistakes of checkpoints and kept weights."""
+
+import copy
+
+import torch
+
+from gallery.base import classifier, mistake, project, train_step
+
+
+def save_parameters(model, optimizer, path):
+    """Write the parameters, and no buffers."""
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    torch.save({"model": named, "optimizer": optimizer.state_dict()}, path)
+
+
+def load_what_fits(model, optimizer, path):
+    """Read what is there, and say nothing of the rest."""
+    checkpoint = torch.load(path, weights_only=True)
+    model.load_state_dict(checkpoint["model"], strict=False)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+
+
+@mistake(
+    "a-checkpoint-holds-the-model",
+    "buffers did not come back: body.1.running_mean",
+    classifier,
+    "a-partial-checkpoint-is-refused",
+)
+def buffers_missing_in_the_checkpoint():
+    """named_parameters() has no buffers, and strict=False hides it."""
+    return project(save=save_parameters, load=load_what_fits)
+
+
+@mistake("a-partial-checkpoint-is-refused", "loaded without an error", classifier)
+def a_partial_load():
+    """strict=False: what the file lacks stays as it was."""
+    return project(load=load_what_fits)
+
+
+def load_by_name(model, optimizer, path):
+    """Copy the tensors whose names and shapes are there."""
+    checkpoint = torch.load(path, weights_only=True)
+    own = model.state_dict()
+    fitting = {k: v for k, v in checkpoint["model"].items() if k in own}
+    own.update(fitting)
+    model.load_state_dict(own)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+
+
+@mistake("a-partial-checkpoint-is-refused", "loaded without an error", classifier)
+def a_filtered_load():
+    """A filter on names takes what fits, and load_state_dict is strict in vain."""
+    return project(load=load_by_name)
+
+
+def save_model_only(model, optimizer, path):
+    """Write the model alone."""
+    torch.save({"model": model.state_dict()}, path)
+
+
+def load_model_only(model, optimizer, path):
+    """Read the model alone."""
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+
+
+@mistake("a-checkpoint-holds-the-optimizer", "did not come back", classifier)
+def optimizer_missing_in_the_checkpoint():
+    """The optimizer's state is neither saved nor loaded."""
+    return project(save=save_model_only, load=load_model_only)
+
+
+def live_state(model):
+    """Return the live tensors."""
+    return model.state_dict()
+
+
+@mistake("kept-weights-are-a-copy", "that snapshot returned share memory", classifier)
+def state_dict_kept_by_reference():
+    """Best = model.state_dict()."""
+    return project(snapshot=live_state)
+
+
+def shallow_copy(model):
+    """Return a new dictionary of the live tensors."""
+    return dict(model.state_dict())
+
+
+@mistake("kept-weights-are-a-copy", "that snapshot returned share memory", classifier)
+def a_shallow_copy_of_the_state():
+    """dict(model.state_dict())."""
+    return project(snapshot=shallow_copy)
+
+
+def fit_with_best(keep):
+    """Return a fit that goes back to the best weights, kept in some way."""
+
+    def fit(model, loader, loss_fn, optimizer):
+        best, least = None, float("inf")
+        for inputs, targets in loader:
+            loss = train_step(model, loss_fn, optimizer, inputs, targets)
+            if loss < least:
+                best, least = keep(model.state_dict()), loss
+        model.load_state_dict(best)
+        return least
+
+    return fit
+
+
+def keeps_a_deep_copy():
+    """Early stopping with a deep copy."""
+    return project(fit=fit_with_best(copy.deepcopy), snapshot=None)
+
+
+@mistake("kept-weights-are-a-copy", "fit loaded", keeps_a_deep_copy)
+def early_stopping_that_keeps_the_last():
+    """Early stopping whose best weights are the live ones."""
+    return project(fit=fit_with_best(dict), snapshot=None)

@@ -1,0 +1,528 @@
+"""Correct projects of other kinds, which no check may complain about."""
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gallery.base import Examples, Network, arrays, correct, project, train_step
+from gallery.data import normalise, pictures
+from gallery.forward import attends_along_the_sequence, sequences
+from gallery.freezing import transfer
+from gallery.learning import adam, steps
+from gallery.loss import (
+    Regression,
+    fit_with,
+    floating,
+    mean_loss,
+    multi_label,
+    multi_label_targets,
+    own_cross_entropy,
+    regression,
+)
+from gallery.validation import Plain, leaves_eval_mode
+
+
+def norms(layer):
+    """Return a project whose body has another normalisation."""
+    model = Network()
+    model.body[1] = layer
+    return project(model=model)
+
+
+@correct
+def layer_norm():
+    """LayerNorm normalises along the features."""
+    return norms(nn.LayerNorm(8))
+
+
+@correct
+def group_norm():
+    """GroupNorm normalises groups of features."""
+    return norms(nn.GroupNorm(2, 8))
+
+
+@correct
+def instance_norm():
+    """InstanceNorm with statistics of its own, over images."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    return pictures(normalise) | {"model": model, "optimizer": adam}
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder is the encoder's transpose."""
+
+    def __init__(self):
+        """Make the shared weight."""
+        super().__init__()
+        self.encode, self.bias = nn.Linear(4, 3), nn.Parameter(torch.zeros(4))
+        self.again = [self.encode]
+
+    def forward(self, x):
+        """Return the reconstruction."""
+        return F.linear(self.encode(x).tanh(), self.again[0].weight.T, self.bias)
+
+
+@correct
+def weight_sharing():
+    """One weight used twice, once through a plain list."""
+    x = torch.from_numpy(arrays()[0])
+    return floating(Tied(), x.clone(), nn.MSELoss(), evaluate=mean_loss) | {"accuracy": None}
+
+
+class Recurrent(nn.Module):
+    """A classifier of sequences by the last state of an LSTM."""
+
+    def __init__(self, batch_first):
+        """Make the layers."""
+        super().__init__()
+        self.lstm = nn.LSTM(4, 6, num_layers=2, dropout=0.2, batch_first=batch_first)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        """Return the logits and the states."""
+        _, (state, _) = self.lstm(x)
+        return self.head(state[-1])
+
+
+@correct
+def recurrent_cells():
+    """An LSTM, batch first."""
+    return sequences(Recurrent(batch_first=True))
+
+
+@correct
+def recurrent_cells_with_the_time_first():
+    """An LSTM over (L, N, 4), L and N not equal."""
+    parts = project(model=Recurrent(batch_first=False), data=None)
+    batch = torch.randn(5, 8, 4), torch.arange(8) % 3
+    return parts | {"batch": batch, "data": None, "loader": None, "evaluate": None}
+
+
+class WithState(nn.Module):
+    """A model that returns its states too, whose examples are in dimension 1."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__()
+        self.gru, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        """Return logits and states in a dictionary."""
+        outputs, state = self.gru(x)
+        return {"logits": self.head(outputs[:, -1]), "state": state}
+
+
+def loss_of_logits(outputs, targets):
+    """Return the cross-entropy of what a dictionary has."""
+    return F.cross_entropy(outputs["logits"], targets)
+
+
+def predict_logits(model, inputs):
+    """Return the probabilities of a model that returns a dictionary."""
+    model.eval()
+    with torch.no_grad():
+        return model(inputs)["logits"].softmax(dim=1)
+
+
+@correct
+def dictionaries_as_outputs():
+    """Outputs in a dictionary, some with the examples in another dimension."""
+    parts = sequences(WithState())
+    return parts | {
+        "loss_fn": loss_of_logits,
+        "predict": predict_logits,
+        "accuracy": None,
+        "evaluate": mean_loss,
+    }
+
+
+@correct
+def attention():
+    """Multi-head attention along the sequence."""
+    return attends_along_the_sequence()
+
+
+class Words(nn.Module):
+    """A classifier of words and a length, two inputs, by an embedding."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__()
+        self.embedding = nn.Embedding(20, 6, padding_idx=0)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, words, length):
+        """Return the logits."""
+        return self.head(torch.cat([self.embedding(words).mean(dim=1), length], dim=1))
+
+
+def with_several_inputs(batch):
+    """Return a project whose model takes several inputs."""
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        model.train()
+        optimizer.zero_grad()
+        outputs = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+        loss = loss_fn(outputs, targets)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    parts = project(model=Words(), train_step=step, fit=fit_with(step))
+    nothing = ("data", "loader", "validation", "predict", "evaluate")
+    return parts | dict.fromkeys(nothing) | {"batch": batch}
+
+
+def words():
+    """Return words, lengths and labels of eight examples."""
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randint(1, 20, (8, 5), generator=generator),
+        torch.rand(8, 1, generator=generator),
+        torch.arange(8) % 3,
+    )
+
+
+@correct
+def embeddings_and_several_inputs():
+    """Integers and floats as inputs, in a tuple."""
+    return with_several_inputs(words())
+
+
+@correct
+def inputs_in_a_dictionary():
+    """Inputs by name, with the labels among them."""
+    return with_several_inputs(dict(zip(("words", "length", "labels"), words(), strict=True)))
+
+
+@correct
+def regression_of_one_number():
+    """Outputs and targets (N,)."""
+    return regression()
+
+
+@correct
+def regression_that_cannot_be_negative():
+    """ReLU at the end is right for a count or a price."""
+    parts = regression()
+    model = nn.Sequential(Regression(False), nn.ReLU(), nn.Flatten(0))
+    nn.init.ones_(model[0].layers[2].bias)  # not dead from the start
+    return parts | {"model": model, "optimizer": adam}
+
+
+@correct
+def several_labels():
+    """BCEWithLogitsLoss."""
+    return multi_label()
+
+
+class Sigmoids(Network):
+    """A network that ends in a sigmoid, for BCELoss."""
+
+    def forward(self, x):
+        """Return probabilities."""
+        return super().forward(x).sigmoid()
+
+
+@correct
+def probabilities_for_bce():
+    """BCELoss takes probabilities."""
+    return floating(Sigmoids(), multi_label_targets(), nn.BCELoss()) | {"evaluate": mean_loss}
+
+
+class Segments(nn.Module):
+    """A classifier of each pixel."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(8, 3, 1),
+        )
+
+    def forward(self, x):
+        """Return the logits, (N, 3, H, W)."""
+        return self.layers(x)
+
+
+@correct
+def segmentation():
+    """A label for each pixel, some of which do not count."""
+    targets = torch.arange(8 * 16).reshape(8, 4, 4) % 3
+    targets[:, 0] = -100
+    parts = pictures(normalise)
+    return parts | {
+        "model": Segments(),
+        "optimizer": adam,
+        "batch": (torch.randn(8, 3, 4, 4), targets),
+        "evaluate": mean_loss,
+        "data": None,
+        "loader": None,
+    }
+
+
+def clips(model, loss_fn, optimizer, inputs, targets):
+    """Take a step with a clipped gradient, and zero it afterwards."""
+    model.train()
+    loss = loss_fn(model(inputs), targets)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+@correct
+def gradient_clipping():
+    """Clipped gradients, zeroed after the step."""
+    return steps(clips)
+
+
+@correct
+def a_learning_rate_schedule():
+    """A schedule in a closure, which starts at a rate of zero."""
+    model = Network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 4, 1))
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        loss = train_step(model, loss_fn, optimizer, inputs, targets)
+        schedule.step()
+        return loss
+
+    return project(model=model, optimizer=optimizer, train_step=step, fit=fit_with(step))
+
+
+def autocasts(model, loss_fn, optimizer, inputs, targets):
+    """Take a step in mixed precision."""
+    model.train()
+    optimizer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_fn(model(inputs), targets)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@correct
+def mixed_precision():
+    """Autocast to bfloat16."""
+    return steps(autocasts)
+
+
+@correct
+def half_precision_throughout():
+    """A model and data in bfloat16."""
+    data = Examples(*arrays(), to_bfloat16)
+    return project(
+        model=Network().bfloat16(),
+        data=data,
+        batch=(torch.randn(8, 4).bfloat16(), torch.arange(8) % 3),
+        validation=Examples(*arrays(6, start=1), to_bfloat16),
+    )
+
+
+def to_bfloat16(x):
+    """Return x in bfloat16."""
+    return x.bfloat16()
+
+
+@correct
+def gradient_accumulation():
+    """A step for each three batches, counted in a closure."""
+    calls = 0
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        nonlocal calls
+        model.train()
+        loss = loss_fn(model(inputs), targets) / 3
+        loss.backward()
+        calls += 1
+        if calls % 3 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    return steps(step)
+
+
+@correct
+def an_average_of_the_weights():
+    """An EMA of the weights in a closure."""
+    model = Network()
+    average = torch.optim.swa_utils.AveragedModel(model)
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        loss = train_step(model, loss_fn, optimizer, inputs, targets)
+        average.update_parameters(model)
+        return loss
+
+    return project(model=model, train_step=step, fit=fit_with(step))
+
+
+class Momentum(Network):
+    """A network with a slow copy of its head, which no gradient trains."""
+
+    def __init__(self):
+        """Make the slow copy."""
+        super().__init__()
+        self.slow = copy.deepcopy(self.head).requires_grad_(False)
+
+    def forward(self, x):
+        """Return the logits, and move the slow copy in training."""
+        if self.training:
+            with torch.no_grad():
+                for slow, fast in zip(self.slow.parameters(), self.head.parameters(), strict=True):
+                    slow.lerp_(fast, 0.1)
+        return super().forward(x)
+
+
+@correct
+def a_slow_copy_inside_the_model():
+    """requires_grad=False, and moved on purpose, but not by the optimizer."""
+    return project(model=Momentum())
+
+
+@correct
+def a_frozen_backbone():
+    """Transfer learning without names."""
+    return transfer()
+
+
+@correct
+def factories():
+    """The model and the optimizer are made by functions."""
+    return project() | {"model": Network, "optimizer": adam}
+
+
+@correct
+def class_weights_and_label_smoothing():
+    """A loss whose mean weighs the classes."""
+    return project(loss_fn=own_cross_entropy)
+
+
+class Residual(nn.Module):
+    """A block that starts as the identity, and is left out by chance in training."""
+
+    def __init__(self):
+        """Make the layers; the last starts at zero."""
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        nn.init.zeros_(self.layers[2].weight)
+        nn.init.zeros_(self.layers[2].bias)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        """Return the logits."""
+        if not self.training or torch.rand(()) < 0.5:
+            x = x + self.layers(x)
+        return self.head(x)
+
+
+@correct
+def stochastic_depth_and_zero_init():
+    """Layers without a gradient at first, or by chance."""
+    return project(model=Residual())
+
+
+class Closed(Network):
+    """A network with a closure over itself, which a deepcopy does not follow."""
+
+    def __init__(self):
+        """Make the closure."""
+        super().__init__()
+        self.through = lambda x: self.head(self.body(x))
+
+    def forward(self, x):
+        """Return the logits."""
+        return self.through(x)
+
+
+@correct
+def a_model_that_cannot_be_copied():
+    """A deep copy would run the original's layers."""
+    return project(model=Closed())
+
+
+def with_a_closure(model, loss_fn, optimizer, inputs, targets):
+    """Take a step of an optimizer that evaluates the loss itself."""
+    model.train()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_fn(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure).item()
+
+
+@correct
+def lbfgs():
+    """An optimizer that evaluates the loss itself."""
+    model = Plain()
+    return project(
+        model=model,
+        optimizer=torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3),
+        train_step=with_a_closure,
+        fit=fit_with(with_a_closure),
+    )
+
+
+def root_mean_square(model, loader, loss_fn):
+    """Return a figure of all examples together, and the seconds, which differ each time."""
+    mean = mean_loss(model, loader, loss_fn)
+    return {"rmse": mean**0.5, "batches": len(loader), "seconds": np.random.default_rng().random()}
+
+
+@correct
+def figures_that_are_no_means():
+    """A root of a mean, a number of batches, and seconds."""
+    return regression() | {"evaluate": root_mean_square}
+
+
+@correct
+def an_evaluation_that_leaves_eval_mode_to_fit():
+    """Evaluate stays in eval mode; fit calls train() at the start of each epoch."""
+    return project(evaluate=leaves_eval_mode)
+
+
+@correct
+def a_negative_loss():
+    """A loss below zero is a loss."""
+    return project(loss_fn=less_a_hundred)
+
+
+def less_a_hundred(outputs, targets):
+    """Return the cross-entropy less 100."""
+    return F.cross_entropy(outputs, targets) - 100
+
+
+def tiny(outputs, targets):
+    """Return a loss of a tiny scale."""
+    return 1e-6 * F.cross_entropy(outputs, targets)
+
+
+@correct
+def a_tiny_loss():
+    """The scale of the loss does not matter."""
+    return project(loss_fn=tiny)
+
+
+@correct
+def a_model_and_a_batch_alone():
+    """Nothing else is given."""
+    return {"model": Network(), "batch": torch.randn(8, 4)}

@@ -1,0 +1,207 @@
+"""Mistakes about what the loss is given."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gallery.base import Examples, Network, arrays, classifier, mistake, predict, project
+from gallery.forward import Sized, log_softmax_over_the_classes, nll
+
+
+def as_it_is(model, inputs):
+    """Return what a network gives that ends in softmax."""
+    model.eval()
+    with torch.no_grad():
+        return model(inputs)
+
+
+def softmaxed(x):
+    """Return probabilities."""
+    return x.softmax(dim=1)
+
+
+@mistake("cross-entropy-is-given-logits", "sum to 1 in each row", classifier)
+def softmax_before_cross_entropy():
+    """The network ends in softmax, and the loss is CrossEntropyLoss."""
+    return project(model=Sized(after=softmaxed), predict=as_it_is)
+
+
+def own_cross_entropy(outputs, targets):
+    """Return a cross-entropy of one's own, with class weights and label smoothing."""
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    return F.cross_entropy(outputs, targets, weight=weight, label_smoothing=0.1)
+
+
+@mistake("cross-entropy-is-given-logits", "sum to 1 in each row", classifier)
+def softmax_before_a_loss_of_ones_own():
+    """The loss is not named CrossEntropyLoss."""
+    return project(model=Sized(after=softmaxed), predict=as_it_is, loss_fn=own_cross_entropy)
+
+
+def softmax_step(model, loss_fn, optimizer, inputs, targets):
+    """Take one step on the loss of the softmax."""
+    model.train()
+    optimizer.zero_grad()
+    loss = loss_fn(model(inputs).softmax(dim=1), targets)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def fit_with(step):
+    """Return a fit that takes steps of some kind."""
+
+    def fit(model, loader, loss_fn, optimizer):
+        total = 0.0
+        for inputs, targets in loader:
+            total += step(model, loss_fn, optimizer, inputs, targets) * len(targets)
+        return total / len(loader.dataset)
+
+    return fit
+
+
+@mistake("cross-entropy-is-given-logits", "sum to 1 in each row", classifier)
+def softmax_in_the_training_step():
+    """The model gives logits; the step takes their softmax before the loss."""
+    return project(train_step=softmax_step, fit=fit_with(softmax_step))
+
+
+def half(outputs):
+    """Say which of two classes each logit is for."""
+    return outputs > 0
+
+
+def binary_accuracy(outputs, targets):
+    """Return the share that is right."""
+    return (half(outputs) == (targets > 0.5)).double().mean().item()
+
+
+def binary_evaluate(model, loader, loss_fn):
+    """Return the mean loss and the accuracy."""
+    was_training = model.training
+    model.eval()
+    total, right = 0.0, 0
+    with torch.no_grad():
+        for inputs, targets in loader:
+            outputs = model(inputs)
+            total += loss_fn(outputs, targets).item() * len(targets)
+            right += (half(outputs) == (targets > 0.5)).sum().item() / outputs[0].numel()
+    model.train(was_training)
+    return total / len(loader.dataset), right / len(loader.dataset)
+
+
+class Labelled(Examples):
+    """A data set whose targets are floats of a shape."""
+
+    def __getitem__(self, index):
+        """Return one example."""
+        x = torch.from_numpy(self.array[index].copy())
+        return x, torch.as_tensor(self.labels[index], dtype=torch.float32)
+
+
+def floating(model, targets, loss_fn, **changes):
+    """Return a project with targets that are floats."""
+    x, y = arrays(len(targets))[0], targets.numpy()
+    return project(
+        model=model,
+        data=Labelled(x, y),
+        batch=(torch.from_numpy(x[:8].copy()), targets[:8].clone()),
+        validation=Labelled(x[:6].copy(), y[:6]),
+        loss_fn=loss_fn,
+        **{"predict": as_it_is, "accuracy": binary_accuracy, "evaluate": binary_evaluate} | changes,
+    )
+
+
+def multi_label_targets():
+    """Return three zeros and ones for each of 12 examples."""
+    return (torch.arange(36).reshape(12, 3) % 5 % 2).float()
+
+
+def multi_label():
+    """Logits and BCEWithLogitsLoss, three labels for each example."""
+    return floating(Network(), multi_label_targets(), nn.BCEWithLogitsLoss())
+
+
+@mistake("cross-entropy-is-given-logits", "come from a sigmoid", multi_label)
+def sigmoid_before_bce_with_logits():
+    """The network ends in a sigmoid, and the loss takes one too."""
+    return floating(Sized(after=torch.sigmoid), multi_label_targets(), nn.BCEWithLogitsLoss())
+
+
+@mistake("nll-is-given-log-probabilities", "is given probabilities", log_softmax_over_the_classes)
+def nll_on_probabilities():
+    """Softmax, not log_softmax, before NLLLoss."""
+    return nll(Sized(after=softmaxed)) | {"predict": as_it_is}
+
+
+@mistake("nll-is-given-log-probabilities", "is given logits", log_softmax_over_the_classes)
+def nll_on_logits():
+    """No log_softmax at all before NLLLoss."""
+    return nll(Network()) | {"predict": predict}
+
+
+@mistake("scores-are-not-cut-at-zero", "come from Relu", classifier)
+def relu_on_the_logits():
+    """An activation follows the last layer too."""
+    return project(model=Sized(after=F.relu))
+
+
+def relu_log_softmax(x):
+    """Cut at zero, then normalise."""
+    return F.relu(x).log_softmax(dim=1)
+
+
+@mistake("scores-are-not-cut-at-zero", "come from Relu", log_softmax_over_the_classes)
+def relu_under_log_softmax():
+    """The cut is hidden behind log_softmax."""
+    return nll(Sized(after=relu_log_softmax))
+
+
+class Regression(nn.Module):
+    """A regression of four features, (N, 1) or (N,)."""
+
+    def __init__(self, squeeze):
+        """Say whether the outputs are (N,)."""
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.squeeze = squeeze
+
+    def forward(self, x):
+        """Return a number for each example."""
+        return self.layers(x).squeeze(1) if self.squeeze else self.layers(x)
+
+
+def mean_loss(model, loader, loss_fn):
+    """Return the mean loss."""
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    with torch.no_grad():
+        for inputs, targets in loader:
+            total += loss_fn(model(inputs), targets).item() * len(targets)
+    model.train(was_training)
+    return total / len(loader.dataset)
+
+
+def regression(squeeze=True, loss_fn=None):
+    """Return a project with a target for each example, (N,)."""
+    targets = torch.linspace(-1, 1, 12)
+    parts = floating(Regression(squeeze), targets, loss_fn or nn.MSELoss(), evaluate=mean_loss)
+    return parts | {"accuracy": None}
+
+
+@mistake("the-loss-pairs-outputs-with-targets", "were compared as (8, 8): 64 pairs", regression)
+def a_loss_that_broadcasts():
+    """Outputs (N, 1) and targets (N,) in MSELoss."""
+    return regression(squeeze=False)
+
+
+def own_loss(outputs, targets):
+    """Return a mean absolute difference."""
+    return (outputs - targets).abs().mean()
+
+
+@mistake("the-loss-pairs-outputs-with-targets", "were compared as (8, 8): 64 pairs", regression)
+def a_loss_of_ones_own_that_broadcasts():
+    """Outputs (N, 1) and targets (N,) in a difference; PyTorch does not warn."""
+    return regression(squeeze=False, loss_fn=own_loss)

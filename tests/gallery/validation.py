@@ -1,0 +1,216 @@
+"""Mistakes of validation."""
+
+import torch
+from torch import nn
+
+from gallery.base import classifier, mistake, project
+from gallery.freezing import frozen_for_good, transfer
+from gallery.learning import steps
+from gallery.loss import fit_with
+
+
+def in_training_mode(model, loader, loss_fn):
+    """Evaluate without eval()."""
+    total, right = 0.0, 0
+    with torch.no_grad():
+        for inputs, targets in loader:
+            outputs = model(inputs)
+            total += loss_fn(outputs, targets).item() * len(targets)
+            right += (outputs.argmax(dim=1) == targets).sum().item()
+    return total / len(loader.dataset), right / len(loader.dataset)
+
+
+class Plain(nn.Sequential):
+    """A classifier with dropout and no BatchNorm."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+
+
+def dropout_off_in_validation():
+    """Dropout, and an evaluation in eval mode."""
+    return project(model=Plain())
+
+
+@mistake("validation-is-in-eval-mode", "in training mode, Dropout", dropout_off_in_validation)
+def no_eval_in_validation():
+    """The evaluation leaves dropout on."""
+    return project(model=Plain(), evaluate=in_training_mode)
+
+
+@mistake(
+    "validation-changes-nothing",
+    "evaluate changed BatchNorm statistics",
+    classifier,
+    "validation-is-in-eval-mode",
+)
+def validation_updates_batch_norm():
+    """The evaluation runs BatchNorm in training mode, which learns the held-out statistics."""
+    return project(evaluate=in_training_mode)
+
+
+def eval_for_the_first_batch(model, loader, loss_fn):
+    """Evaluate; a look at the training in between switches the mode back."""
+    total, count = 0.0, 0
+    model.eval()
+    with torch.no_grad():
+        for inputs, targets in loader:
+            total += loss_fn(model(inputs), targets).item() * len(targets)
+            count += len(targets)
+            model.train()
+    return total / count
+
+
+@mistake("validation-is-in-eval-mode", "in training mode", classifier, "validation-changes-nothing")
+def train_inside_the_validation_loop():
+    """model.train() is indented too far: from the second batch on, the mode is wrong."""
+    return project(evaluate=two_batches_in(eval_for_the_first_batch))
+
+
+def two_batches_in(function):
+    """Return an evaluation that always has a second batch: it goes over the loader twice."""
+
+    def evaluate(model, loader, loss_fn):
+        class Twice:
+            dataset = loader.dataset
+
+            def __iter__(self):
+                yield from loader
+                yield from loader
+
+        return function(model, Twice(), loss_fn)
+
+    return evaluate
+
+
+def leaves_eval_mode(model, loader, loss_fn):
+    """Evaluate and stay in eval mode."""
+    model.eval()
+    return in_training_mode(model, loader, loss_fn)
+
+
+def step_in_the_mode_it_finds(model, loss_fn, optimizer, inputs, targets):
+    """Take one step in whatever mode the model is."""
+    optimizer.zero_grad()
+    loss = loss_fn(model(inputs), targets)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def mode_restored():
+    """The step does not set the mode, but evaluate restores it."""
+    return steps(step_in_the_mode_it_finds)
+
+
+@mistake("the-mode-is-restored", "now in eval mode", mode_restored)
+def eval_mode_stays():
+    """After the first evaluation the network trains in eval mode."""
+    return steps(step_in_the_mode_it_finds, evaluate=leaves_eval_mode)
+
+
+def trains_everything(model, loader, loss_fn):
+    """Evaluate and put all of the model into training mode."""
+    model.eval()
+    result = in_training_mode(model, loader, loss_fn)
+    for part in model.modules():
+        part.training = True
+    return result
+
+
+@mistake("the-mode-is-restored", "now in training mode", frozen_for_good)
+def train_wakes_what_was_frozen():
+    """After the evaluation a frozen BatchNorm is in training mode."""
+    step = step_in_the_mode_it_finds
+    return transfer(train_step=step, fit=fit_with(step), evaluate=trains_everything)
+
+
+def with_gradients(model, loader, loss_fn):
+    """Evaluate without no_grad."""
+    was_training = model.training
+    model.eval()
+    total, right = 0.0, 0
+    for inputs, targets in loader:
+        outputs = model(inputs)
+        total += loss_fn(outputs, targets).item() * len(targets)
+        right += (outputs.argmax(dim=1) == targets).sum().item()
+    model.train(was_training)
+    return total / len(loader.dataset), right / len(loader.dataset)
+
+
+@mistake("validation-records-no-gradients", "1 of 1 forward passes", classifier)
+def gradients_recorded_in_validation():
+    """No torch.no_grad()."""
+    return project(evaluate=with_gradients)
+
+
+def switches_gradients_off(model, loader, loss_fn):
+    """Evaluate with gradients off, for good."""
+    torch.set_grad_enabled(False)
+    return with_gradients(model, loader, loss_fn)
+
+
+@mistake("validation-records-no-gradients", "left them off", classifier)
+def gradients_left_off_after_validation():
+    """torch.set_grad_enabled(False) outside a with."""
+    return project(evaluate=switches_gradients_off)
+
+
+def mean_of_means(model, loader, loss_fn):
+    """Return the means of the batches' means."""
+    was_training = model.training
+    model.eval()
+    losses, shares = [], []
+    with torch.no_grad():
+        for inputs, targets in loader:
+            outputs = model(inputs)
+            losses.append(loss_fn(outputs, targets).item())
+            shares.append((outputs.argmax(dim=1) == targets).double().mean().item())
+    model.train(was_training)
+    return {"loss": sum(losses) / len(losses), "accuracy": sum(shares) / len(shares)}
+
+
+@mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
+def mean_of_batch_means():
+    """Each batch counts the same, whatever its size."""
+    return project(evaluate=mean_of_means)
+
+
+def accuracy_of_means(model, loader, loss_fn):
+    """Return the mean of the batches' accuracies alone."""
+    return mean_of_means(model, loader, loss_fn)["accuracy"]
+
+
+@mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
+def mean_of_batch_accuracies():
+    """An accuracy alone, which an untrained network may have at zero throughout."""
+    return project(evaluate=accuracy_of_means)
+
+
+def last_batch_only(model, loader, loss_fn):
+    """Return the loss of the last batch."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for inputs, targets in loader:
+            loss = loss_fn(model(inputs), targets).item()
+    model.train(was_training)
+    return loss
+
+
+@mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
+def only_the_last_batch_counts():
+    """The loss is overwritten, not added up."""
+    return project(evaluate=last_batch_only)
+
+
+def broadcasting_accuracy(outputs, targets):
+    """Compare topk's (N, 1) with labels (N,)."""
+    return (outputs.topk(1, dim=1)[1] == targets).double().mean().item()
+
+
+@mistake("accuracy-counts-each-example", "right predictions of 6", classifier)
+def accuracy_that_broadcasts():
+    """topk(1) keeps the dimension."""
+    return project(accuracy=broadcasting_accuracy)
