@@ -238,15 +238,17 @@ def states(parts):
 
 def trained_project(**changes):
     """Return a project in the middle of training: gradients and momentum are there."""
-    parts = gallery.project(**changes)
-    gallery.train_step(parts["model"], parts["loss_fn"], parts["optimizer"], *parts["batch"])
+    parts = gallery.base.project(**changes)
+    gallery.base.train_step(parts["model"], parts["loss_fn"], parts["optimizer"], *parts["batch"])
     parts["model"].body[1].eval()
     return parts
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("model", [gallery.Network, gallery.Closed], ids=["copied", "in-place"])
-@pytest.mark.parametrize("step", [gallery.train_step, broken_step], ids=["works", "raises"])
+@pytest.mark.parametrize(
+    "model", [gallery.base.Network, gallery.correct.Closed], ids=["copied", "in-place"]
+)
+@pytest.mark.parametrize("step", [gallery.base.train_step, broken_step], ids=["works", "raises"])
 def test_everything_is_as_before(step, model, training):
     """Model, optimizer, data, random states and settings are the same to the last bit."""
     torch.manual_seed(0)
@@ -257,12 +259,12 @@ def test_everything_is_as_before(step, model, training):
     report = checks.check(**parts)
 
     assert states(parts) == before
-    assert report.ok == (step is gallery.train_step)
+    assert report.ok == (step is gallery.base.train_step)
 
 
 def test_what_the_functions_of_a_project_keep_is_as_before():
     """Closures, globals and schedulers are put back too."""
-    model = gallery.Network()
+    model = gallery.base.Network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     calls, history = 0, []
@@ -270,10 +272,12 @@ def test_what_the_functions_of_a_project_keep_is_as_before():
     def step(model, loss_fn, optimizer, inputs, targets):
         nonlocal calls
         calls += 1
-        history.append(gallery.train_step(model, loss_fn, optimizer, inputs, targets))
+        history.append(gallery.base.train_step(model, loss_fn, optimizer, inputs, targets))
         schedule.step()
 
-    checks.check(**gallery.project(model=model, optimizer=optimizer, train_step=step, fit=None))
+    checks.check(
+        **gallery.base.project(model=model, optimizer=optimizer, train_step=step, fit=None)
+    )
 
     assert (calls, history, schedule.last_epoch) == (0, [], 0)
     assert optimizer.param_groups[0]["lr"] == 0.1
@@ -290,7 +294,7 @@ def test_a_check_alone_leaves_everything_as_before():
 
 def test_an_error_of_the_project_is_reported_with_its_own_line():
     """What the project's code raises is the error of the check that called it."""
-    report = checks.check(**gallery.project(train_step=broken_step, fit=None))
+    report = checks.check(**gallery.base.project(train_step=broken_step, fit=None))
 
     result = report["a-step-follows-its-own-batch"]
     line = inspect.getsourcelines(broken_step)[1] + 11
@@ -303,7 +307,7 @@ def test_an_error_of_the_project_is_reported_with_its_own_line():
 
 def test_what_is_not_checked_never_looks_like_passed():
     """A part that is missing is named, in the report, in JSON and in JUnit XML."""
-    report = checks.check(model=gallery.Network(), batch=torch.randn(8, 4))
+    report = checks.check(model=gallery.base.Network(), batch=torch.randn(8, 4))
 
     result = report["the-mode-is-restored"]
     assert (result.status, result.details) == ("not checked", "needs targets, evaluate")
@@ -322,7 +326,7 @@ def test_the_same_project_gives_the_same_report():
     for number in (1, 2):
         mistake = next(m for m in gallery.MISTAKES if m.name == "functional_dropout_that_stays_on")
         parts = mistake.wrong()
-        gallery.seed(number)
+        gallery.base.seed(number)
         texts += [str(checks.check(**parts)), str(checks.check(**parts))]
 
     assert texts == texts[:1] * 4
@@ -330,7 +334,7 @@ def test_the_same_project_gives_the_same_report():
 
 def test_the_report_says_how_many_passes_it_took():
     """A check costs a few dozen passes at most."""
-    report = checks.check(**gallery.project())
+    report = checks.check(**gallery.base.project())
 
     assert report.ok
     assert 0 < max(result.passes for result in report.results) <= 36
@@ -341,7 +345,7 @@ def test_the_report_says_how_many_passes_it_took():
 def test_a_law_that_does_not_apply_is_named_with_the_reason():
     """except_for is listed as excepted, not as passed, and needs a check and a reason."""
     parts = {
-        "model": gallery.Sized(before=gallery.minus_the_batch_mean),
+        "model": gallery.forward.Sized(before=gallery.forward.minus_the_batch_mean),
         "batch": torch.randn(8, 4),
     }
 
@@ -363,7 +367,7 @@ def test_a_law_that_does_not_apply_is_named_with_the_reason():
         ({"model": nn.Linear(1, 1), "loss_fn": 3}, "loss_fn is a function, not a int"),
         (
             {
-                "model": gallery.Network,
+                "model": gallery.base.Network,
                 "optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1),
             },
             "give a function for the optimizer too",
@@ -378,7 +382,7 @@ def test_a_part_that_cannot_be_used_is_refused_at_once(parts, words):
 
 def test_a_name_in_frozen_that_the_model_lacks_is_an_error():
     """A misspelt name must not look like a part that stays."""
-    report = checks.check(**gallery.transfer(frozen=["bakcbone"]))
+    report = checks.check(**gallery.freezing.transfer(frozen=["bakcbone"]))
 
     assert "'bakcbone'" in report["frozen-parameters-stay"].details
     assert report["frozen-parameters-stay"].status == "error"
@@ -387,7 +391,7 @@ def test_a_name_in_frozen_that_the_model_lacks_is_an_error():
 def test_failures_can_be_raised():
     """raise_for_failures is an assertion, whose message is the report."""
     checks.check(model=nn.Linear(1, 1), batch=torch.ones(2, 1)).raise_for_failures()
-    report = checks.check(model=gallery.AlwaysDrops(False), batch=torch.randn(8, 4))
+    report = checks.check(model=gallery.forward.AlwaysDrops(False), batch=torch.randn(8, 4))
 
     with pytest.raises(AssertionError, match="Dropout that stays on"):
         report.raise_for_failures()

@@ -17,6 +17,13 @@ COMMANDS = re.findall(
 )
 
 
+def command(name: str) -> list[str]:
+    """Return what the README gives to one of the commands, the name first."""
+    return next(
+        line.split()[1:] for line in COMMANDS if f"{line} ".startswith(f"dlconcepts {name} ")
+    )
+
+
 def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a program as a file of its own."""
     file = folder / "program.py"
@@ -57,9 +64,7 @@ def test_the_commands_on_real_images_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Training and classifying work as written, one after the other."""
-    commands = [command.split() for command in COMMANDS if "verify" not in command]
-    train, classify = commands
-    assert (train[0], classify[0]) == ("train", "classify")
+    train, classify = command("train"), command("classify")
     monkeypatch.chdir(tmp_path)
 
     assert main([*train, "--epochs", "1"]) == 0
@@ -96,6 +101,18 @@ def test_the_practice_session_goes_as_recorded(
 def words(output: str) -> list[str]:
     """Return the lines of an output without the values, which stand to the right."""
     return [line[:15].rstrip() if line[15:17] == "  " else line for line in output.splitlines()]
+
+
+def test_the_check_of_a_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checking a network of torchvision works as written, and finds nothing wrong with it."""
+    monkeypatch.chdir(tmp_path)
+
+    assert main(command("check")) == 0
+
+    assert "passed       examples-stay-apart" in capsys.readouterr().out
+    assert (tmp_path / "checks.xml").exists()
 
 
 def test_what_is_where_is_there() -> None:

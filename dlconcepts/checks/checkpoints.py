@@ -213,6 +213,8 @@ def is_told(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> bool:
             return True
     parts = result if isinstance(result, (tuple, list)) else (result,)
     missing = [*parts, result]
+    if any(isinstance(part, nn.Module) and part is not fresh[0] for part in parts):
+        not_checked("needs a load into the model that it is given")
     return bool(caught) or any(getattr(part, "missing_keys", None) for part in missing)
 
 

@@ -52,7 +52,12 @@ def check_every_layer_is_registered(project: Project) -> None:
     if isinstance(project.optimizer, torch.optim.Optimizer):
         known |= {id(p) for group in project.optimizer.param_groups for p in group["params"]}
     outputs = project.run(model, inputs)
-    strangers = [leaf for leaf in graph_leaves(outputs) if id(leaf) not in known]
+    given = {(x.shape, x.data_ptr()) for x in tensors_in(inputs).values()}
+    strangers = [
+        leaf
+        for leaf in graph_leaves(outputs)
+        if id(leaf) not in known and (leaf.shape, leaf.data_ptr()) not in given
+    ]
     if strangers:
         shapes = names([str(tuple(leaf.shape)) for leaf in strangers])
         broken(

@@ -166,7 +166,7 @@ def operation(output: Tensor, wanted: set[str]) -> str:
     concept="Softmax before cross-entropy",
     why="the loss normalises again: it cannot fall below log(1 + (K-1)/e), 1.46 for ten classes, "
     "and confident wrong answers are hardly corrected",
-    fix="return the logits; take softmax only to read probabilities (BCEWithLogitsLoss: sigmoid)",
+    fix="return the logits; softmax, or sigmoid, is for reading probabilities only",
     needs=("model", "batch", "targets", "loss_fn"),
     reproducer="""
 outputs = model.train()(inputs)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from dlconcepts.checks.state import Snapshot, reachable, seed_everything
@@ -98,8 +99,12 @@ class Project:
     @property
     def network(self) -> nn.Module:
         """The model itself; the one that a factory gives, drawn from a seed of its own."""
-        if isinstance(self.model, nn.Module):
-            return self.model
+        if self.built is None and isinstance(self.model, nn.Module):
+            if not any(map(is_lazy, (*self.model.parameters(), *self.model.buffers()))):
+                return self.model
+            # Its shapes come from the first pass: the caller's model stays without.
+            self.built = copy.deepcopy(self.model)
+            call(self.built, self.inputs())
         if self.built is None:
             seed_everything(0)
             self.built = self.model()
@@ -177,8 +182,8 @@ class Project:
         """Put everything that can be reached back as it was."""
         if self.kept is None:
             self.keep()
-            self.copies = copies_alone(self)
-        elif self.kept is not None:
+            self.copies = self.model is None or copies_alone(self)
+        else:
             self.kept.restore(thorough=not self.copies if thorough is None else thorough)
 
     def watch(self, model: nn.Module) -> nn.Module:
@@ -514,6 +519,8 @@ def copies_alone(project: Project) -> bool:
         twin, _ = copy_together(network, given)
     except Exception:  # whatever a deepcopy of somebody's attributes may raise
         return False
+    if not all(isinstance(p, nn.Parameter) and p.is_leaf for p in twin.parameters()):
+        return False  # such are the copies of a ScriptModule
     own = {id(part) for part in network.modules()} | {id(p) for p in network.parameters()}
     return not any(id(part) in own for part in reachable(twin))
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sysconfig
 import textwrap
 import time
 import traceback
@@ -18,6 +19,7 @@ from dlconcepts.checks.state import settings_kept
 
 STATUSES = ("passed", "FAILED", "error", "excepted", "not checked")
 OUR_FOLDER = Path(__file__).parent
+STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 WIDTH = 96
 
 
@@ -149,6 +151,7 @@ def check(*, except_for: Mapping[str, str] | None = None, **parts: Any) -> Repor
     Raises TypeError for a part that does not exist or cannot be what it is given as, and ValueError
     for a check in `except_for` that does not exist or has no reason.
 
+    >>> import torch
     >>> from torch import nn
     >>> report = check(model=nn.Linear(2, 1), batch=torch.ones(3, 2))
     >>> report.ok, report["examples-stay-apart"].status
@@ -210,7 +213,8 @@ def where(error: BaseException) -> str:
 
 def foreign(file: Path) -> bool:
     """Return whether a file is ours or an installed package's, not the project's."""
-    return OUR_FOLDER in file.parents or "site-packages" in file.parts or "<" in file.name
+    installed = "site-packages" in file.parts or STANDARD_LIBRARY in file.parents
+    return installed or OUR_FOLDER in file.parents or "<" in file.name
 
 
 def parametrize(

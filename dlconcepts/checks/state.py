@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 LARGEST_COPY = 2**31  # bytes; a data set held in memory that is larger is not copied
 # Objects of these packages are left alone: what they keep is not a project's.
@@ -199,7 +200,7 @@ class Snapshot:
 
     def _keep_tensor(self, tensor: Tensor) -> None:
         """Remember a tensor's elements, its memory, its gradient, and whether it requires one."""
-        if tensor.layout != torch.strided or tensor.nbytes > LARGEST_COPY:
+        if is_lazy(tensor) or tensor.layout != torch.strided or tensor.nbytes > LARGEST_COPY:
             return
         data, version, needs = tensor.data, version_of(tensor), tensor.requires_grad
         values = data.clone()

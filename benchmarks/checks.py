@@ -1,0 +1,406 @@
+"""How many mistakes the checks name, and their peers; and what they say of torchvision's models.
+
+    pip install -e ".[bench]"
+    python benchmarks/checks.py                 # the gallery of tests/, with every peer
+    python benchmarks/checks.py --torchvision   # every classification model, in both modes
+
+Each project of the gallery is made anew for each peer, which is given all of its parts that it
+has a use for. A mistake is noticed if anything fails that does not fail on its control, and named
+if what fails says so: for the peers, if the message has one of the words below, which are chosen
+in their favour. A complaint is a failure on a control, or on a correct project of another kind.
+The seconds are those of one process and one thread.
+"""
+
+import argparse
+import gc
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision import models
+
+from dlconcepts import checks
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import gallery
+
+Parts = dict[str, Any]
+Peer = Callable[[Parts], Iterator[str]]
+
+# What the message of a peer has to speak of, for it to point at the cause of a mistake.
+CAUSES = {
+    "examples-stay-apart": r"batch|independen|other (example|sample)s",
+    "softmax-is-over-the-classes": r"sum|probabilit|batch|softmax",
+    "inputs-are-left-alone": r"in.?place|input.*(modif|mutat|chang)|mutat",
+    "eval-mode-leaves-nothing-to-chance": r"determin|dropout|random|eval",
+    "the-model-moves-as-a-whole": r"device",
+    "cross-entropy-is-given-logits": r"softmax|sigmoid|logit|probabilit",
+    "nll-is-given-log-probabilities": r"log|probabilit|negative",
+    "scores-are-not-cut-at-zero": r"relu|negative|zero",
+    "the-loss-pairs-outputs-with-targets": r"broadcast|shape",
+    "every-layer-is-registered": r"regist|paramet.*list|ModuleList|device",
+    "every-parameter-gets-a-gradient": r"grad|never",
+    "the-optimizer-holds-the-model": r"optimi[sz]er",
+    "a-step-follows-its-own-batch": r"zero_grad|accumul|stale",
+    "a-step-follows-the-gradient": r"chang|updat|learn|mov|decrease",
+    "the-loss-is-kept-as-a-number": r"graph|memory|leak",
+    "a-seed-repeats-the-run": r"seed|determin|reproduc|rng|random",
+    "frozen-parameters-stay": r"frozen|chang|mov",
+    "frozen-statistics-stay": r"buffer|running|statistic|batch.?norm",
+    "validation-is-in-eval-mode": r"eval|mode|dropout",
+    "the-mode-is-restored": r"mode|train",
+    "validation-records-no-gradients": r"grad",
+    "validation-changes-nothing": r"buffer|running|chang",
+    "every-example-counts-once": r"mean|batch|weight",
+    "accuracy-counts-each-example": r"broadcast|shape|accuracy",
+    "a-checkpoint-holds-the-model": r"buffer|missing|checkpoint|running",
+    "a-checkpoint-holds-the-optimizer": r"optimi[sz]er",
+    "a-partial-checkpoint-is-refused": r"missing|partial|strict|key",
+    "kept-weights-are-a-copy": r"memory|copy|reference|share",
+    "labels-stay-with-their-inputs": r"label|shuffl",
+    "data-is-the-same-when-read-again": r"data|read|epoch",
+    "shared-memory-is-not-written-to": r"memory|in.?place|mutat|modif",
+    "validation-data-is-left-to-no-chance": r"augment|random|data",
+    "data-is-normalised-once": r"normali[sz]|range|scale",
+}
+
+
+def ours(parts: Parts) -> Iterator[str]:
+    """Run every check; what a failure says starts with the name of the check."""
+    for result in checks.check(**parts).failed:
+        yield f"{result.check}: {result.details}"
+
+
+def optimizer_of(parts: Parts) -> torch.optim.Optimizer:
+    given = parts.get("optimizer")
+    if given is None:
+        return torch.optim.SGD(parts["model"].parameters(), lr=0.01)
+    return given if isinstance(given, torch.optim.Optimizer) else given(parts["model"])
+
+
+def loss_of(parts: Parts) -> Callable[[Any], Tensor]:
+    """Return the loss as a function of the outputs alone."""
+    _, targets = parts["batch"]
+    return lambda outputs: parts["loss_fn"](outputs, targets)
+
+
+def attempt(*trials: Callable[[], object]) -> Iterator[str]:
+    """Run each trial and yield the message of each that raises."""
+    for trial in trials:
+        try:
+            trial()
+        except Exception as error:  # a peer may complain by any exception
+            yield f"{type(error).__name__}: {error}"
+
+
+def pytest_torch(parts: Parts) -> Iterator[str]:
+    """Run its contract, and what it has for gradients, optimizers, freezing, training, resuming."""
+    import pytest_torch as peer
+
+    model, (inputs, targets) = parts["model"], parts["batch"]
+    loss, optimizer = loss_of(parts), optimizer_of(parts)
+    step, loss_fn = parts.get("train_step"), parts.get("loss_fn")
+    frozen = parts.get("frozen") or [n for n, p in model.named_parameters() if not p.requires_grad]
+
+    report = peer.check_inference_contract(model.eval(), inputs, raise_on_failure=False)
+    yield from (f"{r.name}: {r.message} {r.hint}" for r in report.failures)
+    yield from attempt(
+        lambda: peer.assert_deterministic(model.eval(), inputs),
+        lambda: peer.assert_batch_invariant(model.eval(), inputs),
+        lambda: peer.assert_optimizer_coverage(model, optimizer),
+    )
+    if loss_fn is None:
+        return
+
+    def predicts_probabilities() -> None:
+        found = parts["predict"](model, inputs)
+        if isinstance(targets, Tensor) and not targets.is_floating_point():
+            spec = peer.Probabilities(("B", found.shape[1]))
+            peer.assert_output_spec(found, spec, B=len(targets))
+
+    def stays_frozen() -> None:
+        names = [f"{part}*" for part in frozen]
+        if names:
+            peer.assert_frozen(
+                model.train(), inputs, loss, names, optimizer=lambda _: optimizer, steps=2
+            )
+
+    def overfits() -> None:
+        if not frozen:  # a head alone on random features need not
+            peer.assert_overfits_one_batch(model.eval(), inputs, loss, steps=300)
+
+    def make_setup() -> Any:
+        again = parts["make"]()
+        return peer.TrainingSetup(again["model"], optimizer_of(again))
+
+    def take(setup: Any, batch: Any) -> Any:
+        result = step(setup.model, loss_fn, setup.optimizer, *batch)
+        return result if isinstance(result, Tensor) else torch.tensor(float(result))
+
+    def resumes() -> None:
+        if parts.get("save") and parts.get("load"):
+            peer.assert_resume_equivalent(
+                make_setup,
+                [parts["batch"]],
+                take,
+                steps=4,
+                save=save,
+                load=load,
+            )
+
+    # The random state is not the project's to save: it goes beside what the project saves.
+    def save(setup: Any, path: Path) -> None:
+        parts["save"](setup.model, setup.optimizer, path)
+        torch.save(torch.get_rng_state(), path.with_suffix(".random"))
+
+    def load(setup: Any, path: Path) -> None:
+        parts["load"](setup.model, setup.optimizer, path)
+        torch.set_rng_state(torch.load(path.with_suffix(".random")))
+
+    yield from attempt(
+        lambda: peer.assert_gradients_finite(model.train(), inputs, loss),
+        lambda: peer.assert_all_params_receive_grad(model.train(), inputs, loss),
+        stays_frozen,
+        lambda: peer.assert_loss_decreases(model.train(), inputs, loss, lr=1e-2),
+        overfits,
+        lambda: peer.assert_checkpoint_roundtrip(lambda: parts["make"]()["model"], inputs),
+    )
+    if parts.get("predict"):
+        yield from attempt(predicts_probabilities)
+    if step:
+        yield from attempt(
+            lambda: peer.run_training(make_setup, [parts["batch"]], take, steps=4), resumes
+        )
+
+
+def torchtest2(parts: Parts) -> Iterator[str]:
+    """Make its one call with all that it takes."""
+    import torchtest2 as peer
+
+    inputs, targets = parts["batch"]
+    report = peer.check_model(
+        parts["model"],
+        inputs,
+        targets,
+        loss_fn=parts.get("loss_fn"),
+        optimizer=optimizer_of(parts),
+        frozen=parts.get("frozen") or (),
+    )
+    for result in report.failures:
+        yield f"{result.name}: {result.message}"
+
+
+def torcheck(parts: Parts) -> Iterator[str]:
+    """Watch parameters and outputs while the project trains for two steps."""
+    from torcheck.registry import Registry
+
+    model, optimizer = parts["model"], optimizer_of(parts)
+    frozen = parts.get("frozen") or []
+
+    def train() -> None:
+        registry = Registry()
+        registry.register(optimizer)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in held and not parameter.requires_grad:
+                continue
+            still = not parameter.requires_grad or name.startswith(tuple(frozen) or ("?",))
+            registry.add_tensor(parameter, name, changing=not still, check_nan=True, check_inf=True)
+        if held >= {id(p) for p in model.parameters()}:
+            registry.add_module(model, check_nan=True, check_inf=True)
+        for _ in range(2):
+            if parts.get("train_step"):
+                parts["train_step"](model, parts["loss_fn"], optimizer, *parts["batch"])
+            else:
+                optimizer.zero_grad()
+                parts["loss_fn"](model(parts["batch"][0]), parts["batch"][1]).backward()
+                optimizer.step()
+
+    yield from attempt(train)
+
+
+def torchtest(parts: Parts) -> Iterator[str]:
+    """Run its suite: parameters change, or not, and outputs are finite."""
+    from torchtest import torchtest as peer
+
+    model, optimizer = parts["model"], optimizer_of(parts)
+    still = tuple(parts.get("frozen") or ())
+    frozen = [
+        (name, p)
+        for name, p in model.named_parameters()
+        if not p.requires_grad or (still and name.startswith(still))
+    ]
+    trained = [(n, p) for n, p in model.named_parameters() if n not in dict(frozen)]
+
+    yield from attempt(
+        lambda: peer.test_suite(
+            model,
+            parts["loss_fn"],
+            optimizer,
+            parts["batch"],
+            train_vars=trained,
+            non_train_vars=frozen or None,
+            test_nan_vals=True,
+            test_inf_vals=True,
+        )
+    )
+
+
+PEERS: dict[str, tuple[str, Peer]] = {
+    "dlconcepts.checks": ("", ours),
+    "pytest-torch": ("pytest_torch", pytest_torch),
+    "torchtest2": ("torchtest2", torchtest2),
+    "torcheck": ("torcheck", torcheck),
+    "torchtest": ("torchtest", torchtest),
+}
+
+
+def complaints(peer: Peer, make: Callable[[], Parts]) -> list[str]:
+    """Return what a peer says about a project; where it raises instead, that."""
+    parts = make()
+    if peer is not ours:
+        # Only we take a factory, or batches in a dictionary; the others get what they know.
+        parts |= {"make": make}
+        if not isinstance(parts["model"], nn.Module):
+            parts["model"] = parts["model"]()
+    try:
+        return list(peer(parts))
+    except Exception as error:  # the peer cannot take such a project
+        return [f"{type(error).__name__}: {error}"]
+    finally:
+        torch.set_grad_enabled(True)
+
+
+def news(said: list[str], control: list[str]) -> list[str]:
+    """Return the messages about a mistake that are not, but for numbers, about its control too."""
+    known = {re.sub(r"[\d.e+-]+", "", text) for text in control}
+    return [text for text in said if re.sub(r"[\d.e+-]+", "", text) not in known]
+
+
+def is_named(peer: Peer, mistake: gallery.Mistake, said: list[str]) -> bool:
+    if peer is ours:
+        return any(text.startswith(f"{mistake.check}: ") and mistake.says in text for text in said)
+    return any(re.search(CAUSES[mistake.check], text, re.IGNORECASE) for text in said)
+
+
+def compare(names: list[str], only: list[str]) -> None:
+    """Run each peer over the gallery and print the tables."""
+    mistakes = [m for m in gallery.MISTAKES if not only or m.name in only]
+    controls = {m.right.__name__: m.right for m in mistakes}
+    if not only:
+        controls |= gallery.CORRECT
+    table = Table("", "named", "noticed", "complaints", "seconds")
+    table.title = f"{len(mistakes)} mistakes, {len(controls)} controls and correct projects"
+    missed: dict[str, list[str]] = {}
+    false: dict[str, list[str]] = {}
+    reasons = []
+    for name in names:
+        module, peer = PEERS[name]
+        try:
+            if module:
+                __import__(module)
+        except ImportError as error:
+            reasons.append(f"{name} is left out: {error}")
+            continue
+        complaints(peer, gallery.CORRECT["a_model_and_a_batch_alone"])  # what is imported once
+        started = time.perf_counter()
+        said = {mistake.name: complaints(peer, mistake.wrong) for mistake in mistakes}
+        blamed = {control: complaints(peer, make) for control, make in controls.items()}
+        seconds = time.perf_counter() - started
+        new = {m.name: news(said[m.name], blamed[m.right.__name__]) for m in mistakes}
+        named = [m.name for m in mistakes if is_named(peer, m, new[m.name])]
+        noticed = [mistake for mistake, texts in new.items() if texts]
+        missed[name] = [m.name for m in mistakes if m.name not in named]
+        false[name] = [control for control, texts in blamed.items() if texts]
+        counts = len(named), len(noticed), len(false[name])
+        table.add_row(name, *map(str, counts), f"{seconds:.1f}")
+    console = Console(width=100)
+    console.print(table)
+    for reason in reasons:
+        console.print(reason)
+    for name in missed:
+        console.print(f"{name}: not named {', '.join(missed[name]) or 'none'}", highlight=False)
+        console.print(f"{name}: complaints {', '.join(false[name]) or 'none'}", highlight=False)
+
+
+def of_all_outputs(outputs: Any, targets: Tensor) -> Tensor:
+    """Return the cross-entropy, also of the auxiliary classifiers that some have in training."""
+    parts = [outputs] if isinstance(outputs, Tensor) else [x for x in outputs if x is not None]
+    return torch.stack([F.cross_entropy(part, targets) for part in parts]).sum()
+
+
+def size_of(name: str) -> int:
+    """Return the smallest input that a model of torchvision has weights for: its own size."""
+    return min(weights.transforms().crop_size[0] for weights in models.get_model_weights(name))
+
+
+def sweep(names: list[str], largest: int) -> None:
+    """Check every classification model of torchvision, in both modes, and print what they say."""
+    console = Console(width=100)
+    table = Table("model", "size", "million parameters", "passes", "complaints", "seconds")
+    total, bad, left_out, started = 0, 0, [], time.perf_counter()
+    for name in names or models.list_models(module=models):
+        settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        torch.manual_seed(0)
+        model = models.get_model(name, weights=None, **settings)
+        parameters = sum(p.numel() for p in model.parameters())
+        if parameters > largest * 1_000_000:
+            left_out.append(name)
+            continue
+        size, clock = size_of(name), time.perf_counter()
+        batch = torch.randn(2, 3, size, size), torch.tensor([1, 7])
+        said, passes = [], 0
+        for training in (True, False):
+            report = checks.check(model=model.train(training), batch=batch, loss_fn=of_all_outputs)
+            said += [f"{result.check}: {result.details}" for result in report.failed]
+            passes += report.passes
+        total, bad = total + 1, bad + bool(said)
+        seconds = f"{time.perf_counter() - clock:.1f}"
+        row = name, str(size), f"{parameters / 1e6:.1f}", str(passes), str(len(said)), seconds
+        console.print(*row, *said, highlight=False)
+        table.add_row(*row)
+        del model, report
+        gc.collect()
+    console.print(table)
+    console.print(
+        f"{total} models in training and in eval mode, complaints about {bad}, "
+        f"{time.perf_counter() - started:.0f} s"
+    )
+    if left_out:
+        console.print(f"left out, above {largest} million parameters: {', '.join(left_out)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--mistakes", nargs="+", default=[], help="names, for a short run")
+    parser.add_argument(
+        "--torchvision", action="store_true", help="the sweep, in place of the gallery"
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=[], help="models of the sweep, for a short run"
+    )
+    parser.add_argument(
+        "--largest", type=int, default=1000, help="million parameters (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of the sweep (%(default)s)")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # peers and models warn of what is theirs to choose
+    torch.set_num_threads(options.threads)
+    if options.torchvision:
+        sweep(options.models, options.largest)
+    else:
+        compare(options.peers, options.mistakes)
+
+
+if __name__ == "__main__":
+    main()
