@@ -41,6 +41,8 @@ def takes(function: Callable[..., Any]) -> list[str]:
 
 def call(function: Callable[..., Any], model: nn.Module, optimizer: Any, path: Path) -> Any:
     """Call save or load with those of model, optimizer and path that it takes."""
+    if optimizer is None and "optimizer" in takes(function):
+        not_checked("needs optimizer")
     given = {"model": model, "optimizer": optimizer, "path": path}
     return function(*(given[name] for name in takes(function)))
 
@@ -247,12 +249,13 @@ def check_kept_weights_are_a_copy(project: Project) -> None:
     if can_fit:
         model, optimizer = project.fresh_pair()
         live: list[str] = []
-        handle = model.register_load_state_dict_pre_hook(
-            lambda module, kept, *_: live.extend(shared(module, kept))
-        )
-        batches = [(project.inputs(), project.targets())] * 2
-        result = project.train(model, optimizer, batches)
-        handle.remove()
+
+        def look(module: nn.Module, kept: Any, *_: Any) -> None:
+            live.extend(shared(module, kept))
+
+        if not isinstance(model, torch.jit.ScriptModule):  # which take no such hook
+            model.register_load_state_dict_pre_hook(look)
+        result = project.train(model, optimizer, [(project.inputs(), project.targets())] * 2)
         if live:
             broken(f"fit loaded {len(live)} tensors into the model that are its own: {names(live)}")
         look_for_sharing("fit", model, result)

@@ -44,7 +44,7 @@ def scores(project: Project) -> tuple[Any, Any]:
     """Return what the loss is called with in training: outputs, with their history, and targets."""
     model, optimizer = project.fresh_pair(training=True)
     trains = project.train_step is not None or project.fit is not None
-    if trains and (optimizer is not None or project.optimizer is None):
+    if trains and optimizer is not None:
         recording, own = Recording(project.loss_fn), project.loss_fn
         project.loss_fn = recording
         try:

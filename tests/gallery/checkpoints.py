@@ -115,3 +115,37 @@ def keeps_a_deep_copy():
 def early_stopping_that_keeps_the_last():
     """Early stopping whose best weights are the live ones."""
     return project(fit=fit_with_best(dict), snapshot=None)
+
+
+def save_halves(model, optimizer, path):
+    """Write the parameters in half precision."""
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    torch.save({"model": halves, "optimizer": optimizer.state_dict()}, path)
+
+
+@mistake("a-checkpoint-holds-the-model", "did not come back", classifier)
+def weights_saved_in_half_precision():
+    """What comes back is rounded."""
+    return project(save=save_halves)
+
+
+def load_half(model, optimizer, path):
+    """Read the model, and forget the optimizer that is in the file."""
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+
+
+@mistake("a-checkpoint-holds-the-optimizer", "did not come back", classifier)
+def optimizer_saved_and_not_loaded():
+    """The file has the optimizer's state; nobody loads it."""
+    return project(load=load_half)
+
+
+def detached_state(model):
+    """Return detached tensors, which share memory."""
+    return {name: value.detach() for name, value in model.state_dict().items()}
+
+
+@mistake("kept-weights-are-a-copy", "that snapshot returned share memory", classifier)
+def detached_weights_kept():
+    """detach() makes a new tensor over the same memory."""
+    return project(snapshot=detached_state)

@@ -1,11 +1,16 @@
 """Correct projects of other kinds, which no check may complain about."""
 
 import copy
+import warnings
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torchvision import transforms
 
 from gallery.base import Examples, Network, arrays, correct, project, train_step
 from gallery.data import normalise, pictures
@@ -526,3 +531,216 @@ def a_tiny_loss():
 def a_model_and_a_batch_alone():
     """Nothing else is given."""
     return {"model": Network(), "batch": torch.randn(8, 4)}
+
+
+@correct
+def layers_that_are_lazy():
+    """The first pass gives the layers their shapes."""
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    return {"model": model, "batch": batch, "loss_fn": nn.CrossEntropyLoss()}
+
+
+@correct
+def a_scripted_model():
+    """TorchScript, whose deep copies have no parameters that could be trained."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and still around
+        return project(model=torch.jit.script(Plain()))
+
+
+@correct
+def spectral_norm():
+    """A constraint that keeps a tensor with a history, which cannot be copied."""
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
+    model(torch.randn(2, 4))
+    return project(model=model)
+
+
+class Checkpointed(Network):
+    """A network that computes its body again in the backward pass."""
+
+    def forward(self, x):
+        """Return the logits."""
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+@correct
+def activation_checkpointing():
+    """The body is run twice."""
+    return project(model=Checkpointed())
+
+
+def contrast(outputs, targets):
+    """Return a loss that compares examples with one another."""
+    directions = F.normalize(outputs, dim=1)
+    likeness = directions @ directions.T / 0.1
+    likeness = likeness.masked_fill(torch.eye(len(outputs), dtype=torch.bool), -1e9)
+    return F.cross_entropy(likeness, torch.arange(1, len(outputs) + 1) % len(outputs))
+
+
+@correct
+def a_contrastive_loss():
+    """The loss mixes examples, the model does not."""
+    return project(loss_fn=contrast, evaluate=None)
+
+
+class Experts(nn.Module):
+    """Three experts, of which each example is given to one."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__()
+        self.gate, self.head = nn.Linear(4, 3), nn.Linear(8, 3)
+        self.experts = nn.ModuleList([nn.Linear(4, 8) for _ in range(3)])
+
+    def forward(self, x):
+        """Return the logits."""
+        share, chosen = self.gate(x).softmax(dim=1).max(dim=1)
+        out = torch.zeros(len(x), 8, dtype=x.dtype, device=x.device)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero().flatten()
+            if len(rows):
+                out = out.index_copy(0, rows, expert(x[rows]))
+        return self.head(out * share[:, None])
+
+
+@correct
+def a_mixture_of_experts():
+    """An expert that no example was given to has no gradient this time."""
+    return project(model=Experts())
+
+
+class Variational(nn.Module):
+    """An autoencoder that draws its code in training."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__()
+        self.mean, self.spread, self.decode = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(2, 4)
+
+    def forward(self, x):
+        """Return the reconstruction, and the mean and the logarithm of the variance."""
+        mean, spread = self.mean(x), self.spread(x)
+        noise = torch.randn_like(mean) * (spread / 2).exp() if self.training else 0
+        return self.decode(mean + noise), mean, spread
+
+
+def evidence(outputs, targets):
+    """Return the negative of the evidence lower bound."""
+    decoded, mean, spread = outputs
+    divergence = -0.5 * (1 + spread - mean**2 - spread.exp()).mean()
+    return F.mse_loss(decoded, targets) + divergence
+
+
+@correct
+def a_variational_autoencoder():
+    """Outputs in a tuple, drawn in training."""
+    x = torch.from_numpy(arrays()[0])
+    parts = floating(Variational(), x.clone(), evidence, evaluate=mean_loss, predict=None)
+    return parts | {"accuracy": None}
+
+
+class Stream(IterableDataset):
+    """A data set without positions."""
+
+    def __iter__(self):
+        """Yield twelve examples."""
+        for number in range(12):
+            yield torch.full((4,), float(number)), number % 3
+
+
+@correct
+def a_data_set_without_positions():
+    """An IterableDataset, read from its start each time."""
+    loader = DataLoader(Stream(), 4)
+    return project() | {"data": None, "loader": loader, "validation": loader}
+
+
+@correct
+def arrays_for_data():
+    """A pair of numpy arrays."""
+    return project() | {"data": arrays(), "loader": None}
+
+
+@correct
+def data_alone():
+    """No model, but a loader that draws with replacement."""
+    data = Examples(*arrays())
+    sampler = WeightedRandomSampler(torch.ones(12), 12)
+    return {"data": data, "loader": DataLoader(data, 4, sampler=sampler), "validation": data}
+
+
+def photographs(*random):
+    """Return images that torchvision crops, turns and normalises."""
+    generator = np.random.default_rng(0)
+    images = [
+        Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(12)
+    ]
+    steps = [*random, transforms.CenterCrop(4), transforms.ToTensor()]
+    steps.append(transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return Photographs(images, transforms.Compose(steps))
+
+
+class Photographs(Dataset):
+    """Images of PIL, with a transform."""
+
+    def __init__(self, images, transform):
+        """Keep both."""
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        """Return the number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index):
+        """Return one example."""
+        return self.transform(self.images[index]), index % 3
+
+
+@correct
+def a_pipeline_of_torchvision():
+    """Augmentation in training, and one normalisation in both pipelines."""
+    data = photographs(transforms.RandomHorizontalFlip(), transforms.RandomCrop(5))
+    parts = pictures(normalise)
+    return parts | {
+        "data": data,
+        "loader": DataLoader(data, 4, shuffle=True),
+        "batch": next(iter(DataLoader(data, 8))),
+        "validation": DataLoader(photographs(), 4, shuffle=True),
+    }
+
+
+@correct
+def a_step_that_scales_the_loss():
+    """A gradient scaler in a closure, with clipping."""
+    scaler = torch.amp.GradScaler("cpu")
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        model.train()
+        optimizer.zero_grad()
+        loss = loss_fn(model(inputs), targets)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return steps(step)
+
+
+def save_whole(model, path):
+    """Write the model itself."""
+    torch.save(model, path)
+
+
+def load_whole(path):
+    """Return the model itself."""
+    return torch.load(path, weights_only=False)
+
+
+@correct
+def a_model_that_is_saved_whole():
+    """The file has the model, not its state."""
+    return project(save=save_whole, load=load_whole)

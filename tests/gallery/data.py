@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from gallery.base import Examples, Network, arrays, classifier, mistake, project, train_step
+from gallery.learning import adam
 from gallery.loss import fit_with
 
 
@@ -294,3 +295,62 @@ def bytes_scaled_once():
 def bytes_scaled_twice():
     """ToTensor divides by 255, and the code that follows does so again."""
     return pictures(bytes_twice)
+
+
+class NormalisedByNumpy(Examples):
+    """Images that numpy has normalised."""
+
+    def __getitem__(self, index):
+        """Return one example."""
+        return torch.from_numpy((self.array[index] - 0.5) / 0.5), int(self.labels[index])
+
+
+def by_numpy(normalises):
+    """Return a project whose data set normalises by numpy, and perhaps the model again."""
+    generator = np.random.default_rng(0)
+    x, y = generator.random((12, 3, 4, 4), dtype=np.float32), np.arange(12) % 3
+    data = NormalisedByNumpy(x, y)
+    return pictures(None) | {
+        "model": Pictures(normalises),
+        "optimizer": adam,
+        "data": data,
+        "loader": DataLoader(data, 8),
+        "batch": next(iter(DataLoader(data, 8))),
+    }
+
+
+def normalised_by_numpy():
+    """The data set alone normalises."""
+    return by_numpy(normalises=False)
+
+
+@mistake("data-is-normalised-once", "was normalised already", normalised_by_numpy)
+def normalised_by_numpy_and_in_the_model():
+    """PyTorch never sees the first normalisation; its result gives it away."""
+    return by_numpy(normalises=True)
+
+
+class Noisy:
+    """A collate function that adds noise."""
+
+    def __call__(self, examples):
+        """Return a batch."""
+        inputs, labels = torch.utils.data.default_collate(examples)
+        return inputs + 0.1 * torch.randn_like(inputs), labels
+
+
+def collated(collate_fn):
+    """Return a project whose validation loader has a collate function."""
+    data = Examples(*arrays(6, start=1))
+    return project(validation=DataLoader(data, 3, shuffle=True, collate_fn=collate_fn))
+
+
+def collated_plainly():
+    """A validation loader that shuffles, which does no harm."""
+    return collated(None)
+
+
+@mistake("validation-data-is-left-to-no-chance", "not there in the next pass", collated_plainly)
+def augmentation_in_the_collate_function():
+    """The data set is plain; the loader adds noise."""
+    return collated(Noisy())

@@ -257,3 +257,22 @@ def makes_a_tensor_on_the_device():
 def makes_a_tensor_on_the_cpu():
     """What forward makes is on the CPU."""
     return project(model=Sized(before=noise_on_the_cpu))
+
+
+def batch_statistics(tracked):
+    """Return a project whose BatchNorm keeps running statistics, or does not."""
+    model = Network()
+    model.body[1] = nn.BatchNorm1d(8, track_running_stats=tracked)
+    return project(model=model)
+
+
+@mistake("examples-stay-apart", "changed the output", classifier)
+def batch_norm_without_running_statistics():
+    """track_running_stats=False: BatchNorm normalises by the batch in eval mode too."""
+    return batch_statistics(tracked=False)
+
+
+@mistake("inputs-are-left-alone", "the elements of the inputs", classifier)
+def an_in_place_activation_comes_first():
+    """ReLU(inplace=True) as the first layer writes to the caller's tensor."""
+    return project(model=nn.Sequential(nn.ReLU(inplace=True), Network()))

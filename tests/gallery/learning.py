@@ -317,3 +317,96 @@ def fit_in_fresh_order(model, loader, loss_fn, optimizer):
 def a_generator_that_nobody_seeds():
     """default_rng() draws its seed from the system."""
     return project(fit=fit_in_fresh_order, seed=None)
+
+
+class Nested(nn.Module):
+    """A network whose hidden layers are in a list inside a dictionary."""
+
+    def __init__(self):
+        """Make the layers."""
+        super().__init__()
+        self.layers = {"hidden": [nn.Linear(4, 8)]}
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        """Return the logits."""
+        return self.head(self.layers["hidden"][0](x).relu())
+
+
+@mistake("every-layer-is-registered", "kept in layers", classifier, "the-model-moves-as-a-whole")
+def layers_in_a_nested_container():
+    """A list inside a dictionary registers nothing either."""
+    return project(model=Nested())
+
+
+@mistake("the-optimizer-holds-the-model", "head.weight, head.bias", classifier)
+def optimizer_over_the_body_alone():
+    """The head is trainable, and nobody trains it."""
+    model = Network()
+    return project(model=model, optimizer=torch.optim.Adam(model.body.parameters()))
+
+
+def zeroes_every_second():
+    """Return a step that zeroes the gradients in each second call, and steps in each."""
+    calls = 0
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            optimizer.zero_grad()
+        return never_zeroes(model, loss_fn, optimizer, inputs, targets)
+
+    return step
+
+
+@mistake("a-step-follows-its-own-batch", "of the way from where", classifier)
+def gradients_zeroed_every_second_time():
+    """Half of an accumulation: the gradients add up, but each call steps."""
+    return steps(zeroes_every_second())
+
+
+def forgets_to_step(model, loss_fn, optimizer, inputs, targets):
+    """Compute gradients, and leave it at that."""
+    model.train()
+    optimizer.zero_grad()
+    loss = loss_fn(model(inputs), targets)
+    loss.backward()
+    return loss.item()
+
+
+@mistake("a-step-follows-the-gradient", "moved the weights not at all", classifier)
+def no_optimizer_step():
+    """No optimizer.step()."""
+    return steps(forgets_to_step)
+
+
+def forgets_backward(model, loss_fn, optimizer, inputs, targets):
+    """Step without a gradient."""
+    model.train()
+    optimizer.zero_grad()
+    loss = loss_fn(model(inputs), targets)
+    optimizer.step()
+    return loss.item()
+
+
+@mistake("a-step-follows-the-gradient", "moved the weights not at all", classifier)
+def no_backward():
+    """No loss.backward()."""
+    return steps(forgets_backward)
+
+
+@mistake("the-loss-is-kept-as-a-number", "were still in memory", classifier)
+def losses_in_a_list_of_a_closure():
+    """What is returned is a number; a list keeps the tensors."""
+    history = []
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        model.train()
+        optimizer.zero_grad()
+        history.append(loss_fn(model(inputs), targets))
+        history[-1].backward()
+        optimizer.step()
+        return history[-1].item()
+
+    return steps(step)

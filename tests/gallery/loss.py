@@ -205,3 +205,52 @@ def own_loss(outputs, targets):
 def a_loss_of_ones_own_that_broadcasts():
     """Outputs (N, 1) and targets (N,) in a difference; PyTorch does not warn."""
     return regression(squeeze=False, loss_fn=own_loss)
+
+
+def one_logit(*after):
+    """Return a project with one logit for each of two classes, (N,)."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), *after, nn.Flatten(0))
+    targets = (torch.arange(12) % 2).float()
+    return floating(model, targets, nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)))
+
+
+def one_logit_for_two_classes():
+    """Logits (N,) and targets (N,), with a weight for the positive class."""
+    return one_logit()
+
+
+@mistake("cross-entropy-is-given-logits", "come from a sigmoid", one_logit_for_two_classes)
+def sigmoid_of_one_logit():
+    """A sigmoid before BCEWithLogitsLoss, behind which the shape is changed."""
+    return one_logit(nn.Sigmoid())
+
+
+def clamped(x):
+    """Cut at zero by another name."""
+    return x.clamp(min=0)
+
+
+@mistake("scores-are-not-cut-at-zero", "come from Clamp", classifier)
+def logits_clamped_at_zero():
+    """clamp(min=0) is ReLU."""
+    return project(model=Sized(after=clamped))
+
+
+def one_map(targets_have_a_channel):
+    """Return a project that predicts one number for each pixel, (N, 1, H, W)."""
+    targets = torch.linspace(-1, 1, 8 * 16).reshape(8, 4, 4)
+    targets = targets.unsqueeze(1) if targets_have_a_channel else targets
+    model = nn.Conv2d(3, 1, 1)
+    batch = torch.randn(8, 3, 4, 4), targets
+    return {"model": model, "batch": batch, "loss_fn": nn.L1Loss(), "optimizer": None}
+
+
+def maps_of_one_shape():
+    """Outputs and targets (N, 1, H, W)."""
+    return one_map(True)
+
+
+@mistake("the-loss-pairs-outputs-with-targets", "were compared as (8, 8, 4, 4)", maps_of_one_shape)
+def maps_that_broadcast():
+    """Outputs (N, 1, H, W) and targets (N, H, W)."""
+    return one_map(False)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from gallery.base import classifier, mistake, project
+from gallery.base import accuracy, classifier, evaluate, mistake, project
 from gallery.freezing import frozen_for_good, transfer
 from gallery.learning import steps
 from gallery.loss import fit_with
@@ -214,3 +214,57 @@ def broadcasting_accuracy(outputs, targets):
 def accuracy_that_broadcasts():
     """topk(1) keeps the dimension."""
     return project(accuracy=broadcasting_accuracy)
+
+
+def with_zero_grad(model, loader, loss_fn):
+    """Evaluate, and wipe out the gradients."""
+    model.zero_grad()
+    return evaluate(model, loader, loss_fn)
+
+
+@mistake("validation-records-no-gradients", "changed the gradients of", classifier)
+def gradients_wiped_out_by_validation():
+    """zero_grad in the evaluation: in the middle of an accumulation, half of it is lost."""
+    return project(evaluate=with_zero_grad)
+
+
+def moves_the_weights(model, loader, loss_fn):
+    """Evaluate, and change the weights a little."""
+    result = evaluate(model, loader, loss_fn)
+    with torch.no_grad():
+        model.head.weight.mul_(0.999)
+    return result
+
+
+@mistake("validation-changes-nothing", "evaluate changed the model", classifier)
+def validation_that_moves_the_weights():
+    """The evaluation writes to a parameter."""
+    return project(evaluate=moves_the_weights)
+
+
+def of_the_first_batch(model, loader, loss_fn):
+    """Return the loss of the first batch."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for inputs, targets in loader:
+            loss = loss_fn(model(inputs), targets).item()
+            model.train(was_training)
+            return loss
+
+
+@mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
+def returns_inside_the_loop():
+    """The return is indented too far: one batch is all that counts."""
+    return project(evaluate=of_the_first_batch)
+
+
+def truncated_accuracy(outputs, targets):
+    """Return a share as a whole number."""
+    return int(accuracy(outputs, targets))
+
+
+@mistake("accuracy-counts-each-example", "half of them right 0", classifier)
+def accuracy_that_is_truncated():
+    """int() of a share is 0 until all are right."""
+    return project(accuracy=truncated_accuracy)
