@@ -494,8 +494,9 @@ def test_the_command_takes_a_batch_and_exceptions_by_name(shop, capsys):
         ("nowhere:net", "nowhere cannot be imported"),
         ("shop:number", "gives a int; it has to be a model"),
         ("shop:net --batch 8xx", "no shape such as 4x3x224x224"),
-        ("shop:net --except examples-stay-apart", "lacks the reason"),
-        ("shop:net --except nonsense=why", "is no check"),
+        ("shop:net", "nothing could be checked: give --batch"),
+        ("shop:net --batch 8x4 --except examples-stay-apart", "lacks the reason"),
+        ("shop:net --batch 8x4 --except nonsense=why", "is no check"),
     ],
 )
 def test_the_command_explains_what_it_cannot_do(shop, capsys, line, words):

@@ -23,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         parts = find_parts(arguments.project, arguments.batch)
         report = checked(parts, excepted(arguments.except_for))
+        if all(result.status == "not checked" for result in report.results):
+            raise CommandError("nothing could be checked: give --batch, or more parts")
         write(report, arguments.json, arguments.junit)
     except CommandError as error:
         print(f"dlconcepts check: {' '.join(str(error).split())}", file=sys.stderr)

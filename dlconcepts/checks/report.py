@@ -69,7 +69,7 @@ class Report:
 
     def __getitem__(self, name: str) -> Result:
         """Return the result of the check of that name."""
-        return next(result for result in self.results if result.check == name)
+        return {result.check: result for result in self.results}[name]
 
     def raise_for_failures(self) -> None:
         """Raise AssertionError, with the whole report, if a check failed or raised."""
@@ -157,7 +157,13 @@ def check(*, except_for: Mapping[str, str] | None = None, **parts: Any) -> Repor
     >>> report.ok, report["examples-stay-apart"].status
     (True, 'passed')
     """
-    project, reasons = project_of(parts), dict(except_for or {})
+    project, reasons = project_of(parts), reasons_of(except_for)
+    return Report(tuple(judge(name, project, reasons.get(name, "")) for name in REGISTRY))
+
+
+def reasons_of(except_for: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the reasons for which checks do not apply, by the names of the checks."""
+    reasons = dict(except_for or {})
     for name, reason in reasons.items():
         if name not in REGISTRY:
             near = difflib.get_close_matches(name, REGISTRY, 1)
@@ -165,7 +171,7 @@ def check(*, except_for: Mapping[str, str] | None = None, **parts: Any) -> Repor
             raise ValueError(f"except_for names {name!r}, which is no check{hint}")
         if not reason:
             raise ValueError(f"except_for[{name!r}] needs the reason for which it does not apply")
-    return Report(tuple(judge(name, project, reasons.get(name, "")) for name in REGISTRY))
+    return reasons
 
 
 def project_of(parts: Mapping[str, Any]) -> Project:
@@ -233,7 +239,7 @@ def parametrize(
     """
     import pytest
 
-    reasons = dict(except_for or {})
+    reasons = reasons_of(except_for)
 
     def item(name: str) -> Any:
         def run() -> None:
@@ -247,7 +253,6 @@ def parametrize(
 
         return pytest.param(run, id=name)
 
-    check(except_for=reasons)  # a name that is no check is an error at once
-    if not project:
+    if not project:  # a part that does not exist is an error at once
         project_of(parts)
     return pytest.mark.parametrize("check", [item(name) for name in REGISTRY])

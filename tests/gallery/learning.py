@@ -410,3 +410,27 @@ def losses_in_a_list_of_a_closure():
         return history[-1].item()
 
     return steps(step)
+
+
+def zeroes_before_a_late_step():
+    """Return a step that gathers three gradients, and wipes them out before it uses them."""
+    calls = 0
+
+    def step(model, loss_fn, optimizer, inputs, targets):
+        nonlocal calls
+        model.train()
+        loss = loss_fn(model(inputs), targets) / 3
+        loss.backward()
+        calls += 1
+        if calls % 3 == 0:
+            optimizer.zero_grad(set_to_none=False)
+            optimizer.step()
+        return loss.item()
+
+    return step
+
+
+@mistake("a-step-follows-the-gradient", "the same for both", classifier)
+def gathered_gradients_zeroed_before_the_step():
+    """An accumulation whose zero_grad comes before its step: weight decay alone moves."""
+    return steps(zeroes_before_a_late_step())
