@@ -63,7 +63,9 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tens
 
     The function works on the CPU, where a loss that is given nonsense only raises.
     """
-    outputs, targets = scores(project)
+    if project.scored is None:  # the same for each check of a report
+        project.scored = scores(project)
+    outputs, targets = project.scored
     loss_fn = project.loss_fn
     if (
         isinstance(loss_fn, nn.Module)

@@ -61,6 +61,7 @@ class Project:
     built: nn.Module | None = field(default=None, init=False, repr=False)
     copies: bool = field(default=True, init=False, repr=False)
     first: Any = field(default=None, init=False, repr=False)
+    scored: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse at once what no check could use."""
@@ -305,7 +306,17 @@ class Project:
         return self.inputs(), self.pick_targets(self.targets(), rows)
 
 
-RESULTS = ("passes", "before_forward", "after_forward", "roots", "kept", "built", "copies", "first")
+RESULTS = (
+    "passes",
+    "before_forward",
+    "after_forward",
+    "roots",
+    "kept",
+    "built",
+    "copies",
+    "first",
+    "scored",
+)
 PARTS = tuple(part.name for part in fields(Project) if part.name not in RESULTS)
 CALLABLES = (
     *("loss_fn", "train_step", "fit", "predict", "accuracy", "evaluate"),
