@@ -109,7 +109,8 @@ def pytest_torch(parts: Parts) -> Iterator[str]:
     model, (inputs, targets) = parts["model"], parts["batch"]
     loss, optimizer = loss_of(parts), optimizer_of(parts)
     step, loss_fn = parts.get("train_step"), parts.get("loss_fn")
-    frozen = parts.get("frozen") or [n for n, p in model.named_parameters() if not p.requires_grad]
+    still = [name for name, p in model.named_parameters() if not p.requires_grad]
+    frozen = parts.get("frozen") or sorted({name.rpartition(".")[0] for name in still})
 
     report = peer.check_inference_contract(model.eval(), inputs, raise_on_failure=False)
     yield from (f"{r.name}: {r.message} {r.hint}" for r in report.failures)
@@ -146,6 +147,10 @@ def pytest_torch(parts: Parts) -> Iterator[str]:
         result = step(setup.model, loss_fn, setup.optimizer, *batch)
         return result if isinstance(result, Tensor) else torch.tensor(float(result))
 
+    def trains() -> None:
+        run = peer.run_training(make_setup, [parts["batch"]], take, steps=9)
+        run.assert_healthy(every=3)  # the gallery's accumulation steps in every third call
+
     def resumes() -> None:
         if parts.get("save") and parts.get("load"):
             peer.assert_resume_equivalent(
@@ -177,9 +182,7 @@ def pytest_torch(parts: Parts) -> Iterator[str]:
     if parts.get("predict"):
         yield from attempt(predicts_probabilities)
     if step:
-        yield from attempt(
-            lambda: peer.run_training(make_setup, [parts["batch"]], take, steps=4), resumes
-        )
+        yield from attempt(trains, resumes)
 
 
 def torchtest2(parts: Parts) -> Iterator[str]:

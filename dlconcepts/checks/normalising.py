@@ -33,7 +33,6 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.histories: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
         self.observed = ""
-        self.operations = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function and note what it did to the data."""
@@ -76,7 +75,6 @@ class Trace(TorchFunctionMode):
         """Return one step of a history, and notice a second normalisation."""
         kind, constant = self._shifts(func, args), torch.as_tensor(args[1]).double()
         history = self.history(args[0])
-        self.operations += 1
         if kind == "sub":
             return f"sub {off(before):.6g} {float(constant.mean()):.6g}"
         if bool((constant.abs() >= BYTES).all()):
@@ -89,7 +87,8 @@ class Trace(TorchFunctionMode):
                 )
             return "bytes"
         if history and history[-1].startswith("sub"):
-            self._judge(history, before, constant, result)
+            scale = 1 / constant if "mul" in name_of(func) else constant
+            self._judge(history, before, scale, result)
             return "normalised"
         return "scaled"
 
