@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dlconcepts.checks.project import PARTS
-from dlconcepts.checks.report import Report, check
+from dlconcepts.checks.report import Report, check, where
 
 
 class CommandError(Exception):
@@ -61,8 +61,8 @@ def look_up(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{module_name} cannot be imported: {error}") from error
+    except Exception as error:  # a module may raise anything
+        raise CommandError(f"{module_name} cannot be imported: {where(error)}") from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             raise CommandError(f"{module_name} has no {path}")
@@ -74,8 +74,8 @@ def call(name: str, factory: Any) -> Any:
     """Call a factory, which takes no arguments."""
     try:
         return factory()
-    except TypeError as error:
-        raise CommandError(f"{name}() raised TypeError: {error}") from error
+    except Exception as error:  # so may a factory
+        raise CommandError(f"{name}() raised {where(error)}") from error
 
 
 def find_batch(text: str) -> Any:

@@ -101,11 +101,11 @@ def law(
         @functools.wraps(body)
         def check(project: Project | None = None, /, **parts: Any) -> None:
             project = Project(**parts) if project is None else project
-            if lacks := lesson.missing(project):
-                raise NotCheckedError(f"needs {lacks}")
             try:
                 with settings_kept(), warnings.catch_warnings(), watched(project):
                     warnings.simplefilter("ignore")  # a check runs code in unusual ways
+                    if lacks := lesson.missing(project):
+                        raise NotCheckedError(f"needs {lacks}")
                     body(project)
             except BrokenLawError as observation:
                 failure = CheckFailedError(lesson, str(observation))

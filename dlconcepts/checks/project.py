@@ -145,11 +145,9 @@ class Project:
 
     # ------------------------------------------------------------------ copies
 
-    def keep(self) -> None:
-        """Remember everything that can be reached from the parts."""
-        if self.kept is None:
-            parts = [getattr(self, part) for part in PARTS]
-            self.kept = Snapshot(*parts, self.built)
+    def reachable(self) -> Snapshot:
+        """Return everything that can be reached from the parts, as it is now."""
+        return Snapshot(*(getattr(self, part) for part in PARTS), self.built)
 
     def fresh(self, training: bool | None = None) -> Any:
         """Return a copy of the model as it was given; whatever came before is undone."""
@@ -182,7 +180,10 @@ class Project:
     def restore(self, *, thorough: bool | None = None) -> None:
         """Put everything that can be reached back as it was."""
         if self.kept is None:
-            self.keep()
+            self.kept = first = self.reachable()
+            if self.model is not None and self.network is not self.model:
+                first.restore()  # building the model may have read the data
+                self.kept = self.reachable()
             self.copies = self.model is None or copies_alone(self)
         else:
             self.kept.restore(thorough=not self.copies if thorough is None else thorough)

@@ -15,7 +15,6 @@ from typing import Any
 
 from dlconcepts.checks.lesson import REGISTRY, Check, CheckFailedError, Lesson, NotCheckedError
 from dlconcepts.checks.project import PARTS, Project
-from dlconcepts.checks.state import settings_kept
 
 STATUSES = ("passed", "FAILED", "error", "excepted", "not checked")
 OUR_FOLDER = Path(__file__).parent
@@ -191,11 +190,10 @@ def judge(name: str, project: Project, excepted: str = "") -> Result:
     status, details, started = "passed", "", time.perf_counter()
     project.passes = 0
     try:
-        with settings_kept():
-            if excepted:
-                status, details = "excepted", excepted
-            else:
-                run(project)
+        if excepted:
+            status, details = "excepted", excepted
+        else:
+            run(project)
     except NotCheckedError as reason:
         status, details = "not checked", str(reason)
     except CheckFailedError as failure:
