@@ -62,23 +62,33 @@ from dlconcepts.checks.loss import (
 
 # isort: split
 from dlconcepts.checks.learning import (
-    check_a_step_follows_its_own_batch,
-    check_a_step_follows_the_gradient,
     check_every_layer_is_registered,
     check_every_parameter_gets_a_gradient,
-    check_the_loss_is_kept_as_a_number,
     check_the_optimizer_holds_the_model,
 )
+
+# isort: split
+from dlconcepts.checks.steps import (
+    check_a_step_follows_its_own_batch,
+    check_a_step_follows_the_gradient,
+    check_the_loss_is_kept_as_a_number,
+)
+
+# isort: split
 from dlconcepts.checks.runs import check_a_seed_repeats_the_run
 
 # isort: split
 from dlconcepts.checks.validation import (
-    check_accuracy_counts_each_example,
-    check_every_example_counts_once,
     check_the_mode_is_restored,
     check_validation_changes_nothing,
     check_validation_is_in_eval_mode,
     check_validation_records_no_gradients,
+)
+
+# isort: split
+from dlconcepts.checks.metrics import (
+    check_accuracy_counts_each_example,
+    check_every_example_counts_once,
 )
 
 # isort: split

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.copies import MODELS, OPTIMIZERS
 from dlconcepts.checks.learning import names, shake
 from dlconcepts.checks.lesson import broken, law, not_checked
-from dlconcepts.checks.project import MODELS, OPTIMIZERS, Project
+from dlconcepts.checks.project import Project
 from dlconcepts.checks.trees import bits, leaves, tensors
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from dlconcepts.checks.batches import as_loader, describe, is_pair, split
 from dlconcepts.checks.lesson import broken, law, not_checked
-from dlconcepts.checks.project import Project, as_loader, describe, is_pair, split
-from dlconcepts.checks.state import Snapshot, changed, seed_everything
+from dlconcepts.checks.project import Project
+from dlconcepts.checks.settings import seed_everything
+from dlconcepts.checks.state import Snapshot, changed
 from dlconcepts.checks.trees import bits, leaves, tensors
 
 ITEMS = 16  # examples of a data set that are read again and again

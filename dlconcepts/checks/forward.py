@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.batches import describe
 from dlconcepts.checks.lesson import broken, law, not_checked
-from dlconcepts.checks.project import Project, describe
+from dlconcepts.checks.project import Project
 from dlconcepts.checks.trees import bits, copied, distance, floats, leaves, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
 

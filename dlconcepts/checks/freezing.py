@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dlconcepts.checks.learning import names, warm_up
+from dlconcepts.checks.learning import names
 from dlconcepts.checks.lesson import broken, law, not_checked
 from dlconcepts.checks.project import Project
+from dlconcepts.checks.steps import warm_up
 from dlconcepts.checks.trees import bits
 
 

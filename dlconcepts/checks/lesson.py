@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from dlconcepts.checks.project import Project, watched
-from dlconcepts.checks.state import settings_kept
+from dlconcepts.checks.settings import settings_kept
 
 LEDGER = "tests/claims.toml"
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.batches import describe
 from dlconcepts.checks.lesson import broken, law, not_checked
-from dlconcepts.checks.project import Project, describe
+from dlconcepts.checks.project import Project
 from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
 
 # What leaves the values as they are, or only their order: the operation behind it is looked for.

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
+from dlconcepts.checks.batches import is_pair, split
 from dlconcepts.checks.data import read, source_of
 from dlconcepts.checks.lesson import broken, law, not_checked
-from dlconcepts.checks.project import Project, is_pair, split
-from dlconcepts.checks.state import seed_everything
+from dlconcepts.checks.project import Project
+from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.trees import tensors
 
 CONSTANTS = 16  # a mean or deviation for each channel has few elements

@@ -1,8 +1,7 @@
 """A practitioner's project: its parts, called the way each project has them, on copies."""
 
 import copy
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,15 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, Dataset
 
-from dlconcepts.checks.state import Snapshot, reachable, seed_everything
-from dlconcepts.checks.trees import copied, leaves, on_tensors, tensors
+from dlconcepts.checks.batches import as_loader, call, first_batch, is_loader, split
+from dlconcepts.checks.copies import build_optimizer, copies_alone, copy_together
+from dlconcepts.checks.settings import seed_everything
+from dlconcepts.checks.state import Snapshot
+from dlconcepts.checks.trees import copied, on_tensors, tensors
 
-TARGETS = ("targets", "target", "labels", "label", "y")
-MODELS = ("model", "net", "network", "module")
-OPTIMIZERS = ("optimizer", "optim", "opt")
-EXAMPLES = 8  # how many examples of a data set make a batch
 IN_TRAINING = -1
 
 
@@ -184,7 +181,10 @@ class Project:
             if self.model is not None and self.network is not self.model:
                 first.restore()  # building the model may have read the data
                 self.kept = self.reachable()
-            self.copies = self.model is None or copies_alone(self)
+            functions = [getattr(self, name) for name in CALLABLES]
+            self.copies = self.model is None or copies_alone(
+                self.network, self.optimizer, functions
+            )
         else:
             self.kept.restore(thorough=not self.copies if thorough is None else thorough)
 
@@ -352,192 +352,3 @@ def watched(project: Project) -> Iterator[None]:
             handle.remove()
         project.before_forward = project.after_forward = None
         project.restore(thorough=True)
-
-
-def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model: a tuple or list is its positional, a dictionary its named arguments.
-
-    Where its forward does not take them so, the structure is its one argument.
-    """
-    try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):
-        signature = inspect.signature(lambda inputs: None)
-    try:
-        if isinstance(inputs, Mapping):
-            signature.bind(**inputs)
-            return model(**inputs)
-        if isinstance(inputs, (tuple, list)):
-            signature.bind(*inputs)
-            return model(*inputs)
-    except TypeError:
-        if not binds(signature, inputs):
-            return model(inputs)
-        raise
-    return model(inputs)
-
-
-def binds(signature: inspect.Signature, inputs: Any) -> bool:
-    """Return whether a signature takes a structure as several arguments."""
-    try:
-        signature.bind(**inputs) if isinstance(inputs, Mapping) else signature.bind(*inputs)
-    except TypeError:
-        return False
-    return True
-
-
-def split(batch: Any) -> tuple[Any, Any]:
-    """Return the inputs and the targets of a batch, None for targets if there are none.
-
-    A pair is inputs and targets; of more than two, the last are the targets; a dictionary has its
-    targets under one of the names targets, target, labels, label or y.
-
-    >>> split({"pixels": 1, "label": 2})
-    ({'pixels': 1}, 2)
-    """
-    if isinstance(batch, Mapping):
-        found = [name for name in TARGETS if name in batch]
-        inputs = {name: value for name, value in batch.items() if name not in found}
-        return inputs, batch[found[0]] if found else None
-    if isinstance(batch, (tuple, list)):
-        if len(batch) == 1:
-            return batch[0], None
-        if len(batch) == 2:
-            return batch[0], batch[1]
-        return tuple(batch[:-1]), batch[-1]
-    return batch, None
-
-
-def is_loader(data: Any) -> bool:
-    """Return whether iterating over some data gives batches, and not examples."""
-    if data is None or isinstance(data, Dataset) or is_pair(data):
-        return False
-    return isinstance(data, DataLoader) or hasattr(data, "__iter__")
-
-
-def is_pair(data: Any) -> bool:
-    """Return whether data is a pair of all inputs and all targets."""
-    return isinstance(data, (tuple, list)) and len(data) == 2 and all(map(is_stack, data))
-
-
-def is_stack(value: Any) -> bool:
-    """Return whether a value is a tensor or an array."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def first_batch(data: Any) -> Any:
-    """Return the first batch of a loader, or the first examples of a data set."""
-    seed_everything(0)
-    if is_pair(data):
-        return tuple(torch.as_tensor(part[:EXAMPLES]) for part in data)
-    if is_loader(data):
-        for batch in data:
-            return batch
-        raise ValueError("the loader gives no batch")
-    examples = [data[index] for index in range(min(EXAMPLES, len(data)))]
-    return torch.utils.data.default_collate(examples)
-
-
-class Cut(Dataset[Any]):
-    """Batches that a DataLoader hands out one by one, with the number of their examples."""
-
-    def __init__(self, batches: list[tuple[Any, Any]], copies: bool = True) -> None:
-        """Remember which example stands where."""
-        self.batches, self.copies = batches, copies
-        counts = [len(next(iter(tensors(targets).values()))) for _, targets in batches]
-        self.where = [(b, i) for b, count in enumerate(counts) for i in range(count)]
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self.where)
-
-    def __getitem__(self, index: int) -> Any:
-        """Return one example."""
-        batch, row = self.where[index]
-        return on_tensors(tuple(self.batches[batch]), lambda tensor: tensor[row].clone())
-
-    def __getitems__(self, indices: list[int]) -> Any:
-        """Return the whole batch that the first of the indices belongs to."""
-        batch = self.batches[self.where[indices[0]][0]]
-        return list(copied(batch) if self.copies else batch)
-
-
-def as_is(batch: Any) -> Any:
-    """Return a batch that is one already."""
-    return batch
-
-
-def as_loader(batches: list[tuple[Any, Any]], *, copies: bool = True) -> DataLoader[Any]:
-    """Return a DataLoader that gives these batches, copied, in this order."""
-    data = Cut(batches, copies)
-    groups: dict[int, list[int]] = {}
-    for index, (batch, _) in enumerate(data.where):
-        groups.setdefault(batch, []).append(index)
-    return DataLoader(data, batch_sampler=list(groups.values()), collate_fn=as_is)
-
-
-def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
-    """Return the optimizer of a factory, which takes a model or the model's parameters."""
-    try:
-        name = next(iter(inspect.signature(factory).parameters), "")
-    except (TypeError, ValueError):
-        name = ""
-    ways: list[Callable[[], Any]] = [lambda: model.parameters(), lambda: model]
-    if name.lower() in MODELS:
-        ways.reverse()
-    try:
-        return factory(ways[0]())
-    except (TypeError, AttributeError):
-        return factory(ways[1]())
-
-
-def copy_together(model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-    """Return copies of a model and of an optimizer that holds the copy's parameters.
-
-    Gradients and the optimizer's state go along. deepcopy forgets both, and what a scheduler
-    patched into an optimizer would step the original.
-    """
-    memo: dict[int, Any] = {}
-    twin = copy.deepcopy(model, memo)
-    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-        if mine.grad is not None and other.grad is None:
-            other.grad = mine.grad.clone()
-    if optimizer is None:
-        return twin, None
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in memo:
-                other = copy.deepcopy(parameter, memo)
-                other.grad = None if parameter.grad is None else parameter.grad.clone()
-    attributes = {
-        name: value
-        for name, value in vars(optimizer).items()
-        if name != "step" and not name.startswith("_optimizer_")
-    }
-    mine = object.__new__(type(optimizer))
-    mine.__setstate__(copy.deepcopy(attributes, memo))
-    return twin, mine
-
-
-def copies_alone(project: Project) -> bool:
-    """Return whether a copy of the model is a model of its own, and is all that is used."""
-    network = project.network
-    functions = [getattr(project, name) for name in CALLABLES]
-    if any(part is network for part in reachable(*functions)):
-        return False
-    optimizer = project.optimizer
-    given = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-    try:
-        twin, _ = copy_together(network, given)
-    except Exception:  # whatever a deepcopy of somebody's attributes may raise
-        return False
-    if not all(isinstance(p, nn.Parameter) and p.is_leaf for p in twin.parameters()):
-        return False  # such are the copies of a ScriptModule
-    own = {id(part) for part in network.modules()} | {id(p) for p in network.parameters()}
-    return not any(id(part) in own for part in reachable(twin))
-
-
-def describe(tree: Any) -> str:
-    """Return the shape of a tensor, or those of the tensors in a structure."""
-    shapes = [str(tuple(leaf.shape)) for _, leaf in leaves(tree) if isinstance(leaf, Tensor)]
-    return ", ".join(shapes)

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
-from dlconcepts.checks.learning import STEPS, far, state
+from dlconcepts.checks.copies import build_optimizer
 from dlconcepts.checks.lesson import broken, law
-from dlconcepts.checks.project import Project, build_optimizer
-from dlconcepts.checks.state import seed_everything
+from dlconcepts.checks.project import Project
+from dlconcepts.checks.settings import seed_everything
+from dlconcepts.checks.steps import STEPS, far, state
 
 
 @law(
