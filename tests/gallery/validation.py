@@ -68,18 +68,24 @@ def train_inside_the_validation_loop():
     return project(evaluate=two_batches_in(eval_for_the_first_batch))
 
 
+class Twice:
+    """A loader that is gone over twice, so that there always is a second batch."""
+
+    def __init__(self, loader):
+        """Keep the loader."""
+        self.loader, self.dataset = loader, loader.dataset
+
+    def __iter__(self):
+        """Yield all batches, and then all again."""
+        yield from self.loader
+        yield from self.loader
+
+
 def two_batches_in(function):
-    """Return an evaluation that always has a second batch: it goes over the loader twice."""
+    """Return an evaluation that always has a second batch."""
 
     def evaluate(model, loader, loss_fn):
-        class Twice:
-            dataset = loader.dataset
-
-            def __iter__(self):
-                yield from loader
-                yield from loader
-
-        return function(model, Twice(), loss_fn)
+        return function(model, Twice(loader), loss_fn)
 
     return evaluate
 
