@@ -257,7 +257,7 @@ def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
     for other in runs[1:-1]:
         for path, output in in_run(runs[0]):
             apart = distance(output, floats(other)[path])
-            if apart > 8 * noise[path] + rounding(output) / 100:
+            if apart > 8 * noise[path] + rounding(output) / 16:
                 broken(
                     f"in eval mode two passes over one batch gave outputs{path} that differ by "
                     f"{apart:.2g} of their largest value"
