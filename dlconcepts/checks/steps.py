@@ -106,8 +106,9 @@ def check_a_step_follows_its_own_batch(project: Project) -> None:
     noise, apart = far(again, cleared), far(kept, cleared)
     if apart > 8 * noise + 1e-5 * length:
         broken(
-            f"after 2 batches the weights are {apart / length if length else 1:.0%} of the way "
-            f"from where {project.trainer} lands if the gradients are cleared after each step"
+            f"after 2 batches the weights are off by {apart / length if length else 1:.0%} of the "
+            f"way from where they were to where {project.trainer} lands if the gradients are "
+            "cleared after each step"
         )
 
 

@@ -208,7 +208,7 @@ def zeroes_once(model, loader, loss_fn, optimizer):
     return total / len(loader.dataset)
 
 
-@mistake("a-step-follows-its-own-batch", "of the way from where fit", classifier)
+@mistake("a-step-follows-its-own-batch", "to where fit lands", classifier)
 def gradients_zeroed_once_an_epoch():
     """zero_grad stands before the loop."""
     return project(fit=zeroes_once, train_step=None)
