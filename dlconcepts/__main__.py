@@ -1,11 +1,12 @@
 """The command line, `python -m dlconcepts COMMAND`; `--help` lists the commands.
 
 Only arguments are dealt with here. PyTorch takes seconds to import, so the commands themselves
-come from `dlconcepts.verify` and `dlconcepts.commands` once the arguments are known to be good:
-help and usage errors do not wait for it.
+come from the modules of `COMMANDS` once the arguments are known to be good: help and usage errors
+do not wait for it.
 """
 
 import argparse
+import importlib
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -14,32 +15,24 @@ from pathlib import Path
 import dlconcepts
 
 
+# Each has a function `run`.
+COMMANDS = {
+    "verify": "verify",
+    "practice": "practice.command",
+    "check": "checks.command",
+    "train": "commands",
+    "classify": "commands",
+    "transfer": "transfer_command",
+    "parity": "parity_command",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, 2 after an error that was explained."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    if arguments.command == "verify":
-        from dlconcepts import verify
-
-        return verify.run(arguments)
-    if arguments.command == "practice":
-        from dlconcepts.practice import command
-
-        return command.run(arguments)
-    if arguments.command == "transfer":
-        from dlconcepts import transfer_command
-
-        return transfer_command.run(arguments)
-    if arguments.command == "parity":
-        from dlconcepts import parity_command
-
-        return parity_command.run(arguments)
-    if arguments.command == "check":
-        from dlconcepts.checks import command
-
-        return command.run(arguments)
-    from dlconcepts import commands
-
-    return commands.run(arguments)
+    module = importlib.import_module(f"dlconcepts.{COMMANDS[arguments.command]}")
+    status: int = module.run(arguments)
+    return status
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
