@@ -14,7 +14,6 @@ from pathlib import Path
 
 import dlconcepts
 
-
 # Each has a function `run`.
 COMMANDS = {
     "verify": "verify",
