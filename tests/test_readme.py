@@ -19,9 +19,7 @@ COMMANDS = re.findall(
 
 def command(name: str) -> list[str]:
     """Return what the README gives to one of the commands, the name first."""
-    return next(
-        line.split()[1:] for line in COMMANDS if f"{line} ".startswith(f"dlconcepts {name} ")
-    )
+    return next(line.split() for line in COMMANDS if line.split()[0] == name)
 
 
 def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
