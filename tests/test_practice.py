@@ -384,7 +384,6 @@ def read_until(lines, word):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("devices", "nothing to write in devices"),
         ("--check nowhere", "there is no folder nowhere"),
         ("--check empty", "there is no practice file in empty"),
         ("--check empty --out other", "with --check, give it as --check FOLDER"),

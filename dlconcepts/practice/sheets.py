@@ -172,14 +172,16 @@ def fingerprint(text: str, technique: Technique) -> str:
     return digest.hexdigest()[:16]
 
 
-def bound_by(node: ast.stmt) -> set[str]:
-    """Return the names that a statement at the top of a file binds."""
+def bound_by(node: ast.AST) -> set[str]:
+    """Return the names that a statement at the top of a file binds, outside comprehensions."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-    names = (part for part in ast.walk(node) if isinstance(part, ast.Name))
-    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        return set()
+    own = {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+    return own.union(*map(bound_by, ast.iter_child_nodes(node)))
 
 
 def written(path: Path, techniques: Iterable[Technique]) -> dict[str, bool]:
