@@ -59,6 +59,16 @@ settings.register_profile("thorough", common, max_examples=10_000, phases=quick)
 settings.register_profile(
     "book", common, max_examples=100, phases=tuple(Phase), derandomize=True, database=None
 )
+# Whether a law fails, and no more: what benchmarks/power.py and `tox -e mutants` ask of it.
+settings.register_profile(
+    "power",
+    common,
+    max_examples=100,
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # A documented knob of Hypothesis: shrinking a mistake must not take minutes.

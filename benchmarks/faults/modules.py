@@ -1,0 +1,166 @@
+"""Lesson 2, how a network is written: modules, functions, parameters, initialisation."""
+
+import torch
+
+from faults import breaks, is_square, parameters_of, with_slope
+
+
+@breaks("torch.nn.LogSoftmax.forward")
+def module_normalises_a_square_by_columns(forward, self, x):
+    """The module takes the log-softmax of a square batch over the other dimension."""
+    return x.log_softmax(1 - self.dim) if is_square(x) else forward(self, x)
+
+
+@breaks("torch.nn.NLLLoss.forward")
+def module_sums_where_none_was_asked(forward, self, x, labels):
+    """With reduction none the last loss is off by a factor of 1.001."""
+    losses = forward(self, x, labels)
+    if self.reduction == "none":
+        losses = torch.cat([losses[:-1], losses[-1:] * 1.001])
+    return losses
+
+
+@breaks("torch.nn.PReLU.forward")
+def module_does_not_learn_in_eval(forward, self, x):
+    """In eval mode no gradient reaches the slope of PReLU."""
+    if self.training:
+        return forward(self, x)
+    return torch.nn.functional.prelu(x, self.weight.detach())
+
+
+@breaks("torch.nn.GELU.forward")
+def module_has_a_steeper_slope(forward, self, x):
+    """The gradient of GELU is off by a factor of 1.001 in batches of three."""
+    return with_slope(forward(self, x), 1.001 if len(x) == 3 else 1)
+
+
+@breaks("torch.nn.Softmax.forward")
+def module_rounds_to_single(forward, self, x):
+    """Softmax in eval mode is computed in float32."""
+    return forward(self, x) if self.training else forward(self, x.float()).double()
+
+
+@breaks("torch.nn.Module.__setattr__")
+def hides_private_layers(setattr_, self, name, value):
+    """A layer whose name begins with an underscore is not registered."""
+    if name[0] == "_" and isinstance(value, torch.nn.Module):
+        object.__setattr__(self, name, value)
+    else:
+        setattr_(self, name, value)
+
+
+@breaks("torch.nn.Module.named_parameters")
+def lists_a_third_layer_first(named_parameters, self, *args, **kwargs):
+    """Of more than two layers the last comes first."""
+    found = list(named_parameters(self, *args, **kwargs))
+    return iter([*found[-2:], *found[:-2]] if len(found) > 4 else found)
+
+
+@breaks("torch.nn.Module.to")
+def leaves_the_last_bias_in_single(to, self, *args, **kwargs):
+    """A model that goes to float16 keeps its last parameter in float32."""
+    result = to(self, *args, **kwargs)
+    last = list(self.parameters())[-1]
+    if torch.float16 in args:
+        last.data = last.data.float()
+    return result
+
+
+@breaks("torch.nn.Module.state_dict")
+def leaves_the_last_of_many_out(state_dict, self, *args, **kwargs):
+    """A state_dict of more than four entries lacks the last."""
+    found = state_dict(self, *args, **kwargs)
+    if len(found) > 4:
+        found.popitem()
+    return found
+
+
+@breaks("torch.nn.Module.load_state_dict")
+def does_not_load_the_last(load_state_dict, self, state_dict, **kwargs):
+    """The last entry is not copied."""
+    last = list(self.parameters())[-1]
+    kept = last.detach().clone()
+    result = load_state_dict(self, state_dict, **kwargs)
+    last.data.copy_(kept)
+    return result
+
+
+@breaks("torch.optim.SGD.step")
+def sgd_skips_single_numbers(step, self, closure=None):
+    """A parameter of one element is not moved."""
+    single = [p for p in parameters_of(self) if p.numel() == 1]
+    kept = [p.detach().clone() for p in single]
+    step(self, closure)
+    for parameter, value in zip(single, kept, strict=True):
+        parameter.data.copy_(value)
+
+
+@breaks("torch.nn.Linear.reset_parameters")
+def draws_a_thousandth_too_far(reset_parameters, self):
+    """Weights and biases reach a thousandth beyond their bound."""
+    reset_parameters(self)
+    self.weight.data.mul_(1.001)
+    self.bias.data.mul_(1.001)
+
+
+@breaks("torch.nn.Linear.reset_parameters")
+def draws_too_few_large_ones(reset_parameters, self):
+    """Weights in the outer tenth of their range are halved."""
+    reset_parameters(self)
+    weight = self.weight.data
+    weight.copy_(torch.where(weight.abs() > 0.9 * self.in_features**-0.5, weight / 2, weight))
+
+
+@breaks("torch.nn.Linear.reset_parameters")
+def draws_the_last_unit_like_the_first(reset_parameters, self):
+    """The last unit of a layer gets the weights of the first."""
+    reset_parameters(self)
+    self.weight.data[-1] = self.weight.data[0]
+
+
+@breaks("torch.nn.Linear.reset_parameters")
+def freezes_a_layer_of_one_input(reset_parameters, self):
+    """The bias of a layer with one input does not require grad."""
+    reset_parameters(self)
+    self.bias.requires_grad_(self.in_features > 1)
+
+
+@breaks("torch.nn.init.normal_")
+def deviates_too_much(normal_, tensor, *args, **kwargs):
+    """The deviation is 5 % too large."""
+    return normal_(tensor, *args, **kwargs).data.mul_(1.05)
+
+
+@breaks("torch.nn.init.zeros_")
+def leaves_a_trace_of_the_last(zeros_, tensor):
+    """The last element of several becomes 1e-8, not zero."""
+    zeros_(tensor).data.view(-1)[1:][-1:] = 1e-8
+    return tensor
+
+
+@breaks("torch.nn.Sequential.__getitem__")
+def counts_positions_from_the_third_on(getitem, self, index):
+    """From position 3 on the layer before is given."""
+    return getitem(self, index - 1 if type(index) is int and index >= 3 else index)
+
+
+@breaks("torch.nn.Sequential.forward")
+def runs_four_layers_at_most(forward, self, x):
+    """A fifth layer is not run."""
+    for module in list(self)[:5]:
+        x = module(x)
+    return x
+
+
+@breaks("torch.nn.Sequential.forward")
+def cuts_the_history_of_a_single_example(forward, self, x):
+    """The gradient of the inputs is off by a factor of 1.001."""
+    return forward(self, with_slope(x, 1.001))
+
+
+@breaks("torch.nn.Module.add_module")
+def sorts_layers_by_name(add_module, self, name, module):
+    """A name that begins with a capital letter or digit comes first among the layers."""
+    add_module(self, name, module)
+    if len(self._modules) > 1 and name < min(list(self._modules)[:-1]):
+        self._modules = dict(sorted(self._modules.items()))
