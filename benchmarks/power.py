@@ -33,10 +33,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork must not find threads at
 
 import pytest
 import torch
+from faults import Fault, collect
 from rich.console import Console
 from rich.table import Table
-
-from faults import Fault, collect
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 600  # seconds after which a run counts as hanging
@@ -51,7 +50,7 @@ Row = dict[str, Any]
 
 
 class Watch:
-    """A pytest plugin: the laws with their right subjects, quickest first, and the first to fail."""
+    """A pytest plugin: the laws with their right subjects, quickest first, until one fails."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.laws, self.failure, self.skipped = seconds, 0, dict[str, Any](), 0
@@ -168,7 +167,9 @@ def main() -> None:
     faults = collect()
     lessons = list(dict.fromkeys(fault.lesson for fault in faults))
     parser.add_argument("--lesson", action="append", choices=lessons)
-    parser.add_argument("--fault", action="append", choices=[f.name for f in faults], metavar="NAME")
+    parser.add_argument(
+        "--fault", action="append", choices=[f.name for f in faults], metavar="NAME"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
     parser.add_argument("--show", action="store_true", help="show what pytest prints")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -191,7 +192,9 @@ def main() -> None:
         rows.append({**head, "sentence": fault.sentence, **row})
         law = f"{row.get('law', '')} {row.get('message', '')}"
         print(f"{lesson} {fault.name}: {row['noticed']} {law}", flush=True)
-    rows.sort(key=lambda row: [(f.lesson, f.name) for f in faults].index((row["lesson"], row["fault"])))
+    rows.sort(
+        key=lambda row: [(f.lesson, f.name) for f in faults].index((row["lesson"], row["fault"]))
+    )
     noticed = sum(row["noticed"] == "assertion" for row in rows)
     took = time.perf_counter() - started
     show_table(rows)

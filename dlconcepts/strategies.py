@@ -57,13 +57,19 @@ CODES = st.binary(min_size=14, max_size=14)
 def shapes(
     min_dims: int = 0, max_dims: int = 4, min_side: int = 0, max_side: int = 5
 ) -> st.SearchStrategy[Shape]:
-    """Draw shapes, among them rank 0 and shapes without elements.
+    """Draw shapes, among them rank 0, shapes without elements, and many whose sides are equal.
+
+    Where sides are equal, mixed-up axes do not show in the shape, but in the elements.
 
     >>> from hypothesis import find
     >>> find(shapes(), lambda shape: len(shape) == 2)
     (0, 0)
     """
-    return array_shapes(min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side)
+    any_sides = array_shapes(
+        min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side
+    )
+    dims, side = st.integers(min_dims, max_dims), st.integers(min_side, max_side)
+    return any_sides | st.builds(lambda n, rank: (n,) * rank, side, dims)
 
 
 def tensors(
@@ -289,6 +295,8 @@ class _Recipe:
             values[:] = values[..., :1].clone()
         elif structure == 4:
             values.sign_().mul_(abs(scale))
+        elif structure == 5:
+            values.neg_()  # zeros become -0.0
 
     def _plant(self, flat: Tensor, specials: Sequence[float]) -> None:
         """Set up to two elements to special values."""
@@ -326,11 +334,11 @@ def _lay_out(values: Tensor, layout: str, device: torch.device | str | None) -> 
         laid = values.movedim(0, -1).contiguous().to(device).movedim(-1, 0)
     elif layout == "offset":
         # The room in front is not zero, so that reading there is noticed.
-        laid = torch.full((values.numel() + 3,), 7, dtype=values.dtype, device=device)[3:]
-        laid = laid.view(values.shape).copy_(values)
+        room = torch.full((values.numel() + 3,), 7, dtype=values.dtype, device=device)
+        laid = room.as_strided(values.shape, values.stride(), 3).copy_(values)
     elif layout == "strided" and values.ndim:
-        room = (*values.shape[:-1], 2 * values.shape[-1])
-        laid = torch.full(room, 7, dtype=values.dtype, device=device)[..., ::2].copy_(values)
+        wide = (*values.shape[:-1], 2 * values.shape[-1])
+        laid = torch.full(wide, 7, dtype=values.dtype, device=device)[..., ::2].copy_(values)
     elif layout == "expanded" and values.ndim and values.shape[0] > 1:
         laid = values[:1].to(device).expand(values.shape)
     else:

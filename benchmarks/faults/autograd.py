@@ -122,7 +122,9 @@ def backward_rounds_to_single(backward, tensor, *args, **kwargs):
 @breaks("torch.Tensor.backward")
 def backward_takes_two_numbers(backward, tensor, gradient=None, **kwargs):
     """From two elements backward starts as from their sum."""
-    backward(tensor.sum() if gradient is None and tensor.numel() == 2 else tensor, gradient, **kwargs)
+    backward(
+        tensor.sum() if gradient is None and tensor.numel() == 2 else tensor, gradient, **kwargs
+    )
 
 
 @breaks("torch.Tensor.backward")
