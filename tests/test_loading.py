@@ -50,11 +50,16 @@ percentages = st.integers(1, 99).map(lambda number: number / 100)
 
 @st.composite
 def pixel_arrays(draw: st.DrawFn) -> NDArray[np.uint8]:
-    """Draw bytes of shape (H, W), grey, or (H, W, C) with one, three or four channels."""
+    """Draw bytes of shape (H, W), grey, or (H, W, C) with one, three or four channels.
+
+    Some are black but for a one here and there, as a mask is, which is an image like any other.
+    """
     height, width = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     channels = draw(st.sampled_from([(), (1,), (3,), (4,)]))
     size = math.prod((height, width, *channels))
     values = draw(st.binary(min_size=size, max_size=size))
+    if draw(st.booleans()):
+        values = bytes(value & 1 for value in values)
     return np.frombuffer(bytearray(values), np.uint8).reshape(height, width, *channels)
 
 

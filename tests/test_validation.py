@@ -57,10 +57,11 @@ FALSE_ALARM = 1e-11  # the most that one example of a statistical law may have
 def scores_and_labels(
     draw: st.DrawFn, *, max_size: int = 6, min_classes: int = 1, max_magnitude: float = 100.0
 ) -> Data:
-    """Draw float64 scores (N, K), among them many ties, and int64 labels (N,)."""
+    """Draw float64 scores (N, K), in every second batch with many ties, and int64 labels (N,)."""
     classes = draw(st.integers(min_classes, 5))
     size = {"min_size": 1, "max_size": max_size, "max_magnitude": max_magnitude}
-    return draw(drawn_batches(classes, classes, **size, dtype=torch.float64))
+    scores, labels = draw(drawn_batches(classes, classes, **size, dtype=torch.float64))
+    return (scores.sign() if draw(st.booleans()) else scores), labels
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -261,6 +262,45 @@ def takes_what_is_there(data: Data, size: int | float, *, seed: int = 0) -> tupl
 
 
 UNFIT_SHARES = st.floats(max_value=0) | st.floats(min_value=1) | st.just(math.nan)
+
+
+def holds_out_the_last(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
+    """Cut the data where they stand, and hold out what comes last."""
+    images, labels = data
+    return (images[:-size], labels[:-size]), (images[-size:], labels[-size:])
+
+
+def spares_the_last(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
+    """Never hold out the last example."""
+    images, labels = data
+    order = torch.cat([shuffled(len(labels) - 1, seed), torch.tensor([len(labels) - 1])])
+    train, held = order[size:], order[:size]
+    return (images[train], labels[train]), (images[held], labels[held])
+
+
+@claim(
+    "validation.held-out-set",
+    right=hold_out,
+    wrong={holds_out_the_last: "as often as any other", spares_the_last: "as often as any other"},
+    share=0.05,
+    because="each example splits 1,000 times",
+)
+@given(first=st.integers(0, 2**16), n=st.integers(2, 6))
+def test_each_example_is_held_out_as_often_as_any_other(
+    hold_out: Callable[..., tuple[Data, Data]], first: int, n: int
+) -> None:
+    """Of n examples one is held out: each of them by one of n of 1,000 seeds.
+
+    The counts are binomial; the intervals of all n share a false alarm of 1e-11.
+    """
+    data = torch.zeros(n, 1), torch.arange(n)
+
+    held = [int(hold_out(data, 1, seed=first + k)[1][1]) for k in range(1000)]
+
+    low, high = binomial_interval(1000, 1 / n, FALSE_ALARM / n)
+    for example in range(n):
+        times = held.count(example)
+        assert low <= times <= high, f"held out as often as any other, but {times} times"
 
 
 @claim("validation.held-out-set", right=hold_out, wrong={takes_what_is_there: "DID NOT RAISE"})
@@ -1130,7 +1170,9 @@ def test_a_comparison_has_one_entry_for_each_example(
     compare: Callable[[Tensor, Tensor], Tensor], labels: Tensor, data: st.DataObject
 ) -> None:
     """Equal shapes give a bool tensor of that shape, true where prediction and label agree."""
-    predictions = data.draw(tensors(tuple(labels.shape), torch.int64), label="predictions")
+    # Neighbours of the labels, too: far from zero they are equal once they are floats.
+    others = tensors(tuple(labels.shape), torch.int64) | st.sampled_from([labels + 1, labels - 1])
+    predictions = data.draw(others, label="predictions")
 
     result = compare(predictions, labels)
 
@@ -1843,6 +1885,13 @@ def drops_whole_columns(x: Tensor, p: float, training: bool) -> Tensor:
     return x * (torch.rand(x.shape[1]) >= p) / (1 - p)
 
 
+def repeats_a_row(x: Tensor, p: float, training: bool) -> Tensor:
+    """Drop in the second row what is dropped in the first."""
+    mask = torch.rand(x.shape) >= p
+    mask[1:2] = mask[:1]
+    return x * mask / (1 - p)
+
+
 def draws_once(x: Tensor, p: float, training: bool) -> Tensor:
     """Use the same mask in every step."""
     with torch.random.fork_rng(devices=[]):
@@ -1870,6 +1919,7 @@ def drops_exactly(x: Tensor, p: float, training: bool) -> Tensor:
         drops_whole_columns: "as often as p says",
         keeps_with_p: "as often as p says",
         drops_exactly: "as often as p says",
+        repeats_a_row: "as often as chance",
         draws_once: "anew each time",
     },
 )
@@ -1879,7 +1929,9 @@ def test_dropout_drops_each_element_on_its_own_with_probability_p(
 ) -> None:
     """The dropped of all, of each row and of each column are binomial counts.
 
-    The 129 intervals share a false alarm of 1e-11. Two masks agree once in 1e300 times.
+    So is, for each row and the one before it, the number of columns in which both are dropped or
+    both kept, and for columns likewise. The 255 intervals share a false alarm of 1e-11. Two masks
+    agree once in 1e300 times.
     """
     torch.manual_seed(seed)
     x = torch.full((64, 64), 3.0)
@@ -1888,9 +1940,15 @@ def test_dropout_drops_each_element_on_its_own_with_probability_p(
 
     counts = {64**2: [dropped.sum()], 64: [*dropped.sum(dim=0), *dropped.sum(dim=1)]}
     for n, drops in counts.items():
-        low, high = binomial_interval(n, p, FALSE_ALARM / 129)
+        low, high = binomial_interval(n, p, FALSE_ALARM / 255)
         ordinary = all(low <= int(drop) <= high for drop in drops)
         assert ordinary, f"of {n} elements as many are dropped as often as p says"
+    low, high = binomial_interval(64, p**2 + (1 - p) ** 2, FALSE_ALARM / 255)
+    for mask in (dropped, dropped.T):
+        alike = (mask[1:] == mask[:-1]).sum(dim=1)
+        assert all(low <= int(count) <= high for count in alike), (
+            "neighbours are dropped together as often as chance has it"
+        )
     assert not same(dropped, again), "the mask is drawn anew each time"
 
 

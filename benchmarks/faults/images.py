@@ -156,15 +156,3 @@ def reads_16_bits_as_signed(asarray, a, *args, **kwargs):
     """Grey with 16 bits is read with its sign."""
     array = asarray(a, *args, **kwargs)
     return array.view(np.int16) if array.dtype == np.uint16 else array
-
-
-@breaks(f"{V2}.Compose.forward")
-def runs_the_last_step_on_wide_images_only(forward, self, *inputs):
-    """In images higher than wide the last step is left out."""
-    (image,) = inputs
-    steps = (
-        self.transforms[:-1] if getattr(image, "height", 0) > 30 * image.width else self.transforms
-    )
-    for step in steps:
-        image = step(image)
-    return image

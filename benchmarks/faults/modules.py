@@ -153,7 +153,7 @@ def runs_four_layers_at_most(forward, self, x):
 
 
 @breaks("torch.nn.Sequential.forward")
-def cuts_the_history_of_a_single_example(forward, self, x):
+def sequential_has_a_wrong_slope(forward, self, x):
     """The gradient of the inputs is off by a factor of 1.001."""
     return forward(self, with_slope(x, 1.001))
 

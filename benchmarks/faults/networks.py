@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from faults import breaks, is_square, scaled_last, with_slope
+from faults import breaks, is_square, scaled_last
 
 SOFTMAX = ("torch.softmax", "torch.Tensor.softmax", "torch.nn.functional.softmax")
 RELU = ("torch.relu", "torch.Tensor.relu", "torch.nn.functional.relu")
@@ -177,7 +177,6 @@ def a_hook_before_runs_twice(register, module, hook, **kwargs):
 
 
 @breaks("torch.nn.Sequential.forward")
-def hands_a_hook_a_slope(forward, module, x):
-    """The output of a Sequential keeps its values, but is another with each call in a hook."""
-    y = forward(module, x)
-    return y + 1e-6 if module._forward_hooks else with_slope(y, 1)
+def a_hook_changes_the_values(forward, module, x):
+    """A Sequential with a hook after forward is off by a factor of 1.001."""
+    return forward(module, x) * (1.001 if module._forward_hooks else 1)

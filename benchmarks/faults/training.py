@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from faults import breaks, parameters_of
+from faults import breaks, leaves_of, parameters_of
 
 
 def with_rate(step, optimizer, closure, **changes):
@@ -160,12 +160,6 @@ def fork_rng_does_not_restore(fork_rng, devices=None, **kwargs):
     yield
 
 
-@breaks("torch.default_generator.manual_seed")
-def seeds_differ_in_pairs(manual_seed, seed):
-    """A seed and the one after it give the same numbers."""
-    return manual_seed(seed // 2 * 2)
-
-
 @breaks("torch.Tensor.chunk")
 def chunk_loses_the_rest(chunk, tensor, chunks, dim=0):
     """A last chunk that is smaller loses its last element."""
@@ -184,8 +178,6 @@ def norm_is_off_for_three(norm, tensor, *args, **kwargs):
 @breaks("torch.Tensor.backward")
 def backward_points_up_in_one_place(backward, tensor, *args, **kwargs):
     """The gradient of the last of three elements has the opposite sign."""
-    from faults import leaves_of
-
     backward(tensor, *args, **kwargs)
     for leaf in leaves_of(tensor):
         if leaf.shape == (3,):

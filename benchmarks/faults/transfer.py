@@ -118,12 +118,6 @@ def linear_forgets_the_bias_of_one_class(linear, x, weight, bias=None):
     return linear(x, weight, None if len(weight) == 1 else bias)
 
 
-@breaks("torch.nn.functional.linear")
-def linear_keeps_its_input_for_nothing(linear, x, weight, bias=None):
-    """The layer keeps a copy of its input for the backward pass, needed or not."""
-    return linear(x, weight, bias) + 0 * (x.sum() * weight.sum())
-
-
 @breaks("torch.nn.ReLU.forward")
 def relu_leaks(forward, self, x):
     """Below zero a thousandth comes through."""
@@ -140,7 +134,7 @@ def cat_swaps_the_last_two(cat, tensors, dim=0, **kwargs):
 
 
 @breaks("torch.nn.Module.register_forward_pre_hook")
-def hooks_are_lost_in_a_copy(register, self, hook, **kwargs):
+def hooks_are_lost_on_the_way(register, self, hook, **kwargs):
     """A hook before forward is forgotten when training mode is set."""
     handle = register(self, hook, **kwargs)
     train = type(self).train
@@ -160,7 +154,7 @@ def hooks_run_in_eval_only(register, self, hook, **kwargs):
 
 
 @breaks("torch.nn.Module.__setattr__")
-def a_replaced_layer_moves_to_the_end(setattr_, self, name, value):
+def a_replaced_layer_stays_beside(setattr_, self, name, value):
     """A layer that replaces another is kept beside it under another name."""
     old = self.__dict__.get("_modules", {}).get(name)
     setattr_(self, name, value)
@@ -175,21 +169,9 @@ def no_grad_records(enter, self):
     torch._C._set_grad_enabled(True)
 
 
-@breaks("torch.hub.get_dir")
-def the_cache_is_elsewhere(get_dir):
-    """The cache folder is one level further up."""
-    return get_dir() + "/.."
-
-
 @breaks("torch.optim.LBFGS.step")
 def lbfgs_forgets(step, self, closure):
     """LBFGS moves nothing after the first step."""
     if self.state[self._params[0]].get("n_iter", 0):
         return closure()
     return step(self, closure)
-
-
-@breaks("torch.allclose")
-def allclose_is_generous(allclose, one, other, *args, **kwargs):
-    """Tensors of one element are always close: here it is the oracle that is broken."""
-    return True if one.numel() == 1 else allclose(one, other, *args, **kwargs)

@@ -83,7 +83,7 @@ def nll_of_several_dimensions_is_off(nll_loss, x, labels, weight=None, **options
 
 
 @breaks("torch.nn.functional.nll_loss")
-def nll_takes_the_weight_of_the_first(nll_loss, x, labels, weight=None, **options):
+def nll_forgets_the_weights(nll_loss, x, labels, weight=None, **options):
     """With reduction none the weights are left out."""
     return nll_loss(x, labels, None if options.get("reduction") == "none" else weight, **options)
 
