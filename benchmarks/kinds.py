@@ -1,0 +1,162 @@
+"""What the laws really saw: of which kinds were the tensors that each of them drew.
+
+    python benchmarks/kinds.py                    # every law, 100 examples each
+    python benchmarks/kinds.py --lesson tensors
+    python benchmarks/kinds.py --json docs/results/power-strategies.json
+
+Each tensor that `dlconcepts.strategies.tensors` makes is looked at, and its kinds are reported to
+Hypothesis as events, with whether a last batch is uneven; the figures are those of Hypothesis's
+own statistics: the percentage of a law's examples with a tensor of that kind. A law without any
+draws no tensors, but numbers or files. A kind that is missing where the claim allows it is a blind
+spot. The laws run with their right subjects only.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import event
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+HALF = (torch.float16, torch.bfloat16)
+EVENT = re.compile(r"\* *([\d.]+)%, kind: (.*)")
+
+KINDS: dict[str, Callable[[Tensor], bool]] = {
+    "permuted": lambda x: x.ndim > 1 and x.stride(0) < x.stride(-1),
+    "offset": lambda x: x.storage_offset() > 0,
+    "gaps": lambda x: x.ndim > 0 and x.stride(-1) > 1 and x.stride(0) >= x.stride(-1),
+    "expanded": lambda x: any(s == 0 and n > 1 for n, s in zip(x.shape, x.stride(), strict=True)),
+    "empty": lambda x: x.numel() == 0,
+    "rank 0": lambda x: x.ndim == 0,
+    "square": lambda x: x.ndim > 1 and len(set(x.shape)) == 1 < len(x),
+    "ties": lambda x: x.unique().numel() < x.numel(),
+    "half": lambda x: x.dtype in HALF,
+    "integer": lambda x: not (x.is_floating_point() or x.is_complex()),
+    "nan": lambda x: bool(x.isnan().any()),
+    "infinite": lambda x: bool(x.isinf().any()),
+    "-0.0": lambda x: x.is_floating_point() and bool((x.signbit() & (x == 0)).any()),
+    "huge": lambda x: bool((x.abs() >= 1e4).any()),
+    "tiny": lambda x: bool(((x != 0) & (x.abs() <= 1e-4)).any()),
+}
+UNEVEN = "uneven batch"
+
+
+class Watch:
+    """A pytest plugin: the laws with their right subjects, and the kinds that each of them saw."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Keep the right cases, and look at the tensors they draw and the batches they cut."""
+        from dlconcepts import strategies
+
+        lay_out = strategies._lay_out
+
+        def watched(*args: Any) -> Tensor:
+            tensor = lay_out(*args)
+            for kind, holds in KINDS.items():
+                if holds(tensor):
+                    event(f"kind: {kind}")
+            return tensor
+
+        strategies._lay_out = watched
+        items[:] = [item for item in items if (case := case_of(item)) and case.reason is None]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Report uneven batches, then read the statistics."""
+        law, inner = item.obj, item.obj.hypothesis.inner_test
+
+        def watched(*args: Any, **drawn: Any) -> None:
+            if is_uneven(drawn):
+                event(f"kind: {UNEVEN}")
+            inner(*args, **drawn)
+
+        law.hypothesis.inner_test = watched
+        try:
+            yield
+        finally:
+            law.hypothesis.inner_test = inner
+            case = case_of(item)
+            text = getattr(item, "hypothesis_statistics", "")
+            seen = {kind: float(percent) for percent, kind in EVENT.findall(text)}
+            lesson = item.path.stem.removeprefix("test_")
+            name = item.name.partition("[")[0]
+            head = {"lesson": lesson, "law": name, "claim": case.claim.id}
+            self.rows.append({**head, "examples": case.examples, "kinds": seen})
+
+
+def case_of(item: pytest.Item) -> Any:
+    """Return the case of a law that an item runs, if any."""
+    mark = item.get_closest_marker("case")
+    return mark.args[0] if mark else None
+
+
+def is_uneven(drawn: dict[str, Any]) -> bool:
+    """Return whether what was drawn makes a last batch that is not full."""
+    size = drawn.get("batch_size")
+    sized = (drawn.get(name) for name in ("order", "data", "batch"))
+    numbers = [
+        len(part[1] if isinstance(part, tuple) else part) for part in sized if is_sized(part)
+    ]
+    n = drawn.get("n", numbers[0] if numbers else None)
+    return bool(size and n and n % size and n > size)
+
+
+def is_sized(part: Any) -> bool:
+    """Return whether a number of examples can be read off."""
+    return isinstance(part, list) or (isinstance(part, tuple) and len(part) == 2)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a line a law, with the percentage of its examples for each kind."""
+    kinds = [*KINDS, UNEVEN]
+    table = Table(title="examples with a tensor of each kind, in percent")
+    table.add_column("law", overflow="fold")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for row in rows:
+        seen = row["kinds"]
+        table.add_row(row["law"], *(f"{seen[kind]:.0f}" if kind in seen else "" for kind in kinds))
+    Console(width=200).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    lessons = sorted(p.stem.removeprefix("test_") for p in ROOT.glob("tests/test_*.py"))
+    parser.add_argument("--lesson", action="append", choices=lessons)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args()
+    watch = Watch()
+    files = [f"{ROOT}/tests/test_{lesson}.py" for lesson in options.lesson or lessons]
+    arguments = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=power"]
+    # Hypothesis, imported already, is a plugin that pytest would like to rewrite.
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning", f"--rootdir={ROOT}"]
+    status = pytest.main([*arguments, *files], plugins=[watch])
+    show(watch.rows)
+    if options.json:
+        head = {
+            "command": " ".join(["python", *sys.argv]),
+            "date": f"{date.today()}",
+            "kinds": [*KINDS, UNEVEN],
+            "versions": {name: version(name) for name in ("torch", "numpy", "hypothesis")},
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**head, "rows": watch.rows}, indent=1), "utf-8")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Which small changes of the library the laws notice: mutation testing, by mutmut.
+
+    tox -e mutants                                       # a sample of 100 mutants
+    tox -e mutants -- --lesson tensors                   # all of one lesson
+    tox -e mutants -- --all --json docs/results/power-mutants.json
+
+mutmut changes one operator, number, argument or name of a lesson at a time and runs the tests that
+call the changed function, the laws with their right subjects among them, until one fails. Of the
+maintained tools it alone forks each run from a process that has imported torch and collected the
+tests; cosmic-ray and pytest-gremlins start an interpreter for each mutant, which for torch takes
+seconds: an hour and a half for 2,000 mutants before the first test has run. It leaves functions
+under a decorator alone: properties, context managers, what is cached.
+
+A survivor that changes nothing one could notice is listed in benchmarks/equivalent.toml, with the
+reason, by its function and the line that it changes.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+MUTANTS = ROOT / "mutants"
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+# What pytest's exit status says of a mutant; killed are also those that hang or crash.
+STATUS = {0: "survived", 1: "killed", 3: "killed", 5: "no tests", 33: "no tests", None: "not run"}
+
+
+def mutmut(*arguments: str, quiet: bool = False) -> str:
+    """Run mutmut in the root of the repository and return what it printed."""
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    if quiet:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+        return found.stdout
+    subprocess.run(command, cwd=ROOT, check=True)
+    return ""
+
+
+def statuses() -> dict[str, str]:
+    """Return the status of each mutant that there is, by its name."""
+    found = {}
+    for path in sorted(MUTANTS.glob("dlconcepts/**/*.py.meta")):
+        codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+        found.update({name: STATUS.get(code, "killed") for name, code in codes.items()})
+    return found
+
+
+def generate() -> list[str]:
+    """Make all mutants, find out which tests call which function, and return the mutants' names.
+
+    mutmut has no command for that alone: told to run none, it stops once it has done both.
+    """
+    mutmut("run", "no-such-mutant*", quiet=True)
+    names = list(statuses())
+    if not names:
+        sys.exit("mutmut made no mutants: run `python -m mutmut run` to see why")
+    return names
+
+
+def describe(name: str, status: str, equivalents: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the row of a mutant: for a survivor what it changes, and why if it is equivalent."""
+    lesson = name.removeprefix("dlconcepts.").partition(".x")[0]
+    row: dict[str, Any] = {"lesson": lesson, "mutant": name, "status": status}
+    if status in ("survived", "no tests"):
+        lines = mutmut("show", name, quiet=True).splitlines()
+        row["before"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "-" and s[:3] != "---")
+        row["after"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "+" and s[:3] != "+++")
+        function = name.partition("__mutmut_")[0]
+        for known in equivalents:
+            if function.endswith(known["function"]) and known["after"] == row["after"]:
+                row |= {"status": "equivalent", "because": known["because"]}
+    return row
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a line a lesson, and every survivor with what it changes."""
+    table = Table(title="mutants of the library")
+    headings = ("killed", "equivalent", "survived", "no tests", "not run")
+    for heading in ("lesson", *headings):
+        table.add_column(heading, justify="left" if heading == "lesson" else "right")
+    for lesson in dict.fromkeys(row["lesson"] for row in rows):
+        counts = Counter(row["status"] for row in rows if row["lesson"] == lesson)
+        table.add_row(lesson, *(str(counts[heading]) for heading in headings))
+    Console(width=100).print(table)
+    for row in rows:
+        if row["status"] in ("survived", "no tests"):
+            print(f"{row['status']}: {row['mutant']}\n  - {row['before']}\n  + {row['after']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="every mutant, instead of a sample")
+    parser.add_argument("--lesson", action="append", help="only mutants of this module")
+    parser.add_argument("--sample", type=int, help="so many of them, at random (100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args()
+    started = time.perf_counter()
+    chosen = generate()
+    if options.lesson:
+        chosen = [
+            n for n in chosen if any(n.startswith(f"dlconcepts.{m}.") for m in options.lesson)
+        ]
+    size = options.sample or (len(chosen) if options.all or options.lesson else 100)
+    chosen = sorted(random.Random(options.seed).sample(chosen, min(size, len(chosen))))
+    if not chosen:
+        sys.exit(f"there are no mutants of {options.lesson}")
+    mutmut("run", "--max-children", str(options.jobs), *chosen)
+    took = time.perf_counter() - started
+    equivalents = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
+    found = statuses()
+    rows = [describe(name, found[name], equivalents) for name in chosen]
+    show(rows)
+    counts = Counter(row["status"] for row in rows)
+    tried = len(rows) - counts["equivalent"] - counts["not run"]
+    print(f"killed: {counts['killed']} of {tried}, {counts['killed'] / tried:.1%}, in {took:.0f} s")
+    if options.json:
+        head = {
+            "command": " ".join(["python", *sys.argv]),
+            "date": f"{date.today()}",
+            "seconds": round(took),
+            "counts": counts,
+            "versions": {name: version(name) for name in ("torch", "mutmut", "hypothesis")},
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**head, "rows": rows}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
