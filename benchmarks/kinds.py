@@ -32,6 +32,12 @@ ROOT = Path(__file__).parents[1]
 HALF = (torch.float16, torch.bfloat16)
 EVENT = re.compile(r"\* *([\d.]+)%, kind: (.*)")
 
+
+def numbers(tensor: Tensor) -> Tensor:
+    """Return the elements in float64, the real parts of complex ones."""
+    return (tensor.real if tensor.is_complex() else tensor).detach().double()
+
+
 KINDS: dict[str, Callable[[Tensor], bool]] = {
     "permuted": lambda x: x.ndim > 1 and x.stride(0) < x.stride(-1),
     "offset": lambda x: x.storage_offset() > 0,
@@ -40,14 +46,14 @@ KINDS: dict[str, Callable[[Tensor], bool]] = {
     "empty": lambda x: x.numel() == 0,
     "rank 0": lambda x: x.ndim == 0,
     "square": lambda x: x.ndim > 1 and len(set(x.shape)) == 1 < len(x),
-    "ties": lambda x: x.unique().numel() < x.numel(),
+    "ties": lambda x: numbers(x).unique().numel() < x.numel(),
     "half": lambda x: x.dtype in HALF,
     "integer": lambda x: not (x.is_floating_point() or x.is_complex()),
     "nan": lambda x: bool(x.isnan().any()),
     "infinite": lambda x: bool(x.isinf().any()),
     "-0.0": lambda x: x.is_floating_point() and bool((x.signbit() & (x == 0)).any()),
-    "huge": lambda x: bool((x.abs() >= 1e4).any()),
-    "tiny": lambda x: bool(((x != 0) & (x.abs() <= 1e-4)).any()),
+    "huge": lambda x: bool((numbers(x).abs() >= 1e4).any()),
+    "tiny": lambda x: bool(((x != 0) & (numbers(x).abs() <= 1e-4)).any()),
 }
 UNEVEN = "uneven batch"
 

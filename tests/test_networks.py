@@ -682,7 +682,7 @@ def cuts_the_gradient(x: Tensor) -> Tensor:
         cuts_the_gradient: "1 above zero, and 0 at and below it",
     },
 )
-@given(x=tensors(dtype=torch.float64, requires_grad=True))
+@given(x=tensors(dtype=st.sampled_from(FLOATS), requires_grad=True))
 def test_the_gradient_of_relu_is_a_step(relu: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """The gradient is 1 above zero and 0 at and below it, times what comes in."""
     incoming = torch.arange(1, 1 + x.numel(), dtype=x.dtype).view(x.shape)

@@ -95,7 +95,8 @@ def stacks_last(parts: list[Tensor], dim: int) -> Tensor:
 def test_stacking_adds_an_axis(stack: Callable[..., Tensor], data: st.DataObject) -> None:
     """A stack of k tensors of rank r has rank r + 1, and its slices are the tensors."""
     shape = data.draw(shapes(), label="shape")
-    parts = data.draw(st.lists(tensors(shape), min_size=1, max_size=3), label="parts")
+    dtype = data.draw(st.sampled_from(DTYPES), label="dtype")
+    parts = data.draw(st.lists(tensors(shape, dtype), min_size=1, max_size=3), label="parts")
     dim = data.draw(st.integers(0, len(shape)), label="dim")
 
     stacked = stack(parts, dim=dim)
@@ -126,7 +127,7 @@ def mask_as_positions(tensor: Tensor, index: Any) -> Tensor:
 @claim(
     "tensors.index-like-numpy",
     right=operator.getitem,
-    wrong={drops_length_one: "numpy's shape", mask_as_positions: "numpy's shape"},
+    wrong={drops_length_one: "numpy's shape", mask_as_positions: "an index gives numpy's"},
     cpu_only=HOST,
 )
 @given(data=st.data())
@@ -134,7 +135,8 @@ def test_an_index_selects_what_it_selects_in_numpy(
     getitem: Callable[[Tensor, Any], Tensor], data: st.DataObject
 ) -> None:
     """Slices, integers, integer arrays and masks select the same elements in the same shape."""
-    tensor = data.draw(tensors(dtype=st.sampled_from([torch.float32, torch.int64])), label="tensor")
+    dtypes = sorted(NUMPY_DTYPES & set(DTYPES), key=str)
+    tensor = data.draw(tensors(dtype=st.sampled_from(dtypes)), label="tensor")
     index = data.draw(indices_of(tuple(tensor.shape)), label="index")
 
     selected = getitem(tensor, as_tensors(index))
@@ -529,7 +531,10 @@ def views_in_place(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     right=Tensor.view,
     wrong={copies: "seen in the original", views_in_place: "keeps its own shape"},
 )
-@given(tensor=tensors(layouts=["contiguous", "offset"]), data=st.data())
+@given(
+    tensor=tensors(dtype=st.sampled_from((*FLOATS, *INTEGERS)), layouts=["contiguous", "offset"]),
+    data=st.data(),
+)
 def test_a_view_is_another_walk_over_the_same_memory(
     view: Callable[..., Tensor], tensor: Tensor, data: st.DataObject
 ) -> None:
