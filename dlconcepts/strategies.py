@@ -257,11 +257,13 @@ class _Recipe:
             values.clamp_(-limit, limit)
         if dtype == torch.uint8:
             values.abs_()
-        if dtype.is_complex and values.ndim:
-            values = torch.complex(values, values.flip(0))
+        if dtype.is_complex:
+            values = torch.complex(values, values.flip(0) if values.ndim else values)
         values = values.to(dtype)
         if size:
-            self._plant(values.view(-1), specials)
+            # Of a complex number either part may be special.
+            parts = torch.view_as_real(values) if dtype.is_complex else values
+            self._plant(parts.view(-1), specials)
         return values
 
     def layout(self, layouts: Sequence[str]) -> str:
@@ -300,9 +302,9 @@ class _Recipe:
             values.neg_()  # zeros become -0.0
 
     def _plant(self, flat: Tensor, specials: Sequence[float]) -> None:
-        """Set up to two elements to special values."""
+        """Set up to two elements to special values, each in one of three recipes."""
         for index in (8, 11):
-            special = self.code[index] % 64
+            special = self.code[index] % (3 * len(specials))
             if 0 < special < len(specials):
                 number = int.from_bytes(self.code[index + 1 : index + 3], "big")
                 flat[number % len(flat)] = specials[special]
