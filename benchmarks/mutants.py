@@ -12,8 +12,10 @@ seconds: an hour and a half for 2,000 mutants before the first test has run. It 
 under a decorator alone: properties, context managers, what is cached.
 
 A survivor that changes nothing one could notice is listed in benchmarks/equivalent.toml, with the
-reason, by its function and the line that it changes. One that puts XX around a sentence, or changes
-its capitals, is counted apart, as wording: the tests look for the words of a message that matter.
+reason, by its function and the line that it changes. Counted apart are those that put XX around a
+text or change its capitals, as wording: the tests look for the words of a message that matter, and
+what is more than a message they kill; and those that leave out or change a device, which tests on
+the CPU alone cannot see.
 """
 
 import argparse
@@ -83,8 +85,10 @@ def describe(name: str, status: str, equivalents: list[dict[str, str]]) -> dict[
         lines = mutmut("show", name, quiet=True).splitlines()
         row["before"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "-" and s[:3] != "---")
         row["after"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "+" and s[:3] != "+++")
-        if is_wording(row["before"], row["after"]):
+        if row["after"].replace("XX", "").lower() == row["before"].lower():
             row["status"] = "wording"
+        elif without_device(row["after"]) == without_device(row["before"]):
+            row["status"] = "device"
         function = name.partition("__mutmut_")[0]
         for known in equivalents:
             if function.endswith(known["function"]) and known["after"] == row["after"]:
@@ -92,16 +96,17 @@ def describe(name: str, status: str, equivalents: list[dict[str, str]]) -> dict[
     return row
 
 
-def is_wording(before: str, after: str) -> bool:
-    """Return whether the lines differ in a sentence only: by capitals, or by XX around it."""
-    sentence = re.search(r'"[^"]* [^"]*"', before)
-    return bool(sentence) and after.replace("XX", "").lower() == before.lower()
+def without_device(line: str) -> str:
+    """Return a line of code without what it says about devices."""
+    line = re.sub(r"\.to\((?:[^()]|\([^()]*\))*\)", "", line)
+    line = re.sub(r",? *device(?:_type)?=(?:[^,()]|\([^()]*\))+", "", line)
+    return re.sub(r", *\)", ")", line)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a line a lesson, and every survivor with what it changes."""
     table = Table(title="mutants of the library")
-    headings = ("killed", "wording", "equivalent", "survived", "no tests", "not run")
+    headings = ("killed", "wording", "device", "equivalent", "survived", "no tests", "not run")
     for heading in ("lesson", *headings):
         table.add_column(heading, justify="left" if heading == "lesson" else "right")
     for lesson in dict.fromkeys(row["lesson"] for row in rows):
@@ -139,7 +144,7 @@ def main() -> None:
     rows = [describe(name, found[name], equivalents) for name in chosen]
     show(rows)
     counts = Counter(row["status"] for row in rows)
-    tried = len(rows) - sum(counts[status] for status in ("wording", "equivalent", "not run"))
+    tried = counts["killed"] + counts["survived"] + counts["no tests"]
     print(f"killed: {counts['killed']} of {tried}, {counts['killed'] / tried:.1%}, in {took:.0f} s")
     if options.json:
         head = {

@@ -448,7 +448,7 @@ def test_version_2_refuses_the_empty_pipeline(
 
 
 def normalizes_channel_last(
-    mean: Sequence[float], std: Sequence[float]
+    mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)
 ) -> Callable[[Pixels], Tensor]:
     """Normalise the array as it lies, channel last, and move the channels afterwards."""
 
@@ -460,7 +460,7 @@ def normalizes_channel_last(
     return transform
 
 
-def leaves_out_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Pixels], Tensor]:
+def leaves_out_normalize(*statistics: Sequence[float]) -> Callable[[Pixels], Tensor]:
     """Make a tensor and forget to normalise it."""
     return v1.ToTensor()
 
@@ -485,9 +485,13 @@ def test_the_image_pipeline_makes_a_tensor_and_normalises_it(
     channels = array.shape[2] if array.ndim == 3 else 1
     statistics = st.lists(percentages, min_size=channels, max_size=channels)
     mean, std = data.draw(statistics, label="mean"), data.draw(statistics, label="std")
+    by_default = data.draw(st.booleans(), label="by default")
     image = as_picture(array) if opened else array
 
-    tensor = pipeline(mean, std)(image)
+    tensor = (pipeline() if by_default else pipeline(mean, std))(image)
+
+    if by_default:
+        mean, std = [0.5] * channels, [0.5] * channels
 
     scaled = channel_first(array) / 255
     centre, deviation = (np.reshape(values, (-1, 1, 1)) for values in (mean, std))
@@ -631,21 +635,27 @@ def ignores_the_order(data: tuple[Tensor, Tensor], batch_size: int, **options: A
 
 
 def reorders_images_only(
-    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor, **options: Any
+    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
 ) -> Any:
     """Apply the order to the images and forget the labels."""
     images, labels = data
-    return batches((images[order], labels), batch_size)
+    return batches((images if order is None else images[order], labels), batch_size)
 
 
-def reads_once(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor) -> Any:
+def reads_once(
+    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
+) -> Any:
     """Read as much as fits the cache, and take it for all there is."""
+    order = torch.arange(len(data[1])) if order is None else order
     read = order[: max(1, READ_AT_ONCE // data[0][0].numel())]
     return batches(data, batch_size, order=read)
 
 
-def leaves_bytes(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor) -> Any:
+def leaves_bytes(
+    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
+) -> Any:
     """Yield bytes as they are."""
+    order = torch.arange(len(data[1])) if order is None else order
     return ((data[0][cut].float(), data[1][cut]) for cut in order.split(batch_size))
 
 
@@ -665,6 +675,7 @@ def leaves_bytes(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor)
     batch_size=st.integers(1, 5),
     as_bytes=st.booleans(),
     values=st.sampled_from([1, READ_AT_ONCE // 2]),
+    reordered=st.booleans(),
 )
 def test_batches_are_those_of_a_loader(
     batches: Callable[..., Iterable[tuple[Tensor, Tensor]]],
@@ -672,13 +683,17 @@ def test_batches_are_those_of_a_loader(
     batch_size: int,
     as_bytes: bool,
     values: int,
+    reordered: bool,
 ) -> None:
-    """Cutting two tensors in an order gives the batches of a DataLoader, bytes normalised."""
+    """Cutting two tensors, in an order or as they lie, gives a DataLoader's batches, normalised."""
+    if not reordered:
+        order = sorted(order)
     images, labels = numbered(len(order)).tensors
     images = images.to(torch.uint8) if as_bytes else images
     images = images[:, :1].expand(-1, values)  # two large ones are as much as is read at once
 
-    found = list(batches((images, labels), batch_size, order=torch.tensor(order)))
+    options = {"order": torch.tensor(order)} if reordered else {}
+    found = list(batches((images, labels), batch_size, **options))
 
     expected = list(DataLoader(TensorDataset(images, labels), batch_size, sampler=order))
     assert [labels.tolist() for _, labels in found] == [

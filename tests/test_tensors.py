@@ -368,8 +368,15 @@ def test_without_underscore_the_input_is_left_alone(
 
 def test_the_pairs_are_found() -> None:
     """Introspection finds the pairs by the hundred, arithmetic, comparisons and the rest."""
-    assert len(in_place_pairs()) >= 100
-    assert {"add", "mul", "exp", "clamp_min", "logical_not", "tril"} <= set(in_place_pairs())
+    in_place_pairs.cache_clear()
+    pairs = in_place_pairs()
+
+    assert len(pairs) >= 100
+    assert {"add", "mul", "exp", "clamp_min", "logical_not", "tril"} <= set(pairs)
+    assert pairs["add"] == (torch.float32, "tensor")
+    assert pairs["bitwise_not"] == (torch.int64, "none")
+    assert pairs["clamp_min"] == (torch.float32, "tensor")
+    assert not {"bernoulli", "detach", "resize", "resize_as"} & set(pairs)
 
 
 # ------------------------------------------------- what cannot be done in place

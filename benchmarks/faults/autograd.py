@@ -39,9 +39,9 @@ def exp_has_a_wrong_slope(exp, x):
 
 
 @breaks("torch.square", "torch.Tensor.square")
-def square_has_a_slope_at_zero(square, x):
-    """The derivative of the square at 0 is 0.001."""
-    return square(x) + 0.001 * torch.where(x == 0, x, 0)
+def square_has_a_steeper_slope_below_zero(square, x):
+    """The derivative of the square is off by a factor of 1.001 below zero."""
+    return square(with_slope(x, torch.where(x.detach() < 0, 1.001, 1.0)))
 
 
 @breaks("torch.sin", "torch.Tensor.sin")
