@@ -95,7 +95,7 @@ def tensors(
 
     >>> from hypothesis import find
     >>> find(tensors((2, 3)), lambda x: x.sum() > 2)
-    tensor([[1., 1., 1.],
+    tensor([[3., 0., 0.],
             [0., 0., 0.]])
     """
     unknown = set(layouts) - set(LAYOUTS)
@@ -119,6 +119,18 @@ def tensors(
         return of(shape, dtype)
     drawn_shape = shapes() if shape is None else _strategy(shape)
     return st.tuples(drawn_shape, _strategy(dtype)).flatmap(lambda drawn: of(*drawn))
+
+
+def easily_lost() -> st.SearchStrategy[Tensor]:
+    """Draw single numbers that a conversion loses: -0.0, subnormal ones, whole ones past 2**53.
+
+    >>> from hypothesis import find
+    >>> find(easily_lost(), lambda x: x.dtype == torch.int64)
+    tensor(9007199254740993)
+    """
+    floats, dtypes = st.sampled_from([-0.0, 1e-40, -1e-40]), st.sampled_from(FLOATS)
+    wholes = st.sampled_from([2**53 + 1, -(2**53) - 1])
+    return st.builds(torch.tensor, floats, dtype=dtypes) | st.builds(torch.tensor, wholes)
 
 
 @st.composite
@@ -304,7 +316,7 @@ class _Recipe:
     def _plant(self, flat: Tensor, specials: Sequence[float]) -> None:
         """Set up to two elements to special values, each in one of three recipes."""
         for index in (8, 11):
-            special = self.code[index] % (3 * len(specials))
+            special = self.code[index] % (3 * len(specials) + 1)
             if 0 < special < len(specials):
                 number = int.from_bytes(self.code[index + 1 : index + 3], "big")
                 flat[number % len(flat)] = specials[special]

@@ -53,6 +53,7 @@ from dlconcepts.strategies import (
     DTYPES,
     aliases,
     batches,
+    easily_lost,
     networks,
     problems,
     shapes,
@@ -266,7 +267,9 @@ def as_float32(tensor: Any, file: Any) -> None:
     torch.save(tensor.float() if tensor.is_floating_point() else tensor, file)
 
 
-ANY_TENSOR = tensors(dtype=st.sampled_from(DTYPES), allow_nan=True, allow_infinity=True)
+ANY_TENSOR = easily_lost() | tensors(
+    dtype=st.sampled_from(DTYPES), allow_nan=True, allow_infinity=True
+)
 
 
 def assert_unchanged(tensor: Tensor, loaded: Tensor) -> None:

@@ -39,7 +39,7 @@ from dlconcepts import checkpoints
 from dlconcepts.autograd import ByHand, gradient
 from dlconcepts.compare import bits, state_of
 from dlconcepts.runs import one_thread, seeded
-from dlconcepts.strategies import DTYPES, FLOATS, Problem, batches, problems, shapes, tensors
+from dlconcepts.strategies import DTYPES, Problem, batches, easily_lost, problems, shapes, tensors
 from dlconcepts.training import (
     DivergedError,
     descent_direction,
@@ -1084,11 +1084,6 @@ def rounds_for_display(tensor: Tensor) -> object:
 
 KINDS = {torch.bool: bool, torch.complex64: complex, torch.complex128: complex}
 
-# The sign of zero, and the first whole number that a float64 cannot hold.
-EASILY_LOST = st.builds(torch.tensor, st.just(-0.0), dtype=st.sampled_from(FLOATS)) | st.builds(
-    torch.tensor, st.just(2**53 + 1)
-)
-
 
 @claim(
     "training.item-is-for-scalars",
@@ -1096,7 +1091,7 @@ EASILY_LOST = st.builds(torch.tensor, st.just(-0.0), dtype=st.sampled_from(FLOAT
     wrong={goes_through_float: "the right kind", rounds_for_display: "exactly"},
 )
 @given(
-    tensor=EASILY_LOST
+    tensor=easily_lost()
     | tensors(
         st.sampled_from([(), (1,), (1, 1)]),
         st.sampled_from(DTYPES),
