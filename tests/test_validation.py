@@ -1584,6 +1584,7 @@ def restless_networks(draw: st.DrawFn, features: int = 3, classes: int = 2) -> n
     """
     inner = nn.Sequential(nn.Dropout(0.5), nn.ReLU())
     layers = [nn.Linear(features, 4), nn.BatchNorm1d(4), inner, nn.Linear(4, classes)]
+    layers[1].running_mean.fill_(0.5)  # a mean of zero would hide that it is multiplied
     model = nn.Sequential(*layers, *[Noise()] * draw(st.booleans()))
     # One number for all switches shrinks in a few steps.
     switches = draw(st.integers(0, 2**14 - 1))
@@ -1936,7 +1937,8 @@ def test_dropout_drops_each_element_on_its_own_with_probability_p(
     torch.manual_seed(seed)
     x = torch.full((64, 64), 3.0)
 
-    dropped, again = (dropout(x, p, training=True) == 0 for _ in range(2))
+    outputs = dropout(x, p, training=True)
+    dropped, again = outputs == 0, dropout(x, p, training=True) == 0
 
     counts = {64**2: [dropped.sum()], 64: [*dropped.sum(dim=0), *dropped.sum(dim=1)]}
     for n, drops in counts.items():
@@ -1950,6 +1952,8 @@ def test_dropout_drops_each_element_on_its_own_with_probability_p(
             "neighbours are dropped together as often as chance has it"
         )
     assert not same(dropped, again), "the mask is drawn anew each time"
+    kept = outputs[~dropped].double()
+    assert close(kept, torch.full_like(kept, 3 / (1 - p)), 1e-6), "what is kept is x / (1 - p)"
 
 
 # ------------------------------------------------- inference

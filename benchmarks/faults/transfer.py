@@ -162,13 +162,6 @@ def a_replaced_layer_stays_beside(setattr_, self, name, value):
         setattr_(self, f"{name}_before", old)
 
 
-@breaks("torch.no_grad.__enter__")
-def no_grad_records(enter, self):
-    """Inside no_grad everything is recorded."""
-    enter(self)
-    torch._C._set_grad_enabled(True)
-
-
 @breaks("torch.optim.LBFGS.step")
 def lbfgs_forgets(step, self, closure):
     """LBFGS moves nothing after the first step."""
