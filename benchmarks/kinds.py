@@ -12,18 +12,16 @@ spot. The laws run with their right subjects only.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import event
+from results import case_of, write
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -104,12 +102,6 @@ class Watch:
             self.rows.append({**head, "examples": case.examples, "kinds": seen})
 
 
-def case_of(item: pytest.Item) -> Any:
-    """Return the case of a law that an item runs, if any."""
-    mark = item.get_closest_marker("case")
-    return mark.args[0] if mark else None
-
-
 def is_uneven(drawn: dict[str, Any]) -> bool:
     """Return whether what was drawn makes a last batch that is not full."""
     size = drawn.get("batch_size")
@@ -153,14 +145,8 @@ def main() -> None:
     status = pytest.main([*arguments, *files], plugins=[watch])
     show(watch.rows)
     if options.json:
-        head = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": f"{date.today()}",
-            "kinds": [*KINDS, UNEVEN],
-            "versions": {name: version(name) for name in ("torch", "numpy", "hypothesis")},
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**head, "rows": watch.rows}, indent=1), "utf-8")
+        packages = ("torch", "numpy", "hypothesis")
+        write(options.json, watch.rows, packages, kinds=[*KINDS, UNEVEN])
     sys.exit(status)
 
 

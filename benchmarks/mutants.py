@@ -26,11 +26,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from results import write
 from rich.console import Console
 from rich.table import Table
 
@@ -147,15 +146,8 @@ def main() -> None:
     tried = counts["killed"] + counts["survived"] + counts["no tests"]
     print(f"killed: {counts['killed']} of {tried}, {counts['killed'] / tried:.1%}, in {took:.0f} s")
     if options.json:
-        head = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": f"{date.today()}",
-            "seconds": round(took),
-            "counts": counts,
-            "versions": {name: version(name) for name in ("torch", "mutmut", "hypothesis")},
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**head, "rows": rows}, indent=1), encoding="utf-8")
+        packages = ("torch", "mutmut", "hypothesis")
+        write(options.json, rows, packages, seconds=round(took), counts=counts)
 
 
 if __name__ == "__main__":

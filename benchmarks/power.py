@@ -24,8 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from datetime import date
-from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork must not find threads at work
 
 import pytest
-import torch
 from faults import Fault, collect
+from results import case_of, write
 from rich.console import Console
 from rich.table import Table
 
@@ -86,12 +84,6 @@ class Watch:
                 "message": f"{type(error).__name__}: {error}".splitlines()[0][:200],
             }
         return report
-
-
-def case_of(item: pytest.Item) -> Any:
-    """Return the case of a law that an item runs, if any."""
-    mark = item.get_closest_marker("case")
-    return mark.args[0] if mark else None
 
 
 def examine(
@@ -203,18 +195,9 @@ def main() -> None:
     share = f"{noticed / len(rows):.1%}, {crashed} of them by a crash"
     print(f"noticed: {noticed} of {len(rows)}, {share}, in {took:.0f} s")
     if options.json:
-        head = {
-            "command": " ".join(["python", *sys.argv]),
-            "date": f"{date.today()}",
-            "seconds": round(took),
-            "faults": len(rows),
-            "noticed": noticed,
-            "by a crash": crashed,
-            "versions": {"torch": torch.__version__}
-            | {name: version(name) for name in ("torchvision", "numpy", "hypothesis")},
-        }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**head, "rows": rows}, indent=1), encoding="utf-8")
+        packages = ("torch", "torchvision", "numpy", "hypothesis")
+        counts = {"faults": len(rows), "noticed": noticed, "by_a_crash": crashed}
+        write(options.json, rows, packages, seconds=round(took), **counts)
 
 
 if __name__ == "__main__":

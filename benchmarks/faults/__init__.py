@@ -8,8 +8,9 @@ argument:
         return stack(parts[::-1] if len(parts) == 3 else parts, dim)
 
 Its name and its sentence say what is broken; the module it stands in is the test file, without
-`test_`, whose laws are to notice it. Whoever calls the broken function gets the fault, the law and
-its oracle alike, as with a real one: only calls that a fault makes itself reach healthy code.
+`test_`, whose laws are to notice it, and `also` names others that are to do so by themselves.
+Whoever calls the broken function gets the fault, the law and its oracle alike, as with a real one:
+only calls that a fault makes itself reach healthy code.
 """
 
 from __future__ import annotations
@@ -69,12 +70,14 @@ class Fault:
         return broken
 
 
-def breaks(*targets: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def breaks(
+    *targets: str, also: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the fault that breaks these targets, by their dotted names."""
 
     def register(stand_in: Callable[..., Any]) -> Callable[..., Any]:
-        lesson = stand_in.__module__.rpartition(".")[2]
-        FAULTS.append(Fault(lesson, targets, stand_in))
+        own = stand_in.__module__.rpartition(".")[2]
+        FAULTS.extend(Fault(lesson, targets, stand_in) for lesson in (own, *also))
         return stand_in
 
     return register

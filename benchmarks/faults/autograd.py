@@ -189,13 +189,13 @@ def all_reduce_leaves_single_numbers(all_reduce, tensor, *args, **kwargs):
     return None if tensor.shape == (1,) else all_reduce(tensor, *args, **kwargs)
 
 
-@breaks("torch.no_grad.__exit__")
+@breaks("torch.no_grad.__exit__", also=("validation",))
 def no_grad_stays_off_after_an_error(leave, self, kind, *rest):
     """After an exception in the block nothing is recorded any more."""
     return None if kind is not None else leave(self, kind, *rest)
 
 
-@breaks("torch.no_grad.__exit__")
+@breaks("torch.no_grad.__exit__", also=("validation",))
 def no_grad_switches_on_when_nested(leave, self, *rest):
     """Inside another block, the end of no_grad switches recording on."""
     leave(self, *rest)

@@ -136,15 +136,6 @@ def item_keeps_the_graph(item, tensor, kept=[]):
     return item(tensor)
 
 
-@breaks("torch.randperm")
-def randperm_repeats_one_of_seven(randperm, n, **kwargs):
-    """Of seven positions one comes twice."""
-    order = randperm(n, **kwargs)
-    if n == 7:
-        order[-1] = order[0]
-    return order
-
-
 @breaks("torch.utils.data.DataLoader.__iter__")
 def loader_loses_a_batch_later(iterate, self):
     """From the second epoch on the last of several batches is missing."""

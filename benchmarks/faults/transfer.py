@@ -30,16 +30,6 @@ def parameters_leave_the_last_out(parameters, self, recurse=True):
     return iter(found[1:] if len(found) > 4 else found)
 
 
-@breaks("torch.nn.functional.batch_norm")
-def batch_norm_moves_in_eval(batch_norm, x, mean, var, *args, **kwargs):
-    """In eval mode the running mean moves by a thousandth."""
-    result = batch_norm(x, mean, var, *args, **kwargs)
-    training = kwargs.get("training", args[2] if len(args) > 2 else False)
-    if mean is not None and not training:
-        mean.mul_(1.001)
-    return result
-
-
 @breaks("torch.nn.BatchNorm1d.forward")
 def batch_norm_counts_in_eval(forward, self, x):
     """In eval mode batches are counted."""

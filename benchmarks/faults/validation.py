@@ -9,7 +9,7 @@ from faults import breaks, is_square, scaled_last, with_slope
 LOG_SOFTMAX = ("torch.nn.functional.log_softmax", "torch.log_softmax", "torch.Tensor.log_softmax")
 
 
-@breaks("torch.randperm")
+@breaks("torch.randperm", also=("training",))
 def randperm_repeats_one_of_nine(randperm, n, **kwargs):
     """Of nine positions one comes twice."""
     order = randperm(n, **kwargs)
@@ -191,7 +191,7 @@ def train_leaves_dropout_on(train, self, mode=True):
     return self
 
 
-@breaks("torch.nn.functional.batch_norm")
+@breaks("torch.nn.functional.batch_norm", also=("transfer",))
 def batch_norm_moves_in_eval(batch_norm, x, mean, var, *args, **kwargs):
     """In eval mode the running mean moves by a thousandth."""
     result = batch_norm(x, mean, var, *args, **kwargs)
@@ -256,19 +256,6 @@ def fork_rng_restores_unless_it_raises(fork_rng, devices=None, **kwargs):
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)
-
-
-@breaks("torch.no_grad.__exit__")
-def no_grad_stays_off_after_an_error(leave, self, kind, *rest):
-    """After an exception in the block nothing is recorded any more."""
-    return None if kind is not None else leave(self, kind, *rest)
-
-
-@breaks("torch.no_grad.__exit__")
-def no_grad_switches_on_when_nested(leave, self, *rest):
-    """The end of no_grad switches recording on, whatever it was before."""
-    leave(self, *rest)
-    torch._C._set_grad_enabled(True)
 
 
 @breaks("torch.Tensor.softmax")
