@@ -330,7 +330,8 @@ def _specials(dtype: torch.dtype, limit: float) -> tuple[float, ...]:
         return (0, 1)
     info = torch.iinfo(dtype)
     wholes = (0, 1, -1, 2, -2, 3, -3, 100, -100, info.max, info.min)
-    return tuple(v for v in wholes if info.min <= v and abs(v) <= max(limit, -info.min))
+    # The smallest number is one further from zero than the largest.
+    return tuple(v for v in wholes if info.min <= v and abs(v) - (v == info.min) <= limit)
 
 
 def _largest(dtype: torch.dtype) -> float:
