@@ -642,9 +642,7 @@ def reorders_images_only(
     return batches((images if order is None else images[order], labels), batch_size)
 
 
-def reads_once(
-    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
-) -> Any:
+def reads_once(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None) -> Any:
     """Read as much as fits the cache, and take it for all there is."""
     order = torch.arange(len(data[1])) if order is None else order
     read = order[: max(1, READ_AT_ONCE // data[0][0].numel())]
