@@ -236,11 +236,14 @@ def forgets_the_seed(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Dat
         forgets_the_seed: "the same seed gives the same",
     },
 )
-@given(seed=st.integers(0, 2**32), other=st.integers(0, 2**32))
+@given(seed=st.integers(0, 2**32), other=st.integers(0, 2**33))
 def test_a_split_is_repeatable(
     hold_out: Callable[..., tuple[Data, Data]], seed: int, other: int
 ) -> None:
-    """A seed gives one split, another seed another; two of 64 agree by chance once in 1e18."""
+    """A seed gives one split, another seed another; two of 64 agree by chance once in 1e18.
+
+    Seeds are the same to the CPU's generator if they agree modulo 2**32: it takes 32 bits.
+    """
     data = torch.zeros(64, 1), torch.arange(64)
     before = torch.get_rng_state()
 
@@ -249,7 +252,8 @@ def test_a_split_is_repeatable(
     )
 
     assert same(split, again), "the same seed gives the same split"
-    assert same(split, different) == (seed == other), "another seed gives another split"
+    one_seed = (seed - other) % 2**32 == 0
+    assert same(split, different) == one_seed, "another seed gives another split"
     assert same(torch.get_rng_state(), before), "the global random state is left alone"
 
 
