@@ -94,9 +94,9 @@ def tensors(
     Raises ValueError for an unknown layout or a negative max_magnitude.
 
     >>> from hypothesis import find
-    >>> find(tensors((2, 3)), lambda x: x.sum() > 2)
-    tensor([[3., 0., 0.],
-            [0., 0., 0.]])
+    >>> find(tensors((2, 3)), lambda x: (x > 0).all())
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
     """
     unknown = set(layouts) - set(LAYOUTS)
     if unknown or not layouts:

@@ -56,8 +56,8 @@ def call_told(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -
 def short(value: Any) -> str:
     """Return a value's repr without addresses, cut off where it grows long.
 
-    >>> short([0] * 1000)[-15:]
-    '0, 0, 0, 0, ...'
+    >>> short([0] * 1000).endswith("0,...")
+    True
     """
     if hasattr(value, "param_groups"):  # an optimizer, whose repr fills a screen
         return f"{type(value).__name__}(lr={value.param_groups[0]['lr']})"
