@@ -26,6 +26,8 @@ nitpicky = True
 # may be names that no page is about. What a chapter links to must be there.
 nitpick_ignore_regex = [("py:(?!obj).*", ".*"), ("py:obj", r"(?!dlconcepts\.).*")]
 autodoc_typehints_format = "short"
+# What a package only passes on is linked from the module that defines it, and from there back.
+viewcode_follow_imported_members = False
 smartquotes = False
 
 html_theme = "furo"
