@@ -141,7 +141,7 @@ def test_an_index_selects_what_it_selects_in_numpy(
 
     selected = getitem(tensor, as_tensors(index))
 
-    expected = torch.as_tensor(tensor.numpy()[index])
+    expected = torch.as_tensor(np.asarray(tensor.numpy()[index]))
     assert selected.shape == expected.shape, f"an index gives numpy's shape {expected.shape}"
     assert same(selected, expected), "an index gives numpy's values"
 
@@ -299,10 +299,17 @@ def one_by_one(drawn: Operations) -> Iterator[tuple[str, Tensor, tuple[Any, ...]
         matrix, other = matrices[dtype]
         operands = {"none": (), "scalar": (1,), "tensor": (other,)}[operand]
         try:
-            expected = getattr(matrix.clone(), name)(*operands)
+            # With the same strides: torch 2.6 computes fmod of subnormal numbers in another way
+            # where elements do not lie side by side.
+            expected = getattr(copy_of(matrix), name)(*operands)
         except RuntimeError:
             continue
-        yield name, matrix.new_empty_strided(*walk_of(matrix)).copy_(matrix), operands, expected
+        yield name, copy_of(matrix), operands, expected
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """Return the same elements with the same strides, in memory of its own."""
+    return tensor.new_empty_strided(*walk_of(tensor)).copy_(tensor)
 
 
 def walk_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -657,8 +664,8 @@ def specials_of(dtype: np.dtype[Any]) -> list[bytes]:
     if dtype.kind not in "fc":
         return [b""]
     real = np.zeros(1, dtype).real.dtype
-    payload = (np.array(np.inf, real).view(f"u{real.itemsize}") + 1).tobytes()
-    numbers = (real.type(-0.0), np.finfo(real).smallest_subnormal)
+    payload = (np.array([np.inf], real).view(f"u{real.itemsize}") + 1).tobytes()
+    numbers = (real.type(-0.0), real.type(np.finfo(real).smallest_subnormal))
     return [b"", payload, *(number.tobytes() for number in numbers)]
 
 
@@ -852,9 +859,10 @@ def test_a_write_on_either_side_is_seen_on_the_other(
     write = data.draw(st.sampled_from([operator.iadd, operator.imul, operator.isub]), label="write")
     tensor_side = data.draw(st.booleans(), label="written on the tensor's side")
 
-    write(tensor if tensor_side else array, 7)
+    seven = held.dtype.type(7)  # to numpy 1, a 7 of Python is an int64 beside an array of rank 0
+    write(tensor if tensor_side else array, 7 if tensor_side else seven)
 
-    places, written = held.real.astype(int), write(held.copy(), 7)
+    places, written = held.real.astype(int), write(held.copy(), seven)
     there = array.reshape(-1)[places] if tensor_side else np.array(tensor.reshape(-1).tolist())
     assert (there == written).all(), "a write on one side is seen on the other side"
     if tensor_side:
