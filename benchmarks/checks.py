@@ -273,6 +273,8 @@ def complaints(peer: Peer, make: Callable[[], Parts]) -> list[str]:
     if peer is not ours:
         # Only we take a factory, or batches in a dictionary; the others get what they know.
         parts |= {"make": make}
+        if "model" not in parts:  # which is all that they look at
+            return []
         if not isinstance(parts["model"], nn.Module):
             parts["model"] = parts["model"]()
     try:
