@@ -16,6 +16,8 @@ COMMANDS = re.findall(
     r"^(?:pip install -e \. && )?python -m dlconcepts (.*)$", README, flags=re.MULTILINE
 )
 
+VALUES = {"called", "came back", "the law", "smallest input", ""}
+
 
 def command(name: str) -> list[str]:
     """Return what the README gives to one of the commands, the name first."""
@@ -97,8 +99,10 @@ def test_the_practice_session_goes_as_recorded(
 
 
 def words(output: str) -> list[str]:
-    """Return the lines of an output without the values, which stand to the right."""
-    return [line[:15].rstrip() if line[15:17] == "  " else line for line in output.splitlines()]
+    """Return the lines of an output without the values, which stand to the right of a heading."""
+    headings = [(line, line[2:16].strip()) for line in output.splitlines()]
+    lines = [heading if heading in VALUES else line for line, heading in headings]
+    return [line for line in lines if line]
 
 
 def test_the_check_of_a_model_runs(
