@@ -1,7 +1,7 @@
 """How much faster is CUDA? Images a second of a small network and of a deep one, on GPU and CPU.
 
     python benchmarks/gpu.py                 # writes docs/results/cuda.json
-    python benchmarks/gpu.py --device cpu --images 640 --rounds 1 --out /tmp/results   # a trial
+    python benchmarks/gpu.py --device cpu --images 640 --rounds 1 --out runs/gpu   # a trial
 
 The small network is the course's, 784-128-64-10 with Adam, an epoch over 60,000 images: the loop of
 the course, which sends each batch from the CPU and asks for each loss, against steps on images that
