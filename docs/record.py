@@ -144,7 +144,7 @@ def clean_text(text: str) -> str:
     text = re.sub(r" at 0x[0-9a-f]+|\x1b\[\d*m| \(Triggered internally at [^)]*\)", "", text)
     temporary = re.escape(TEMPORARY)
     text = re.sub(rf"{temporary}/pytest-of-[^/]+/pytest-\d+/(?:(?:popen-)?gw\d+/)?", "", text)
-    text = re.sub(rf"{temporary}/tmp\w{{8}}\b", "folder", text)
+    text = re.sub(rf"{temporary}/{tempfile.gettempprefix()}\w{{8}}\b", "folder", text)
     # Hypothesis's explanation names lines of other packages too, which say nothing of the law.
     text = re.sub(r"^ +(?:/\S*/(?:site|dist)-packages|/usr)/\S*:\d+\n?", "", text, flags=re.M)
     text = re.sub(r"^( +)/\S*/(tests|dlconcepts)/", r"\1\2/", text, flags=re.M)
