@@ -8,7 +8,8 @@ Each project of the gallery is made anew for each peer, which is given all of it
 has a use for. A mistake is noticed if anything fails that does not fail on its control, and named
 if what fails says so: for the peers, if the message has one of the words below, which are chosen
 in their favour. A complaint is a failure on a control, or on a correct project of another kind.
-The seconds are those of one process and one thread.
+The seconds are those of one process and one thread. The book shows what was recorded with `--json`,
+as docs/results/benchmarks/checks.json, and the sweep, which takes hours, as torchvision.json there.
 """
 
 import argparse
@@ -18,11 +19,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from results import write
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -297,44 +300,65 @@ def is_named(peer: Peer, mistake: gallery.Mistake, said: list[str]) -> bool:
     return any(re.search(CAUSES[mistake.check], text, re.IGNORECASE) for text in said)
 
 
-def compare(names: list[str], only: list[str]) -> None:
+def compare(names: list[str], only: list[str], file: Path | None) -> None:
     """Run each peer over the gallery and print the tables."""
     mistakes = [m for m in gallery.MISTAKES if not only or m.name in only]
     controls = {m.right.__name__: m.right for m in mistakes}
     if not only:
         controls |= gallery.CORRECT
-    table = Table("", "named", "noticed", "complaints", "seconds")
-    table.title = f"{len(mistakes)} mistakes, {len(controls)} controls and correct projects"
-    missed: dict[str, list[str]] = {}
-    false: dict[str, list[str]] = {}
-    reasons = []
+    console, counts, left_out = Console(width=100), [], []
+    of_mistake = {m.name: {"mistake": m.name, "check": m.check} for m in mistakes}
+    of_control = {control: {"correct project": control} for control in controls}
     for name in names:
         module, peer = PEERS[name]
         try:
             if module:
                 __import__(module)
         except ImportError as error:
-            reasons.append(f"{name} is left out: {error}")
+            left_out.append(f"{name} is left out: {error}")
             continue
         complaints(peer, gallery.CORRECT["a_model_and_a_batch_alone"])  # what is imported once
         started = time.perf_counter()
         said = {mistake.name: complaints(peer, mistake.wrong) for mistake in mistakes}
         blamed = {control: complaints(peer, make) for control, make in controls.items()}
         seconds = time.perf_counter() - started
-        new = {m.name: news(said[m.name], blamed[m.right.__name__]) for m in mistakes}
-        named = [m.name for m in mistakes if is_named(peer, m, new[m.name])]
-        noticed = [mistake for mistake, texts in new.items() if texts]
-        missed[name] = [m.name for m in mistakes if m.name not in named]
-        false[name] = [control for control, texts in blamed.items() if texts]
-        counts = len(named), len(noticed), len(false[name])
-        table.add_row(name, *map(str, counts), f"{seconds:.1f}")
-    console = Console(width=100)
-    console.print(table)
-    for reason in reasons:
+        for m in mistakes:
+            new = news(said[m.name], blamed[m.right.__name__])
+            of_mistake[m.name][name] = (
+                "named" if is_named(peer, m, new) else "noticed" if new else "-"
+            )
+        for control, texts in blamed.items():
+            of_control[control][name] = "complains" if texts else "-"
+        verdicts = [row[name] for row in of_mistake.values()]
+        counts.append(
+            {
+                "peer": name,
+                "named": verdicts.count("named"),
+                "noticed": len(verdicts) - verdicts.count("-"),
+                "complaints": sum(bool(texts) for texts in blamed.values()),
+                "seconds": round(seconds, 1),
+            }
+        )
+    title = f"{len(mistakes)} mistakes, {len(controls)} controls and correct projects"
+    print_rows(console, counts, title)
+    print_rows(console, list(of_mistake.values()), "what each says of the mistakes")
+    complained = [row for row in of_control.values() if "complains" in row.values()]
+    print_rows(console, complained, "correct projects that one of them complains about")
+    for reason in left_out:
         console.print(reason)
-    for name in missed:
-        console.print(f"{name}: not named {', '.join(missed[name]) or 'none'}", highlight=False)
-        console.print(f"{name}: complaints {', '.join(false[name]) or 'none'}", highlight=False)
+    if file:
+        known = [module for module, _ in PEERS.values() if module]
+        versions = ["torch", *(name.replace("_", "-") for name in known if find_spec(name))]
+        parts = {"mistakes": list(of_mistake.values()), "correct": list(of_control.values())}
+        write(file, counts, versions, compared=title, **parts)
+
+
+def print_rows(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+    """Print rows that have the same columns as a table."""
+    table = Table(*(rows[0] if rows else ()), title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
 
 
 def of_all_outputs(outputs: Any, targets: Tensor) -> Tensor:
@@ -348,11 +372,10 @@ def size_of(name: str) -> int:
     return min(weights.transforms().crop_size[0] for weights in models.get_model_weights(name))
 
 
-def sweep(names: list[str], largest: int) -> None:
+def sweep(names: list[str], largest: int, file: Path | None) -> None:
     """Check every classification model of torchvision, in both modes, and print what they say."""
     console = Console(width=100)
-    table = Table("model", "size", "million parameters", "passes", "complaints", "seconds")
-    total, bad, left_out, started = 0, 0, [], time.perf_counter()
+    rows, left_out, started = [], [], time.perf_counter()
     for name in names or models.list_models(module=models):
         settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         torch.manual_seed(0)
@@ -363,22 +386,36 @@ def sweep(names: list[str], largest: int) -> None:
             continue
         size, clock = size_of(name), time.perf_counter()
         batch = torch.randn(2, 3, size, size), torch.tensor([1, 7])
-        said, passes = [], 0
+        said, passes, checked = [], 0, set()
         for training in (True, False):
             report = checks.check(model=model.train(training), batch=batch, loss_fn=of_all_outputs)
             said += [f"{result.check}: {result.details}" for result in report.failed]
+            checked |= {result.check for result in report.results if result.status == "passed"}
             passes += report.passes
-        total, bad = total + 1, bad + bool(said)
-        seconds = f"{time.perf_counter() - clock:.1f}"
-        row = name, str(size), f"{parameters / 1e6:.1f}", str(passes), str(len(said)), seconds
-        console.print(*row, *said, highlight=False)
-        table.add_row(*row)
+        rows.append(
+            {
+                "model": name,
+                "size": size,
+                "million parameters": round(parameters / 1e6, 1),
+                "checks": len(checked),
+                "passes": passes,
+                "complaints": len(said),
+                "seconds": round(time.perf_counter() - clock, 1),
+            }
+        )
+        console.print(*rows[-1].values(), *said, highlight=False)
+        if file:  # as it goes: the whole takes hours
+            total = f"{len(rows)} models in training and in eval mode"
+            bad = sum(bool(row["complaints"]) for row in rows)
+            seconds = round(time.perf_counter() - started)
+            head = {"swept": total, "complaints about": bad, "seconds": seconds}
+            write(file, rows, ("torch", "torchvision"), **head, left_out=left_out)
         del model, report
         gc.collect()
-    console.print(table)
+    print_rows(console, rows, "torchvision's models")
     console.print(
-        f"{total} models in training and in eval mode, complaints about {bad}, "
-        f"{time.perf_counter() - started:.0f} s"
+        f"{len(rows)} models in training and in eval mode, complaints about "
+        f"{sum(bool(row['complaints']) for row in rows)}, {time.perf_counter() - started:.0f} s"
     )
     if left_out:
         console.print(f"left out, above {largest} million parameters: {', '.join(left_out)}")
@@ -398,13 +435,14 @@ def main() -> None:
         "--largest", type=int, default=1000, help="million parameters (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="of the sweep (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write what is found to this file")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # peers and models warn of what is theirs to choose
     torch.set_num_threads(options.threads)
     if options.torchvision:
-        sweep(options.models, options.largest)
+        sweep(options.models, options.largest, options.json)
     else:
-        compare(options.peers, options.mistakes)
+        compare(options.peers, options.mistakes, options.json)
 
 
 if __name__ == "__main__":

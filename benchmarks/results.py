@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from dlconcepts.verify import processor
+
 
 def case_of(item: pytest.Item) -> Any:
     """Return the case of a law that an item runs, if any."""
@@ -20,10 +22,11 @@ def case_of(item: pytest.Item) -> Any:
 def write(
     path: Path, rows: Sequence[dict[str, Any]], packages: Iterable[str], **head: object
 ) -> None:
-    """Write the rows, under the command that made them, the date and the packages' versions."""
+    """Write the rows, under the command that made them, the date and what it ran with."""
     content = {
         "command": " ".join(["python", *sys.argv]),
         "date": f"{date.today()}",
+        "processor": processor(),
         "versions": {name: version(name) for name in packages},
         **head,
         "rows": rows,

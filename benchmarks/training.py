@@ -9,7 +9,8 @@ defaults (Keras, which has one backend a process, in processes of its own that w
 a table gives the median of the rounds, the ratios to the course's loop and to the floor, what the
 first epoch cost beyond a later one (imports and compiling), and the peak memory of a process that
 runs one route alone (on Linux). The floor is only the matrix products of forward and backward, on
-buffers that are there. A second table is about the evaluation of 10,000 images, one thread each.
+buffers that are there. A second table is about the evaluation of 10,000 images, with one thread for
+all routes and with as many as torch takes by itself.
 A peer that is not installed is named and left out.
 """
 
@@ -597,16 +598,18 @@ def main() -> None:
     ]
     tables = [("one epoch of training", headings, rows)]
 
-    torch.set_num_threads(1)
     held_out = repeated(options.images // 6)
-    seconds = measure(EVALUATIONS, held_out, options.rounds)
-    medians = {name: statistics.median(later) for name, (_, *later) in seconds.items()}
-    first = medians[next(iter(medians))]
-    rows = [
-        (name, f"{len(held_out[1]) / median:,.0f}", f"{first / median:.1f}")
-        for name, median in medians.items()
-    ]
-    tables.append(("evaluation", ("route", "examples/s", "course = 1"), rows))
+    rows = []
+    for threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(threads)
+        seconds = measure(EVALUATIONS, held_out, options.rounds)
+        medians = {name: statistics.median(later) for name, (_, *later) in seconds.items()}
+        first = medians[next(iter(medians))]
+        rows += [
+            (name, str(threads), f"{len(held_out[1]) / median:,.0f}", f"{first / median:.1f}")
+            for name, median in medians.items()
+        ]
+    tables.append(("evaluation", ("route", "threads", "examples/s", "course = 1"), rows))
     for title, columns, lines in tables:
         table = Table(*columns, title=title)
         for line in lines:

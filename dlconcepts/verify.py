@@ -104,12 +104,22 @@ def find_devices(names: Sequence[str]) -> dict[str, str]:
     for name in dict.fromkeys(DEVICES if "all" in names else names):
         try:
             module = torch.get_device_module(find_device(name))
-            describe = getattr(module, "get_device_name", platform.machine)
+            describe = getattr(module, "get_device_name", processor)
             devices[name] = describe()
         except (DeviceUnavailableError, ValueError) as error:
             if name in names:
                 raise VerifyError(error) from error
     return devices
+
+
+def processor() -> str:
+    """Return the model name of the processor, or of its architecture where none is told."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    models = re.findall(r"^model name\s*: (.*)$", text, flags=re.MULTILINE)
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def working_folder(out: Path) -> tempfile.TemporaryDirectory[str]:

@@ -12,7 +12,6 @@ records of the laws, so that two runs that found the same are the same file.
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -81,23 +80,10 @@ def record_laws(arguments: argparse.Namespace) -> None:
 
 def facts(devices: Sequence[str], profile: str) -> dict[str, str]:
     """Return what a run ran with; nothing that names the machine but the model of its devices."""
-    hardware = find_devices(devices)
-    if "cpu" in hardware:
-        hardware["cpu"] = processor()
-    found = environment(hardware, profile)
+    found = environment(find_devices(devices), profile)
     del found["platform"]
     found["date"] = found["date"].partition(" ")[0]
     return found
-
-
-def processor() -> str:
-    """Return the model name of the processor, or of its architecture where none is told."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    models = re.findall(r"^model name\s*: (.*)$", text, flags=re.MULTILINE)
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
