@@ -13,6 +13,7 @@ is not among them.
 
 import argparse
 import functools
+import importlib
 import importlib.util
 import inspect
 import sys
@@ -31,7 +32,9 @@ from dlconcepts.practice.recognise import SECONDS, Judged, examples_of, recognis
 from dlconcepts.practice.techniques import TESTS, Technique, survey
 from dlconcepts.report import LESSONS
 
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # where the laws find the claim mark and one another
+# As in a run of pytest, each example starts from the same random state: conftest registers torch's.
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+importlib.import_module("conftest")
 
 
 @functools.cache

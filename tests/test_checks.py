@@ -388,6 +388,13 @@ def test_a_part_that_cannot_be_used_is_refused_at_once(parts, words):
         checks.check(**parts)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_refused_at_once(device):
+    """One error says so, rather than one of every check."""
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used here: .*; leave out"):
+        checks.check(model=nn.Linear(1, 1), device=device)
+
+
 def test_a_name_in_frozen_that_the_model_lacks_is_an_error():
     """A misspelt name must not look like a part that stays."""
     report = checks.check(**gallery.freezing.transfer(frozen=["bakcbone"]))

@@ -78,7 +78,14 @@ class Project:
                 "parameters yet: give a function for the optimizer too"
             )
         if self.device is not None:
-            self.device = torch.device(self.device)
+            try:
+                self.device = torch.empty(0, device=self.device).device
+            except (AssertionError, RuntimeError) as error:  # the former without any support for it
+                said = str(error).partition("\n")[0].rstrip(".")
+                raise ValueError(
+                    f"device {str(self.device)!r} cannot be used here: {said}; leave out device to "
+                    "check the model where it is"
+                ) from error
 
     # ------------------------------------------------------------------ what there is
 
