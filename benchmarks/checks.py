@@ -14,6 +14,7 @@ as docs/results/benchmarks/checks.json, and the sweep, which takes hours, as tor
 
 import argparse
 import gc
+import json
 import re
 import sys
 import time
@@ -372,11 +373,23 @@ def size_of(name: str) -> int:
     return min(weights.transforms().crop_size[0] for weights in models.get_model_weights(name))
 
 
+def operations_of(name: str) -> float:
+    """Return the billions of operations that a model of torchvision takes for an image."""
+    return min(float(weights.meta["_ops"]) for weights in models.get_model_weights(name))
+
+
 def sweep(names: list[str], largest: int, file: Path | None) -> None:
-    """Check every classification model of torchvision, in both modes, and print what they say."""
+    """Check every classification model of torchvision, in both modes, and print what they say.
+
+    The smallest come first. What is in the file already is not done again: the whole takes hours.
+    """
     console = Console(width=100)
-    rows, left_out, started = [], [], time.perf_counter()
-    for name in names or models.list_models(module=models):
+    rows: list[dict[str, Any]] = []
+    if file and file.is_file():
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    left_out, done = [], {row["model"] for row in rows}
+    wanted = sorted(names or models.list_models(module=models), key=operations_of)
+    for name in [name for name in wanted if name not in done]:
         settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         torch.manual_seed(0)
         model = models.get_model(name, weights=None, **settings)
@@ -404,10 +417,10 @@ def sweep(names: list[str], largest: int, file: Path | None) -> None:
             }
         )
         console.print(*rows[-1].values(), *said, highlight=False)
-        if file:  # as it goes: the whole takes hours
+        if file:
             total = f"{len(rows)} models in training and in eval mode"
             bad = sum(bool(row["complaints"]) for row in rows)
-            seconds = round(time.perf_counter() - started)
+            seconds = round(sum(row["seconds"] for row in rows))
             head = {"swept": total, "complaints about": bad, "seconds": seconds}
             write(file, rows, ("torch", "torchvision"), **head, left_out=left_out)
         del model, report
@@ -415,7 +428,8 @@ def sweep(names: list[str], largest: int, file: Path | None) -> None:
     print_rows(console, rows, "torchvision's models")
     console.print(
         f"{len(rows)} models in training and in eval mode, complaints about "
-        f"{sum(bool(row['complaints']) for row in rows)}, {time.perf_counter() - started:.0f} s"
+        f"{sum(bool(row['complaints']) for row in rows)}, "
+        f"{sum(row['seconds'] for row in rows):.0f} s"
     )
     if left_out:
         console.print(f"left out, above {largest} million parameters: {', '.join(left_out)}")
