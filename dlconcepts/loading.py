@@ -37,9 +37,9 @@ def normalize(
     means, stds = _by_channel("mean", mean, images), _by_channel("std", std, images)
     if not bool((stds > 0).all()):
         raise ValueError(f"std must be above 0, since it divides, but it is {std}")
-    # The same as (images / 255 - mean) / std, with a pass over the images and a rounding less.
-    floats = images.to(torch.float32).sub_(means.mul(255).to(images.device))
-    return floats.div_(stds.mul(255).to(images.device))
+    # In torchvision's order, so that what its weights were trained to see is the same to the bit.
+    floats = images.to(torch.float32).div_(255)
+    return floats.sub_(means.to(images.device)).div_(stds.to(images.device))
 
 
 def image_pipeline(
