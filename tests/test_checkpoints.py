@@ -633,7 +633,10 @@ def test_a_state_dict_of_other_shapes_is_refused(
 
 def compares_tensors_alone(path: Path, model: Network) -> None:
     """Load the state_dict, and trust that an error comes if it is of another architecture."""
-    restore(model, load_file(path)["state_dict"])
+    try:
+        restore(model, load_file(path)["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"it is for another network: {error}") from error
 
 
 @claim(
