@@ -1,0 +1,93 @@
+"""A second device made of the CPU's memory, for laws that are to run on a GPU where there is none.
+
+    python -m pytest -p tests.stand_in --device stand_in tests
+
+To PyTorch it is a backend of its own, as CUDA is: tests/stand_in.cpp, built at the start, runs each
+operator in the CPU's kernel and refuses what CUDA refuses. A law that passes on it mixes no devices,
+hands no tensor of the device to numpy and draws from no generator of the CPU. What it cannot show:
+kernels that round in another order or are not deterministic, results that come later, what a driver
+does, and what is listed in QUIRKS.
+"""
+
+import logging
+import re
+import types
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlconcepts import devices
+
+NAME = "stand_in"
+SOURCE = Path(__file__).with_suffix(".cpp")
+
+# The items, by how their name begins, that the stand-in cannot imitate, with the reason.
+QUIRKS: dict[str, str] = {}
+
+
+def build() -> None:
+    """Compile the device, or take it from torch's folder of extensions, and load it."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # there is no CUDA
+    from torch.utils.cpp_extension import load
+
+    version = re.sub(r"\W", "_", torch.__version__)  # each has an interface of its own
+    load(f"{NAME}_{version}", [str(SOURCE)], extra_cflags=["-O1"], is_python_module=False)
+
+
+def module() -> types.ModuleType:
+    """Return what `torch.cuda` is to CUDA: the part of it that torch itself asks for."""
+    made = types.ModuleType(f"torch.{NAME}")
+    functions: dict[str, Callable[..., object]] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "device": lambda device: nullcontext(device),
+        "synchronize": lambda device=None: None,
+        "_is_in_bad_fork": torch.ops.stand_in.is_forked,
+        "manual_seed": torch.ops.stand_in.seed,
+        "manual_seed_all": torch.ops.stand_in.seed,
+        "get_rng_state": lambda device=None: torch.ops.stand_in.get_state(),
+        "set_rng_state": lambda state, device=None: torch.ops.stand_in.set_state(state),
+    }
+    vars(made).update(functions)
+    return made
+
+
+def start() -> None:
+    """Make the device known to torch and to `find_device`."""
+    build()
+    torch.utils.rename_privateuse1_backend(NAME)
+    torch._register_device_module(NAME, module())
+    torch.ops.stand_in.start()
+    devices.DEVICES = (*devices.DEVICES, NAME)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Start the device before conftest.py asks which there are."""
+    start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the items that are listed as quirks to fail, and to fail the run if they pass."""
+    for item in items:
+        reasons = [reason for name, reason in QUIRKS.items() if item.name.startswith(name)]
+        if reasons and NAME in item.name:
+            item.add_marker(pytest.mark.xfail(reason=reasons[0], strict=True))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail an item that read out of bounds: on CUDA all that follow in the process would, too."""
+    before = item.config.stash.setdefault(LOST, 0)
+    yield
+    item.config.stash[LOST] = torch.ops.stand_in.lost()
+    if item.config.stash[LOST] > before:
+        pytest.fail("a kernel was given an index out of bounds: CUDA does not survive that")
+
+
+LOST = pytest.StashKey[int]()
