@@ -236,7 +236,7 @@ void check_device(
 const pid_t kProcess = getpid();
 int64_t lost = 0;
 
-// An index out of bounds is noticed on the CPU, and on CUDA ends the life of the context.
+// What a kernel finds out of bounds is an error on the CPU, and on CUDA the end of the process.
 [[noreturn]] void lose(const c10::OperatorHandle& op, const c10::Error& error) {
   lost += 1;
   TORCH_CHECK(
@@ -244,10 +244,25 @@ int64_t lost = 0;
       error.what_without_backtrace());
 }
 
-bool reads_indices(const c10::OperatorHandle& op) {
-  return is_one_of(
-      op.schema().name(),
-      {"index", "_index", "gather", "scatter", "embedding", "nll_loss", "take", "multi_margin"});
+// Whether an error speaks of the values that a kernel read, as none can on CUDA.
+bool is_about_values(const c10::OperatorHandle& op, const std::string& error) {
+  const auto& name = op.schema().name();
+  if (is_one_of(name, {"binary_cross_entropy", "bernoulli"})) {
+    return error.find("between 0 and 1") != std::string::npos ||
+        error.find("p_in >= 0") != std::string::npos;
+  }
+  return error.find("out of ") != std::string::npos &&
+      is_one_of(name, {"index", "_index", "_unsafe_index", "gather", "scatter", "embedding",
+                       "nll_loss", "take", "put", "multi_margin", "multilabel_margin"});
+}
+
+// CUDA multiplies no matrices of integers.
+void check_dtype(const c10::OperatorHandle& op, const at::Tensor& tensor) {
+  TORCH_CHECK(
+      at::isFloatingType(tensor.scalar_type()) || at::isComplexType(tensor.scalar_type()) ||
+          !is_one_of(op.schema().name(), {"mm", "addmm", "bmm", "baddbmm", "addbmm", "addmv",
+                                          "mv", "dot", "vdot", "addr", "_addmm_activation"}),
+      '"', op.schema().name(), "\" not implemented for '", tensor.scalar_type(), "'");
 }
 
 // ------------------------------------------------------------------ operators
@@ -259,6 +274,7 @@ c10::IValue to_host(
     const c10::IValue& value) {
   if (value.isTensor()) {
     check_device(op, argument, value.toTensor());
+    if (value.toTensor().defined()) check_dtype(op, value.toTensor());
     return call.to_host(value.toTensor());
   }
   if (value.isTensorList()) {
@@ -323,9 +339,8 @@ void run(const c10::OperatorHandle& op, Stack* stack) {
     try {
       op.redispatchBoxed(kHost, stack);
     } catch (const c10::Error& error) {
-      if (!reads_indices(op)) throw;
-      if (std::string(error.what()).find("out of ") == std::string::npos) throw;
-      lose(op, error);
+      if (is_about_values(op, error.what_without_backtrace())) lose(op, error);
+      throw;
     }
   }
   call.follow();
@@ -366,6 +381,10 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  // Their variants with out=, which would be called otherwise, warn of a shape that is no fault.
+  for (const char* loss : {"mse_loss", "smooth_l1_loss"}) {
+    m.impl(loss, torch::CppFunction::makeFromBoxedFunction<&run>());
+  }
   m.impl("_copy_from", copy_from);
   m.impl("_has_compatible_shallow_copy_type", can_take_the_data_of);
   m.impl(
