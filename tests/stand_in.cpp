@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/SparseTensorImpl.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
@@ -102,11 +103,25 @@ struct Call {
 
   at::Tensor to_here(const at::Tensor& host) {
     if (!host.defined()) return host;
+    if (host.is_sparse()) return sparse_here(*sparse_of(host));
     for (auto& pair : tensors) {
       if (pair.second.is_same(host)) return pair.first;
     }
     c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
     return same_form(host, to_here(host.storage()), keys);
+  }
+
+  static at::SparseTensorImpl* sparse_of(const at::Tensor& tensor) {
+    return static_cast<at::SparseTensorImpl*>(tensor.unsafeGetTensorImpl());
+  }
+
+  at::Tensor sparse_here(const at::SparseTensorImpl& host) {
+    auto made = at::detail::make_tensor<at::SparseTensorImpl>(
+        c10::DispatchKeySet(c10::DispatchKey::SparsePrivateUse1), host.dtype());
+    auto* impl = sparse_of(made);
+    impl->resize_(host.sparse_dim(), host.dense_dim(), host.sizes());
+    impl->set_indices_and_values_unsafe(to_here(host.indices()), to_here(host.values()));
+    return made;
   }
 
   // Memory that the kernel exchanged, and tensors that it gave another form, follow.
