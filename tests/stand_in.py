@@ -50,6 +50,7 @@ def module() -> types.ModuleType:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "device": lambda device: nullcontext(device),
+        "get_amp_supported_dtype": lambda: [torch.bfloat16, torch.float16],
         "synchronize": lambda device=None: None,
         "_is_in_bad_fork": torch.ops.stand_in.is_forked,
         "manual_seed": torch.ops.stand_in.seed,

@@ -223,7 +223,7 @@ def use(project: Project, data: Any, held: list[Any]) -> None:
     """Train on the very batches that a loader gives, not on copies."""
     if project.model is None or is_pair(data) or isinstance(data, Dataset):
         return
-    batches = [split(batch) for batch in held[:2]]
+    batches = [split(project.here(batch)) for batch in held[:2]]
     if project.loss_fn is None or project.optimizer is None:
         project.run(project.fresh(training=True), batches[0][0])
         return
