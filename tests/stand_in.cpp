@@ -236,7 +236,7 @@ bool may_be_elsewhere(
   if (is_one_of(name, {"masked_fill", "fill", "index_fill", "index_put", "_index_put_impl_"})) {
     return argument.name() == "value" || argument.name() == "values";
   }
-  return op.hasTag(at::Tag::pointwise);
+  return op.hasTag(at::Tag::pointwise) || is_one_of(name, {"floor_divide"});
 }
 
 void check_device(

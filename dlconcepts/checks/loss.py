@@ -108,7 +108,8 @@ def random_like(output: Tensor, seed: int) -> Tensor:
     """Return values of a seed in the shape of an output."""
     generator = torch.Generator().manual_seed(seed)
     dtype = output.dtype if output.dtype == torch.float64 else torch.float32
-    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
+    values = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu")
+    return values.to(dtype)
 
 
 def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> str:
