@@ -249,7 +249,7 @@ void check_device(
 }
 
 const pid_t kProcess = getpid();
-int64_t lost = 0;
+int64_t lost = 0;  // how many since this was asked last
 
 // What a kernel finds out of bounds is an error on the CPU, and on CUDA the end of the process.
 [[noreturn]] void lose(const c10::OperatorHandle& op, const c10::Error& error) {
@@ -412,7 +412,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 TORCH_LIBRARY(stand_in, m) {
   m.def("start", []() { at::RegisterPrivateUse1HooksInterface(new Hooks()); });
   m.def("is_forked", []() { return getpid() != kProcess; });
-  m.def("lost", []() { return lost; });
+  m.def("lost", []() { return std::exchange(lost, 0); });
   m.def("seed", [](int64_t seed) { default_draws().set_current_seed(seed); });
   m.def("get_state", []() { return default_draws().get_state(); });
   m.def("set_state", [](const at::Tensor& state) { default_draws().set_state(state); });
