@@ -3,14 +3,15 @@
     python -m pytest -p tests.stand_in --device stand_in tests
 
 To PyTorch it is a backend of its own, as CUDA is: tests/stand_in.cpp, built at the start, runs each
-operator in the CPU's kernel and refuses what CUDA refuses. A law that passes on it mixes no devices,
-hands no tensor of the device to numpy and draws from no generator of the CPU. What it cannot show:
-kernels that round in another order or are not deterministic, results that come later, what a driver
-does, and what is listed in QUIRKS.
+operator in the CPU's kernel and refuses what CUDA refuses. A law that passes on it mixes no
+devices, hands no tensor of the device to numpy, draws from no generator of the CPU and reads
+nothing out of bounds. What it cannot show: kernels that round in another order or are not
+deterministic, results that come later, what a driver does, and what is listed in QUIRKS.
 """
 
 import logging
 import re
+import subprocess
 import types
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -33,12 +34,21 @@ QUIRKS = {
 
 
 def build() -> None:
-    """Compile the device, or take it from torch's folder of extensions, and load it."""
+    """Compile the device, or take it from torch's folder of extensions, and load it.
+
+    Raises pytest.UsageError, with what the compiler said, if that is not possible.
+    """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # there is no CUDA
     from torch.utils.cpp_extension import load
 
-    version = re.sub(r"\W", "_", torch.__version__)  # each has an interface of its own
-    load(f"{NAME}_{version}", [str(SOURCE)], extra_cflags=["-O1"], is_python_module=False)
+    name = re.sub(r"\W", "_", f"{NAME}_{torch.__version__}")  # each has an interface of its own
+    try:
+        load(name, [str(SOURCE)], extra_cflags=["-O1"], is_python_module=False)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise pytest.UsageError(
+            f"the stand-in is written in C++ and could not be built, which takes a compiler, named "
+            f"by CXX if it is not c++, and ninja (pip install ninja): {error}"
+        ) from error
 
 
 def module() -> types.ModuleType:
