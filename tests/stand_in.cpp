@@ -14,8 +14,10 @@
 #include <torch/library.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
+#include <initializer_list>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,12 +26,17 @@ namespace {
 const c10::Device kHere(c10::DeviceType::PrivateUse1, 0);
 const c10::DispatchKeySet kHost(c10::DispatchKey::CPU);
 
-struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1> {
+// The device is always the same, and so is its stream: work is done when it is asked for.
+struct Guard final : c10::impl::DeviceGuardImplInterface {
+  c10::DeviceType type() const override { return kHere.type(); }
   c10::Device exchangeDevice(c10::Device) const override { return kHere; }
   c10::Device getDevice() const override { return kHere; }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Stream getStream(c10::Device) const noexcept override { return stream(); }
   c10::Stream getDefaultStream(c10::Device) const override { return stream(); }
   c10::Stream exchangeStream(c10::Stream) const noexcept override { return stream(); }
+  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   static c10::Stream stream() { return c10::Stream(c10::Stream::DEFAULT, kHere); }
 };
 
@@ -214,11 +221,14 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 
 // ------------------------------------------------------------------ refusals
 
-bool is_one_of(const std::string& name, std::initializer_list<const char*> names) {
-  for (const char* each : names) {
-    if (name.rfind(std::string("aten::") + each, 0) == 0) return true;
-  }
-  return false;
+using Names = std::initializer_list<std::string_view>;
+
+// Whether an operator is one of these, in place or not.
+bool is_one_of(const c10::OperatorHandle& op, Names names) {
+  std::string_view name = op.schema().name();
+  name.remove_prefix(std::string_view("aten::").size());
+  if (name.back() == '_') name.remove_suffix(1);
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 // CUDA mixes with the CPU in two cases: numbers of no dimension, in operators that go element by
@@ -227,16 +237,14 @@ bool may_be_elsewhere(
     const c10::OperatorHandle& op, const c10::Argument& argument, const at::Tensor& tensor) {
   if (!tensor.is_cpu()) return false;
   if (argument.alias_info() && argument.alias_info()->isWrite()) return false;
-  const auto& name = op.schema().name();
   if (argument.name() == "indices") {
-    return is_one_of(name, {"index.", "index_put", "_index_put_impl_", "_unsafe_index"}) ||
-        name == "aten::index";
+    return is_one_of(op, {"index", "index_put", "_index_put_impl", "_unsafe_index"});
   }
   if (tensor.dim() > 0) return false;
-  if (is_one_of(name, {"masked_fill", "fill", "index_fill", "index_put", "_index_put_impl_"})) {
+  if (is_one_of(op, {"masked_fill", "fill", "index_fill", "index_put", "_index_put_impl"})) {
     return argument.name() == "value" || argument.name() == "values";
   }
-  return op.hasTag(at::Tag::pointwise) || is_one_of(name, {"floor_divide"});
+  return op.hasTag(at::Tag::pointwise) || is_one_of(op, {"floor_divide"});
 }
 
 void check_device(
@@ -261,23 +269,35 @@ int64_t lost = 0;  // how many since this was asked last
 
 // Whether an error speaks of the values that a kernel read, as none can on CUDA.
 bool is_about_values(const c10::OperatorHandle& op, const std::string& error) {
-  const auto& name = op.schema().name();
-  if (is_one_of(name, {"binary_cross_entropy", "bernoulli"})) {
-    return error.find("between 0 and 1") != std::string::npos ||
-        error.find("p_in >= 0") != std::string::npos;
+  const auto says = [&](const char* text) { return error.find(text) != std::string::npos; };
+  if (is_one_of(op, {"binary_cross_entropy", "bernoulli"})) {
+    return says("between 0 and 1") || says("p_in >= 0");
   }
-  return error.find("out of ") != std::string::npos &&
-      is_one_of(name, {"index", "_index", "_unsafe_index", "gather", "scatter", "embedding",
-                       "nll_loss", "take", "put", "multi_margin", "multilabel_margin"});
+  return says("out of ") &&
+      is_one_of(op, {"index", "_unsafe_index", "index_put", "_index_put_impl", "index_select",
+                     "index_add", "index_copy", "index_fill", "gather", "scatter", "scatter_add",
+                     "scatter_reduce", "take", "put", "embedding", "nll_loss_forward",
+                     "nll_loss2d_forward", "multi_margin_loss"});
 }
 
 // CUDA multiplies no matrices of integers.
 void check_dtype(const c10::OperatorHandle& op, const at::Tensor& tensor) {
   TORCH_CHECK(
-      at::isFloatingType(tensor.scalar_type()) || at::isComplexType(tensor.scalar_type()) ||
-          !is_one_of(op.schema().name(), {"mm", "addmm", "bmm", "baddbmm", "addbmm", "addmv",
-                                          "mv", "dot", "vdot", "addr", "_addmm_activation"}),
+      !at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true) ||
+          !is_one_of(op, {"mm", "addmm", "bmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "vdot"}),
       '"', op.schema().name(), "\" not implemented for '", tensor.scalar_type(), "'");
+}
+
+// Where deterministic algorithms are asked for, CUDA refuses what it has none for. Source: PyTorch
+// documentation, torch.use_deterministic_algorithms.
+void check_deterministic(const c10::OperatorHandle& op) {
+  if (at::globalContext().deterministicAlgorithms() &&
+      is_one_of(op, {"nll_loss2d_forward", "_adaptive_avg_pool2d_backward",
+                     "adaptive_max_pool2d_backward", "upsample_bilinear2d_backward",
+                     "grid_sampler_2d_backward", "histc", "kthvalue", "cumsum",
+                     "_ctc_loss_backward"})) {
+    at::globalContext().alertNotDeterministic(op.schema().name());
+  }
 }
 
 // ------------------------------------------------------------------ operators
@@ -340,6 +360,7 @@ void run(const c10::OperatorHandle& op, Stack* stack) {
   TORCH_CHECK(
       getpid() == kProcess,
       "Cannot re-initialize the device in forked subprocess: use the 'spawn' start method");
+  check_deterministic(op);
   Call call;
   const auto& arguments = op.schema().arguments();
   const size_t first = stack->size() - arguments.size();

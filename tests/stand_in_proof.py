@@ -24,6 +24,7 @@ from dlconcepts import checks
 from dlconcepts.__main__ import main
 from dlconcepts.checks.settings import settings_kept
 from dlconcepts.compare import bits
+from dlconcepts.devices import deterministic
 from dlconcepts.strategies import networks
 from tests import stand_in
 
@@ -110,6 +111,14 @@ def test_what_cuda_refuses_is_refused(name: str) -> None:
 
     with pytest.raises(RuntimeError, match=says):
         call()
+
+
+def test_what_is_not_deterministic_on_cuda_is_refused_where_that_is_asked_for() -> None:
+    """The histogram has no deterministic kernel on CUDA, and the stand-in says so."""
+    here(2).histc(2)
+
+    with deterministic(), pytest.raises(RuntimeError, match=r"histc.* deterministic"):
+        here(2).histc(2)
 
 
 @pytest.mark.parametrize("convert", [Tensor.numpy, np.asarray, torch.Tensor.__array__])
