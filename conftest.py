@@ -92,11 +92,32 @@ torch.set_num_threads(1)
 
 
 class TorchRandom:
-    """torch's global generator in the form in which Hypothesis seeds and restores generators."""
+    """torch's global generators in the form in which Hypothesis seeds and restores generators.
 
-    seed = staticmethod(torch.default_generator.manual_seed)
-    getstate = staticmethod(torch.default_generator.get_state)
-    setstate = staticmethod(torch.default_generator.set_state)
+    `modules` are those of the devices on which laws run: each has a generator of its own, and a
+    counterexample that drew from one that nobody seeds is not found again.
+    """
+
+    def __init__(self) -> None:
+        """Begin with the CPU's generator."""
+        self.modules: list[Any] = []
+
+    def seed(self, seed: int) -> None:
+        """Seed every generator."""
+        torch.default_generator.manual_seed(seed)
+        for module in self.modules:
+            module.manual_seed(seed)
+
+    def getstate(self) -> list[torch.Tensor]:
+        """Return the state of every generator."""
+        states = [module.get_rng_state() for module in self.modules]
+        return [torch.default_generator.get_state(), *states]
+
+    def setstate(self, states: list[torch.Tensor]) -> None:
+        """Put every generator back."""
+        torch.default_generator.set_state(states[0])
+        for module, state in zip(self.modules, states[1:], strict=True):
+            module.set_rng_state(state)
 
 
 torch_random = TorchRandom()  # Hypothesis holds generators weakly: this name keeps it alive
@@ -198,6 +219,9 @@ def pytest_configure(config: pytest.Config) -> None:
             with suppress(DeviceUnavailableError):
                 chosen[name] = find_device(name)
     config.stash[CHOSEN] = list(chosen.values())
+    torch_random.modules = [
+        torch.get_device_module(device) for device in chosen.values() if device.type != "cpu"
+    ]
     ledger = tomllib.loads(LEDGER.read_text(encoding="utf-8"))
     config.stash[VERDICTS] = {claim["id"]: claim["verdict"] for claim in ledger["claim"]}
 

@@ -122,7 +122,8 @@ class Arithmetic:
     def convolve(self, images: Bounded, weight: Bounded, bias: Bounded) -> Bounded:
         """Convolve (N, C, H, W) with (O, C, h, w), unpadded, by steps of 1.
 
-        The bound is that of sums of products. Winograd's and Fourier's ways to convolve are none.
+        The bound is that of sums of products. Winograd's and Fourier's ways to convolve are none,
+        and may exceed it: `dlconcepts.parity.precision` turns cuDNN off, which has them.
         """
         kernel = (weight.value.shape[2], weight.value.shape[3])
         patches = [

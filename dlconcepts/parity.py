@@ -307,28 +307,38 @@ def convolution(dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> n
 
 @contextmanager
 def precision(*, tf32: bool) -> Iterator[None]:
-    """Allow TF32 or not for a block, and have float16 and bfloat16 summed in float32.
+    """Allow TF32 or not for a block, and have products summed in float32, as they are.
 
-    Without it CUDA may sum parts of a float16 product in float16.
+    Without it CUDA may sum parts of a float16 product in float16, and cuDNN may convolve in
+    Winograd's or Fourier's way, whose sums are not those of the products: their error has no bound
+    element by element, and one of norms only for a way that is known, which cuDNN's is not. It is
+    off meanwhile, so that CUDA multiplies matrices of patches.
     Source: PyTorch documentation, "CUDA semantics": TensorFloat-32, and reduced precision
-    reduction in FP16 and BF16 GEMMs.
+    reduction in FP16 and BF16 GEMMs; `torch.backends.cudnn.enabled`. Barabasz et al., "Error
+    Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020.
+
+    >>> with precision(tf32=False):
+    ...     torch.backends.cudnn.enabled, torch.get_float32_matmul_precision()
+    (False, 'highest')
     """
     matmul = torch.backends.cuda.matmul
     before = (
         torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.enabled,
         torch.backends.cudnn.allow_tf32,
         matmul.allow_fp16_reduced_precision_reduction,
         matmul.allow_bf16_reduced_precision_reduction,
     )
 
     def use(*values: object) -> None:
-        """Set all four."""
+        """Set all five."""
         torch.set_float32_matmul_precision(values[0])  # type: ignore[arg-type]
-        torch.backends.cudnn.allow_tf32 = values[1]  # type: ignore[assignment]
-        matmul.allow_fp16_reduced_precision_reduction = values[2]
-        matmul.allow_bf16_reduced_precision_reduction = values[3]
+        torch.backends.cudnn.enabled = values[1]  # type: ignore[assignment]
+        torch.backends.cudnn.allow_tf32 = values[2]  # type: ignore[assignment]
+        matmul.allow_fp16_reduced_precision_reduction = values[3]
+        matmul.allow_bf16_reduced_precision_reduction = values[4]
 
-    use("high" if tf32 else "highest", tf32, False, False)
+    use("high" if tf32 else "highest", False, tf32, False, False)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from dlconcepts.checks.batches import as_loader, describe, is_pair, split
 from dlconcepts.checks.lesson import broken, law, not_checked
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.settings import seed_everything
+from dlconcepts.checks.settings import devices_in_use, seed_everything
 from dlconcepts.checks.state import Snapshot, changed
 from dlconcepts.checks.trees import bits, leaves, tensors
 
@@ -223,7 +223,7 @@ def use(project: Project, data: Any, held: list[Any]) -> None:
     """Train on the very batches that a loader gives, not on copies."""
     if project.model is None or is_pair(data) or isinstance(data, Dataset):
         return
-    batches = [split(batch) for batch in held[:2]]
+    batches = [split(project.here(batch)) for batch in held[:2]]
     if project.loss_fn is None or project.optimizer is None:
         project.run(project.fresh(training=True), batches[0][0])
         return
@@ -277,11 +277,12 @@ def check_validation_data_is_left_to_no_chance(project: Project) -> None:
 
 
 def draws() -> tuple[object, ...]:
-    """Return where the global generators of torch, Python and numpy are."""
+    """Return where the global generators of torch, on every device, of Python and numpy are."""
     numpy = sys.modules.get("numpy")
     array = numpy.random.get_state()[1].tobytes() if numpy else b""
     where = numpy.random.get_state()[2] if numpy else 0
-    return bits(torch.get_rng_state()), random.getstate(), array, where
+    accelerators = [bits(module.get_rng_state(device)) for module, device in devices_in_use()]
+    return bits(torch.get_rng_state()), accelerators, random.getstate(), array, where
 
 
 def draws_numbers(source: Any) -> bool:

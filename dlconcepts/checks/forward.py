@@ -40,7 +40,7 @@ def check_examples_stay_apart(project: Project) -> None:
     dims = example_dims(project, whole)
     if not dims:
         not_checked("needs an output with a dimension that counts the examples")
-    for kept in (torch.arange((n + 1) // 2), torch.arange((n + 1) // 2, n)):
+    for kept in torch.arange(n, device="cpu").tensor_split([(n + 1) // 2]):
         outputs = floats(forward(project, neighbours_replaced(project, kept)))
         for path, dim in dims.items():
             before = floats(whole)[path].index_select(dim, kept)
@@ -55,9 +55,9 @@ def check_examples_stay_apart(project: Project) -> None:
 def neighbours_replaced(project: Project, kept: Tensor) -> Any:
     """Return the inputs with all examples but the kept ones replaced by copies of those."""
     n = project.count()
-    rows = torch.arange(n)
-    others = torch.tensor([row for row in rows.tolist() if row not in set(kept.tolist())])
-    rows[others] = kept[torch.arange(len(others)) % len(kept)]
+    rows = torch.arange(n, device="cpu")
+    others = rows[~torch.isin(rows, kept)]
+    rows[others] = kept[torch.arange(len(others), device="cpu") % len(kept)]
     inputs = project.inputs()
     replaced = project.pick(inputs, rows)
     if all(bits(a) == bits(b) for (_, a), (_, b) in zip_leaves(replaced, inputs)):
@@ -74,7 +74,8 @@ def halved(project: Project, inputs: Any, rows: Tensor) -> Any:
         dim = project.dim(tensor)
         if dim is None or not tensor.is_floating_point():
             return tensor
-        return tensor.index_copy(dim, rows, tensor.index_select(dim, rows) / 2)
+        some = rows.to(tensor.device)
+        return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
 
     return on_tensors(inputs, half)
 

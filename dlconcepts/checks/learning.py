@@ -144,7 +144,9 @@ def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor
     else:
         parts = [x for x in floats(outputs).values() if x.requires_grad]
         generator = torch.Generator().manual_seed(seed)
-        weights = [torch.randn(x.shape, generator=generator).to(x.device) for x in parts]
+        weights = [
+            torch.randn(x.shape, generator=generator, device="cpu").to(x.device) for x in parts
+        ]
         sums = [(x * weight).sum() for x, weight in zip(parts, weights, strict=True)]
         loss = torch.stack(sums).sum() if sums else torch.zeros(())
     if loss.requires_grad:
@@ -160,7 +162,7 @@ def shake(model: nn.Module, seed: int) -> None:
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 size = 0.1 * parameter.abs().mean() + 0.01
-                noise = torch.randn(parameter.shape, generator=generator)
+                noise = torch.randn(parameter.shape, generator=generator, device="cpu")
                 parameter.add_(noise.to(parameter) * size)
 
 

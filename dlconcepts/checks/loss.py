@@ -1,5 +1,6 @@
 """Checks of what the loss is given: scores of the kind it expects, one for each target."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,7 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tens
         isinstance(loss_fn, nn.Module)
         and next(iter(tensors(outputs).values())).device.type != "cpu"
     ):
-        loss_fn = loss_fn.cpu()
+        loss_fn = copy.deepcopy(loss_fn).cpu()  # the project goes on with its own
     plain = on_tensors(copied_detached(outputs), lambda tensor: tensor.cpu())
     plain_targets = on_tensors(copied_detached(targets), lambda tensor: tensor.cpu())
     found: list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = []
@@ -107,7 +108,8 @@ def random_like(output: Tensor, seed: int) -> Tensor:
     """Return values of a seed in the shape of an output."""
     generator = torch.Generator().manual_seed(seed)
     dtype = output.dtype if output.dtype == torch.float64 else torch.float32
-    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
+    values = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu")
+    return values.to(dtype)
 
 
 def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> str:

@@ -149,7 +149,7 @@ def check_data_is_normalised_once(project: Project) -> None:
     trace = Trace()
     with trace:
         batch = traced_batch(data)
-        inputs, targets = split(batch)
+        inputs, targets = split(project.here(batch))
         if project.model is not None:
             train(project, inputs, targets)
     if trace.observed:

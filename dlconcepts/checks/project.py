@@ -86,6 +86,8 @@ class Project:
                     f"device {str(self.device)!r} cannot be used here: {said}; leave out device to "
                     "check the model where it is"
                 ) from error
+            if isinstance(self.loss_fn, nn.Module):
+                self.loss_fn = copy.deepcopy(self.loss_fn).to(self.device)
 
     # ------------------------------------------------------------------ what there is
 
@@ -108,7 +110,7 @@ class Project:
             if not any(map(is_lazy, (*self.model.parameters(), *self.model.buffers()))):
                 return self.model
             # Its shapes come from the first pass: the caller's model stays without.
-            self.built = copy.deepcopy(self.model)
+            self.built = self.moved(copy.deepcopy(self.model))
             call(self.built, self.inputs())
         if self.built is None:
             seed_everything(0)
@@ -136,8 +138,15 @@ class Project:
             batch = self.batch
             if batch is None:
                 batch = first_batch(self.training_data)
-            self.first = copied(list(split(batch)))
+            self.first = self.here(copied(list(split(batch))))
         return self.first[0], self.first[1]
+
+    def here(self, tree: Any) -> Any:
+        """Return what the data gave on the device of the checks, or else on that of the model."""
+        device = self.device
+        if device is None and isinstance(self.model, nn.Module):
+            device = next((parameter.device for parameter in self.model.parameters()), None)
+        return tree if device is None else on_tensors(tree, lambda tensor: tensor.to(device))
 
     def inputs(self) -> Any:
         """Return a copy of the inputs of the batch."""
@@ -170,16 +179,19 @@ class Project:
         else:
             model, mine = network, None if built else given
         self.roots = {id(model): model}
-        if self.device is not None:
-            model.to(self.device)
-            if mine is not None:
-                mine.load_state_dict(mine.state_dict())
+        self.moved(model)
+        if self.device is not None and mine is not None:
+            mine.load_state_dict(mine.state_dict())
         if training is not None:
             model.train(training)
         if built:
             mine = build_optimizer(self.optimizer, model)
         seed_everything(0)
         return model, mine
+
+    def moved(self, model: nn.Module) -> nn.Module:
+        """Move a model to where the checks run, if not where it is, and return it."""
+        return model if self.device is None else model.to(self.device)
 
     def restore(self, *, thorough: bool | None = None) -> None:
         """Put everything that can be reached back as it was."""

@@ -56,7 +56,7 @@ def run(project: Project, noise: int) -> tuple[dict[str, Any], dict[str, Any]]:
         seed_everything(noise)
     (project.seed or seed_everything)(0)
     if built:
-        model = project.watch(project.model())
+        model = project.watch(project.moved(project.model()))
         optimizer = build_optimizer(project.optimizer, model)
     before = state(model)
     batches = project.batches(*cuts(project.count()))

@@ -20,14 +20,9 @@ def seed_everything(seed: int) -> None:
 def random_states() -> tuple[Any, ...]:
     """Return the states of the global generators of torch, Python and numpy."""
     numpy = sys.modules.get("numpy")
-    accelerators = [
-        module.get_rng_state(index)
-        for module in devices_in_use()
-        for index in range(module.device_count())
-    ]
     return (
         torch.get_rng_state(),
-        accelerators,
+        [module.get_rng_state(device) for module, device in devices_in_use()],
         random.getstate(),
         numpy.random.get_state() if numpy else None,
     )
@@ -37,20 +32,23 @@ def set_random_states(states: tuple[Any, ...]) -> None:
     """Put the global generators back."""
     on_cpu, accelerators, python, numpy_state = states
     torch.set_rng_state(on_cpu)
-    waiting = iter(accelerators)
-    for module in devices_in_use():
-        for index in range(module.device_count()):
-            if (state := next(waiting, None)) is not None:
-                module.set_rng_state(state, index)
+    # A device that came into use meanwhile has no state from before, and keeps its own.
+    for (module, device), state in zip(devices_in_use(), accelerators, strict=False):
+        module.set_rng_state(state, device)
     random.setstate(python)
     if numpy_state is not None:
         sys.modules["numpy"].random.set_state(numpy_state)
 
 
-def devices_in_use() -> list[Any]:
-    """Return torch.cuda and torch.xpu where this process uses them."""
-    modules = [torch.cuda, getattr(torch, "xpu", None)]
-    return [module for module in modules if module is not None and module.is_initialized()]
+def devices_in_use() -> list[tuple[Any, str]]:
+    """Return each device of the accelerator that this process uses, with its module of torch."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None:
+        return []
+    module: Any = torch.get_device_module(accelerator)
+    if not getattr(module, "is_initialized", lambda: True)():  # torch.mps is from the start
+        return []
+    return [(module, f"{accelerator.type}:{index}") for index in range(module.device_count())]
 
 
 @contextmanager
