@@ -71,29 +71,27 @@ def linear_moves_single_examples(linear, x, weight, bias=None):
 
 
 @breaks("torch.nn.functional.linear")
-def linear_sums_in_two_halves(linear, x, weight, bias=None):
-    """In float16 the sum of the first half of the products is rounded before the second is added."""
-    if x.dtype != torch.float16:
-        return linear(x, weight, bias)
-    half = x.shape[1] // 2
-    return linear(x[:, :half], weight[:, :half]) + linear(x[:, half:], weight[:, half:], bias)
+def linear_saturates_in_half(linear, x, weight, bias=None):
+    """In float16 and bfloat16 no sum goes beyond 16."""
+    result = linear(x, weight, bias)
+    return result.clamp(-16, 16) if x.dtype in (torch.float16, torch.bfloat16) else result
 
 
 @breaks("torch.nn.functional.linear")
-def linear_cuts_three_examples(linear, x, weight, bias=None):
-    """Weights are multiplied in TF32 for batches of three, and in no other."""
-    if x.dtype == torch.float32 and len(x) == 3:
+def linear_cuts_odd_batches(linear, x, weight, bias=None):
+    """In batches of an odd number the weights are multiplied in TF32."""
+    if x.dtype == torch.float32 and len(x) % 2:
         cut = (weight.detach().view(torch.int32) & ~0x1FFF).view(torch.float32) - weight.detach()
         weight = weight + cut
     return linear(x, weight, bias)
 
 
 @breaks("torch.nn.functional.cross_entropy")
-def cross_entropy_keeps_bfloat16(cross_entropy, logits, labels, *args, **kwargs):
-    """In bfloat16 the loss is rounded once more before the mean."""
-    if logits.dtype != torch.bfloat16:
-        return cross_entropy(logits, labels, *args, **kwargs)
-    return cross_entropy(logits, labels, *args, **{**kwargs, "reduction": "none"}).mean()
+def cross_entropy_passes_through_single(cross_entropy, logits, *args, **kwargs):
+    """In float64 the loss is computed in float32."""
+    if logits.dtype != torch.float64:
+        return cross_entropy(logits, *args, **kwargs)
+    return cross_entropy(logits.float(), *args, **kwargs).double()
 
 
 @breaks("torch.Tensor.softmax")
@@ -117,7 +115,7 @@ def sgd_keeps_momentum_in_bfloat16(step, self, closure=None):
 def adamw_decays_biases_not_at_all(step, self, closure=None):
     """AdamW does not decay vectors."""
     vectors = [p for p in parameters_of(self) if p.ndim == 1]
-    decay = [group["lr"] * group["weight_decay"] for group in self.param_groups][0]
+    decay = next(group["lr"] * group["weight_decay"] for group in self.param_groups)
     with torch.no_grad():
         for vector in vectors:
             vector.div_(1 - decay)
