@@ -70,10 +70,10 @@ def generate() -> list[str]:
 
     mutmut has no command for that alone: told to run none, it stops once it has done both.
     """
-    mutmut("run", "no-such-mutant*", quiet=True)
+    said = mutmut("run", "no-such-mutant*", quiet=True)
     names = list(statuses())
-    if not names:
-        sys.exit("mutmut made no mutants: run `python -m mutmut run` to see why")
+    if not names or not (MUTANTS / "mutmut-stats.json").exists():
+        sys.exit(f"{said[-5000:]}\nmutmut could not begin: without a mutant every test has to pass")
     return names
 
 
