@@ -73,7 +73,8 @@ def generate() -> list[str]:
     said = mutmut("run", "no-such-mutant*", quiet=True)
     names = list(statuses())
     if not names or not (MUTANTS / "mutmut-stats.json").exists():
-        sys.exit(f"{said[-5000:]}\nmutmut could not begin: without a mutant every test has to pass")
+        told = "\n".join(line for line in said.splitlines() if "Running stats" not in line)
+        sys.exit(f"{told}\nmutmut could not begin: without a mutant every test has to pass")
     return names
 
 

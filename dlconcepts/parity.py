@@ -128,9 +128,11 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
                     subject.rule, optimizer, states[name], before[name], slopes[name]
                 )
                 yield f"{name}, step {number}", parameter.detach().clone(), expected
+                kept = optimizer.state.get(parameter, {})
                 for part, moment in remembered.items():
-                    kept = optimizer.state[parameter][part].clone()
-                    yield f"{part} of {name}, step {number}", kept, moment
+                    # A parameter that got no gradient is not stepped, and nothing is kept of it.
+                    found = kept[part].clone() if part in kept else torch.zeros_like(parameter)
+                    yield f"{part} of {name}, step {number}", found, moment
 
     return take_steps
 
