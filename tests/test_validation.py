@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from dlconcepts.compare import bits, same, state_of
 from dlconcepts.loading import batches
 from dlconcepts.plots import Panel, compare_runs
-from dlconcepts.strategies import batches as drawn_batches
 from dlconcepts.strategies import FLOATS, networks, shapes, tensors
+from dlconcepts.strategies import batches as drawn_batches
 from dlconcepts.training import fit
 from dlconcepts.validation import (
     Data,
