@@ -20,6 +20,7 @@ apart are also those that leave out or change a device, which tests on the CPU a
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
@@ -46,13 +47,18 @@ TEXT = re.compile(r'"[^"]*"|\'[^\']*\'')
 STATUS = {0: "survived", 1: "killed", 3: "killed", 5: "no tests", 33: "no tests", None: "not run"}
 
 
-def mutmut(*arguments: str, quiet: bool = False) -> str:
-    """Run mutmut in the root of the repository and return what it printed."""
+def mutmut(*arguments: str, profile: str = "power", quiet: bool = False) -> str:
+    """Run mutmut in the root of the repository and return what it printed.
+
+    `profile` says how many examples the laws run.
+    """
     command = [sys.executable, "-m", "mutmut", *arguments]
+    environment = {**os.environ, "PYTEST_ADDOPTS": f"--hypothesis-profile={profile}"}
+    where: dict[str, Any] = {"cwd": ROOT, "env": environment}
     if quiet:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+        found = subprocess.run(command, **where, capture_output=True, encoding="utf-8")
         return found.stdout
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, **where, check=True)
     return ""
 
 
@@ -68,9 +74,10 @@ def statuses() -> dict[str, str]:
 def generate() -> list[str]:
     """Make all mutants, find out which tests call which function, and return the mutants' names.
 
-    mutmut has no command for that alone: told to run none, it stops once it has done both.
+    mutmut has no command for that alone: told to run none, it stops once it has done both. Few
+    examples of a law show what it calls.
     """
-    said = mutmut("run", "no-such-mutant*", quiet=True)
+    said = mutmut("run", "no-such-mutant*", profile="dev", quiet=True)
     names = list(statuses())
     if not names or not (MUTANTS / "mutmut-stats.json").exists():
         told = "\n".join(line for line in said.splitlines() if "Running stats" not in line)
