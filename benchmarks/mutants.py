@@ -12,14 +12,15 @@ seconds: an hour and a half for 2,000 mutants before the first test has run. It 
 under a decorator alone: properties, context managers, what is cached.
 
 A survivor that changes nothing one could notice is listed in benchmarks/equivalent.toml, with the
-reason, by its function and the line that it changes. Counted apart are those that put XX around a
-text or change its capitals, as wording: the tests look for the words of a message that matter, and
-what is more than a message they kill; and those that leave out or change a device, which tests on
-the CPU alone cannot see.
+reason, by its function and the lines that it changes. Counted apart are those that put XX around
+words or change their capitals, as wording: the tests look for the words of a message that matter. A
+single word may be a key or a mode, and so it counts, as does a message that is left out. Counted
+apart are also those that leave out or change a device, which tests on the CPU alone cannot see.
 """
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
@@ -42,16 +43,22 @@ ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "mutants"
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 # What pytest's exit status says of a mutant; killed are also those that hang or crash.
+TEXT = re.compile(r'"[^"]*"|\'[^\']*\'')
 STATUS = {0: "survived", 1: "killed", 3: "killed", 5: "no tests", 33: "no tests", None: "not run"}
 
 
-def mutmut(*arguments: str, quiet: bool = False) -> str:
-    """Run mutmut in the root of the repository and return what it printed."""
+def mutmut(*arguments: str, profile: str = "power", quiet: bool = False) -> str:
+    """Run mutmut in the root of the repository and return what it printed.
+
+    `profile` says how many examples the laws run.
+    """
     command = [sys.executable, "-m", "mutmut", *arguments]
+    environment = {**os.environ, "PYTEST_ADDOPTS": f"--hypothesis-profile={profile}"}
+    where: dict[str, Any] = {"cwd": ROOT, "env": environment}
     if quiet:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+        found = subprocess.run(command, **where, capture_output=True, encoding="utf-8")
         return found.stdout
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, **where, check=True)
     return ""
 
 
@@ -67,16 +74,18 @@ def statuses() -> dict[str, str]:
 def generate() -> list[str]:
     """Make all mutants, find out which tests call which function, and return the mutants' names.
 
-    mutmut has no command for that alone: told to run none, it stops once it has done both.
+    mutmut has no command for that alone: told to run none, it stops once it has done both. Few
+    examples of a law show what it calls.
     """
-    mutmut("run", "no-such-mutant*", quiet=True)
+    said = mutmut("run", "no-such-mutant*", profile="dev", quiet=True)
     names = list(statuses())
-    if not names:
-        sys.exit("mutmut made no mutants: run `python -m mutmut run` to see why")
+    if not names or not (MUTANTS / "mutmut-stats.json").exists():
+        told = "\n".join(line for line in said.splitlines() if "Running stats" not in line)
+        sys.exit(f"{told}\nmutmut could not begin: without a mutant every test has to pass")
     return names
 
 
-def describe(name: str, status: str, equivalents: list[dict[str, str]]) -> dict[str, Any]:
+def describe(name: str, status: str, equivalents: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of a mutant: for a survivor what it changes, and why if it is equivalent."""
     lesson = name.removeprefix("dlconcepts.").partition(".x")[0]
     row: dict[str, Any] = {"lesson": lesson, "mutant": name, "status": status}
@@ -84,37 +93,68 @@ def describe(name: str, status: str, equivalents: list[dict[str, str]]) -> dict[
         lines = mutmut("show", name, quiet=True).splitlines()
         row["before"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "-" and s[:3] != "---")
         row["after"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "+" and s[:3] != "+++")
-        if row["after"].replace("XX", "").lower() == row["before"].lower():
+        if is_wording(row["before"], row["after"]):
             row["status"] = "wording"
         elif without_device(row["after"]) == without_device(row["before"]):
             row["status"] = "device"
-        function = name.partition("__mutmut_")[0]
         for known in equivalents:
-            if function.endswith(known["function"]) and known["after"] == row["after"]:
+            if means(known, row):
                 row |= {"status": "equivalent", "because": known["because"]}
     return row
 
 
+def means(known: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether an entry of equivalent.toml is about a mutant."""
+    function = row["mutant"].partition("__mutmut_")[0]
+    lines = known["after"] if isinstance(known["after"], list) else [known["after"]]
+    return function.endswith(known["function"]) and row["after"] in lines
+
+
+def is_wording(before: str, after: str) -> bool:
+    """Return whether two lines differ by XX or capitals alone, in a text of more than one word."""
+    if after.replace("XX", "").lower() != before.lower():
+        return False
+    texts = zip(TEXT.findall(before), TEXT.findall(after), strict=True)
+    return all(" " in one.strip() for one, other in texts if one != other)
+
+
 def without_device(line: str) -> str:
     """Return a line of code without what it says about devices."""
-    line = re.sub(r"\.to\((?:[^()]|\([^()]*\))*\)", "", line)
     line = re.sub(r",? *device(?:_type)?=(?:[^,()]|\([^()]*\))+", "", line)
-    return re.sub(r", *\)", ")", line)
+    return re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
+
+
+def moved_nowhere(call: re.Match[str]) -> str:
+    """Return a call of `to` without the arguments that are devices, or None."""
+    arguments = [part.strip() for part in call[1].split(",")]
+    kept = [part for part in arguments if part not in ("", "None") and "device" not in part]
+    return f".to({', '.join(kept)})" if kept else ""
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a line a lesson, and every survivor with what it changes."""
     table = Table(title="mutants of the library")
     headings = ("killed", "wording", "device", "equivalent", "survived", "no tests", "not run")
-    for heading in ("lesson", *headings):
+    for heading in ("lesson", *headings, "%"):
         table.add_column(heading, justify="left" if heading == "lesson" else "right")
     for lesson in dict.fromkeys(row["lesson"] for row in rows):
         counts = Counter(row["status"] for row in rows if row["lesson"] == lesson)
-        table.add_row(lesson, *(str(counts[heading]) for heading in headings))
+        figures = [str(counts[heading]) for heading in headings]
+        table.add_row(lesson, *figures, f"{share(counts):.1%}")
     Console(width=100).print(table)
     for row in rows:
         if row["status"] in ("survived", "no tests"):
             print(f"{row['status']}: {row['mutant']}\n  - {row['before']}\n  + {row['after']}")
+
+
+def share(counts: Counter[str]) -> float:
+    """Return which share is killed of those that count, 1 if there are none."""
+    return counts["killed"] / tried(counts) if tried(counts) else 1.0
+
+
+def tried(counts: Counter[str]) -> int:
+    """Return how many count: those that change what one could notice here."""
+    return counts["killed"] + counts["survived"] + counts["no tests"]
 
 
 def main() -> None:
@@ -143,8 +183,11 @@ def main() -> None:
     rows = [describe(name, found[name], equivalents) for name in chosen]
     show(rows)
     counts = Counter(row["status"] for row in rows)
-    tried = counts["killed"] + counts["survived"] + counts["no tests"]
-    print(f"killed: {counts['killed']} of {tried}, {counts['killed'] / tried:.1%}, in {took:.0f} s")
+    for known in equivalents:
+        met = any(known["function"] in name for name in chosen)
+        if met and not options.sample and not any(means(known, r) for r in rows if "after" in r):
+            print(f"equivalent.toml lists what is no survivor: {known['function']}")
+    print(f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}, in {took:.0f} s")
     if options.json:
         packages = ("torch", "mutmut", "hypothesis")
         write(options.json, rows, packages, seconds=round(took), counts=counts)

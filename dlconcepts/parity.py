@@ -115,7 +115,7 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
     """
 
     def take_steps(subject: Subject, batch: Batch) -> Iterator[Triple]:
-        """Yield the parameters after each step."""
+        """Yield the parameters, and what the optimizer remembers, after each step."""
         optimizer, layers = make(subject.model), layers_of(subject.model)
         parameters = dict(subject.model.named_parameters())
         for number in range(1, steps + 1):
@@ -124,10 +124,15 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
             train_step(subject.run.train(), F.cross_entropy, optimizer, *batch)
             slopes = gradients_of(subject.rule, layers, before, *batch)
             for name, parameter in parameters.items():
-                expected = step_of(
+                expected, remembered = step_of(
                     subject.rule, optimizer, states[name], before[name], slopes[name]
                 )
                 yield f"{name}, step {number}", parameter.detach().clone(), expected
+                kept = optimizer.state.get(parameter, {})
+                for part, moment in remembered.items():
+                    # A parameter that got no gradient is not stepped, and nothing is kept of it.
+                    found = kept[part].clone() if part in kept else torch.zeros_like(parameter)
+                    yield f"{part} of {name}, step {number}", found, moment
 
     return take_steps
 

@@ -147,8 +147,10 @@ def gradients_of(
 
 def step_of(
     rule: Arithmetic, optimizer: Optimizer, state: dict[str, Any], weight: Bounded, slope: Bounded
-) -> Bounded:
-    """Return a parameter after one step of SGD, Adam or AdamW from this state of the optimizer.
+) -> tuple[Bounded, Weights]:
+    """Return a parameter, and what is remembered of it, after one step of SGD, Adam or AdamW.
+
+    `state` is what the optimizer remembers of the parameter before the step.
 
     Raises TypeError for an optimizer of another class, or with options whose algorithm is not
     written out here.
@@ -167,17 +169,19 @@ def step_of(
     elif decay:
         slope = rule.add(slope, rule.scale(weight, decay))
     if not isinstance(optimizer, SGD):
-        return rule.add(weight, _adam(rule, options, state, slope))
+        change, remembered = _adam(rule, options, state, slope)
+        return rule.add(weight, change), remembered
     buffer = state.get("momentum_buffer")
-    if options["momentum"] and buffer is not None:
+    if buffer is not None:
         slope = rule.add(rule.scale(Bounded.exact(buffer), options["momentum"]), slope)
-    return rule.add(weight, rule.scale(slope, -options["lr"]))
+    remembered = {"momentum_buffer": slope} if options["momentum"] else {}
+    return rule.add(weight, rule.scale(slope, -options["lr"])), remembered
 
 
 def _adam(
     rule: Arithmetic, options: dict[str, Any], state: dict[str, Any], slope: Bounded
-) -> Bounded:
-    """Return what Adam adds to a parameter."""
+) -> tuple[Bounded, Weights]:
+    """Return what Adam adds to a parameter, and the moments that it remembers."""
     (beta1, beta2), step = options["betas"], float(state.get("step", 0)) + 1
     zero = Bounded(torch.zeros_like(slope.value), torch.zeros_like(slope.value))
     mean, square = (
@@ -197,4 +201,5 @@ def _adam(
     normal = new_square.value > 1e6 * rule.tiny
     limit = torch.where(normal, most * (1 + 64 * rule.unit) + ratio.value.abs(), torch.inf)
     ratio = Bounded(ratio.value, torch.minimum(ratio.error, limit))
-    return rule.scale(ratio, -options["lr"] / (1 - beta1**step))
+    moments = {"exp_avg": new_mean, "exp_avg_sq": new_square}
+    return rule.scale(ratio, -options["lr"] / (1 - beta1**step)), moments

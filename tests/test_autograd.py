@@ -39,7 +39,7 @@ from dlconcepts.autograd import (
     sum_over_paths,
 )
 from dlconcepts.compare import bits, same, state_of
-from dlconcepts.strategies import Problem, batches, networks, problems, shapes, tensors
+from dlconcepts.strategies import FLOATS, Problem, batches, networks, problems, shapes, tensors
 from dlconcepts.training import train_step
 
 claim = pytest.mark.claim
@@ -108,7 +108,7 @@ def operands(draw: st.DrawFn) -> list[Tensor]:
     shape = draw(shapes(max_dims=2, max_side=3))
     result = []
     for _ in range(2):
-        dtype = draw(st.sampled_from([torch.float32, float64, torch.int64]))
+        dtype = draw(st.sampled_from([torch.float32, float64, torch.float16, torch.int64]))
         tracked = dtype.is_floating_point and draw(st.booleans())
         result.append(draw(tensors(shape, dtype, max_magnitude=9.0, requires_grad=tracked)))
     return result
@@ -148,7 +148,11 @@ def inherits_tracking(tensor: Tensor) -> Tensor:
     right=torch.zeros_like,
     wrong={inherits_tracking: "untracked unless asked"},
 )
-@given(tensor=st.booleans().flatmap(lambda tracked: tensors(requires_grad=tracked)))
+@given(
+    tensor=st.booleans().flatmap(
+        lambda tracked: tensors(dtype=st.sampled_from(FLOATS), requires_grad=tracked)
+    )
+)
 def test_a_new_tensor_is_untracked(make: Callable[[Tensor], Tensor], tensor: Tensor) -> None:
     """requires_grad is False by default, also for a tensor made after a tracked one."""
     new = make(tensor)

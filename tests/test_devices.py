@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -121,8 +121,10 @@ def outline(batch: Any) -> Any:
     return batch
 
 
+# MPS has no float64.
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
 nested = st.recursive(
-    tensors(max_magnitude=9) | st.sampled_from(["cat", 3, None]),
+    tensors(dtype=dtypes, max_magnitude=9) | st.sampled_from(["cat", 3, None]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.tuples(inner, inner)
@@ -243,12 +245,15 @@ def goes_through_half_precision(model: nn.Module, device: torch.device) -> nn.Mo
     right=move,
     wrong={goes_through_half_precision: "there and back, to the bit"},
 )
-@given(seed=seeds)
-def test_a_model_comes_back_as_it_was(move: Callable[..., nn.Module], seed: int) -> None:
-    """Parameters, buffers and gradients are the same, to the bit, there and back."""
+@given(seed=seeds, frozen=st.booleans())
+def test_a_model_comes_back_as_it_was(
+    move: Callable[..., nn.Module], seed: int, frozen: bool
+) -> None:
+    """Parameters, buffers and gradients are the same, to the bit, and what is frozen stays so."""
     torch.manual_seed(seed)
     model = nn.Sequential(Statistics(), nn.ReLU())
     model[0].linear(torch.ones(2, 3)).sum().backward()
+    model[0].linear.weight.requires_grad_(not frozen)
     before = state_of(model)
 
     move(move(model, torch.device("cpu")), torch.get_default_device())
@@ -802,28 +807,93 @@ def test_the_same_seed_gives_the_same_bits(train: Callable[[int], nn.Module], se
     assert state_of(train(seed)) == state_of(train(seed)), "the same seed gives the same bits"
 
 
-def test_deterministic_gives_the_settings_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the block, and after an error in it, all is as it was; CUDA at work is too late."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+Settings = tuple[bool, bool, bool]
 
-    def settings() -> tuple[bool, bool]:
-        """Return what the block sets."""
-        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
 
-    def fails_inside() -> None:
-        """Fail with the settings on."""
-        with devices.deterministic():
-            assert settings() == (True, False)
-            raise KeyError
+def settings() -> Settings:
+    """Return what decides whether torch computes the same bits twice, as it stands."""
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
 
-    with pytest.raises(KeyError):
-        fails_inside()
-    assert settings() == before
 
+@contextmanager
+def set_to(algorithms: bool, warn_only: bool, benchmark: bool) -> Iterator[None]:
+    """Change the settings for a block."""
+    *before, benchmark_before = settings()
+    torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+    torch.backends.cudnn.benchmark = benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark_before
+
+
+@contextmanager
+def leaves_it_on_after_an_error() -> Iterator[None]:
+    """Forget the `finally`."""
+    before = settings()
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.backends.cudnn.benchmark = before[2]
+
+
+@contextmanager
+def switches_it_off_afterwards() -> Iterator[None]:
+    """Take it that nobody had switched it on before."""
+    with set_to(True, False, False):
+        yield
+    torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def leaves_the_choice_to_cudnn() -> Iterator[None]:
+    """Forget that cuDNN tries its algorithms, and takes what was fastest that time."""
+    with set_to(True, False, torch.backends.cudnn.benchmark):
+        yield
+
+
+@claim(
+    "devices.same-results",
+    right=devices.deterministic,
+    wrong={
+        leaves_it_on_after_an_error: "the settings come back",
+        switches_it_off_afterwards: "the settings come back",
+        leaves_the_choice_to_cudnn: "nothing is left to chance",
+    },
+)
+@given(before=st.tuples(st.booleans(), st.booleans(), st.booleans()), raises=st.booleans())
+def test_deterministic_gives_the_settings_back(
+    deterministic: Callable[[], AbstractContextManager[None]], before: Settings, raises: bool
+) -> None:
+    """In the block nothing is left to chance; after it, and after an error in it, all is back."""
+    with set_to(*before):
+        assert settings() == before, "torch keeps the settings it is given"
+
+        with suppress(KeyError), deterministic():
+            inside = settings()
+            if raises:
+                raise KeyError
+        after = settings()
+
+    assert inside == (True, False, False), "nothing is left to chance, and no warning does instead"
+    assert after == before, "the settings come back"
+
+
+def test_determinism_that_comes_too_late_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once CUDA is at work, cuBLAS no longer looks at the setting that it needs."""
+    before = settings()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.delenv(devices.WORKSPACE)
+
     with pytest.raises(RuntimeError, match=devices.WORKSPACE), devices.deterministic():
         pass
+
     assert settings() == before
 
 

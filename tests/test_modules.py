@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dlconcepts.compare import bits, same
 from dlconcepts.networks import Network, flatten, reinitialize, sequential
-from dlconcepts.strategies import batches, tensors
+from dlconcepts.strategies import batches, shapes, tensors
 
 claim = pytest.mark.claim
 
@@ -131,7 +131,7 @@ KINDS = (
 @st.composite
 def module_calls(draw: st.DrawFn) -> tuple[nn.Module, list[Tensor]]:
     """Draw a module in either mode, and what it is called with."""
-    batch, width = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    batch, width = draw(shapes(2, 2, min_side=1, max_side=4))
     kind = draw(st.sampled_from(KINDS))
     options: dict[str, Any] = {}
     if kind is nn.Linear:

@@ -198,7 +198,10 @@ def test_the_head_is_the_last_layer_that_runs(
         model(images_for(family, model))
     last, shape = ran[-1]
 
-    name, in_features = find_head(model)
+    try:
+        name, in_features = find_head(model)
+    except ValueError as error:
+        raise AssertionError(f"every family has a head that is found: {error}") from error
 
     assert last in model.get_submodule(name).modules(), f"{name} is the last layer that runs"
     assert in_features == shape[1], f"{shape[1]} features come to it, not {in_features}"
