@@ -219,9 +219,8 @@ def pytest_configure(config: pytest.Config) -> None:
             with suppress(DeviceUnavailableError):
                 chosen[name] = find_device(name)
     config.stash[CHOSEN] = list(chosen.values())
-    torch_random.modules = [
-        torch.get_device_module(device) for device in chosen.values() if device.type != "cpu"
-    ]
+    modules = [getattr(torch, name, None) for name in chosen if name != "cpu"]
+    torch_random.modules = [module for module in modules if module]  # "meta" has none, nor numbers
     ledger = tomllib.loads(LEDGER.read_text(encoding="utf-8"))
     config.stash[VERDICTS] = {claim["id"]: claim["verdict"] for claim in ledger["claim"]}
 
