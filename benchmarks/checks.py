@@ -308,7 +308,7 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
     if not only:
         controls |= gallery.CORRECT
     console, counts, left_out = Console(width=100), [], []
-    of_mistake = {m.name: {"mistake": m.name, "check": m.check} for m in mistakes}
+    of_mistake = {m.name: {"mistake": m.name} for m in mistakes}
     of_control = {control: {"correct project": control} for control in controls}
     for name in names:
         module, peer = PEERS[name]
@@ -326,16 +326,16 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
         for m in mistakes:
             new = news(said[m.name], blamed[m.right.__name__])
             of_mistake[m.name][name] = (
-                "named" if is_named(peer, m, new) else "noticed" if new else "-"
+                "named" if is_named(peer, m, new) else "noticed" if new else "missed"
             )
         for control, texts in blamed.items():
-            of_control[control][name] = "complains" if texts else "-"
+            of_control[control][name] = "complains" if texts else "silent"
         verdicts = [row[name] for row in of_mistake.values()]
         counts.append(
             {
                 "peer": name,
                 "named": verdicts.count("named"),
-                "noticed": len(verdicts) - verdicts.count("-"),
+                "noticed": len(verdicts) - verdicts.count("missed"),
                 "complaints": sum(bool(texts) for texts in blamed.values()),
                 "seconds": round(seconds, 1),
             }
@@ -350,8 +350,8 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
     if file:
         known = [module for module, _ in PEERS.values() if module]
         versions = ["torch", *(name.replace("_", "-") for name in known if find_spec(name))]
-        parts = {"mistakes": list(of_mistake.values()), "correct": list(of_control.values())}
-        write(file, counts, versions, compared=title, **parts)
+        parts = {"peers": counts, "correct projects": list(of_control.values())}
+        write(file, list(of_mistake.values()), versions, compared=title, **parts)
 
 
 def print_rows(console: Console, rows: list[dict[str, Any]], title: str) -> None:
