@@ -42,9 +42,9 @@ def set_random_states(states: tuple[Any, ...]) -> None:
 
 def devices_in_use() -> list[tuple[Any, str]]:
     """Return each device of the accelerator that this process uses, with its module of torch."""
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None:
+    if not torch.accelerator.is_available():
         return []
+    accelerator: Any = torch.accelerator.current_accelerator()
     module: Any = torch.get_device_module(accelerator)
     if not getattr(module, "is_initialized", lambda: True)():  # torch.mps is from the start
         return []
