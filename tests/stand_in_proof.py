@@ -246,8 +246,7 @@ def trained(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
 def test_training_computes_what_it_does_on_the_cpu() -> None:
     """In float64, three steps through many kinds of layers agree to twelve digits.
 
-    To the last bit they need not: as on CUDA, some layers are other operators there, and Adam steps
-    all parameters at once.
+    To the last bit they need not: as on CUDA, some layers are other operators there.
     """
     expected = trained(network(), torch.device("cpu"))
 
