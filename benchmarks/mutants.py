@@ -121,7 +121,8 @@ def is_wording(before: str, after: str) -> bool:
 def without_device(line: str) -> str:
     """Return a line of code without what it says about devices."""
     line = re.sub(r",? *device(?:_type)?=(?:[^,()]|\([^()]*\))+", "", line)
-    return re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
+    line = re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
+    return re.sub(r", *\)", ")", line)
 
 
 def moved_nowhere(call: re.Match[str]) -> str:

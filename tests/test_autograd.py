@@ -496,6 +496,14 @@ def test_central_differences_are_exact_for_quadratics(
     )
 
 
+@pytest.mark.parametrize("differentiate", [gradient, central_differences])
+def test_a_tensor_without_elements_has_a_gradient_without_elements(
+    differentiate: Callable[..., Tensor],
+) -> None:
+    """Where there is no coordinate there is no slope, in the shape of the argument."""
+    assert differentiate(torch.sum, torch.zeros(0, 2, dtype=float64)).shape == (0, 2)
+
+
 # ------------------------------------------------- the chain rule
 
 
