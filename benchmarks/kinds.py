@@ -105,12 +105,14 @@ class Watch:
 def is_uneven(drawn: dict[str, Any]) -> bool:
     """Return whether what was drawn makes a last batch that is not full."""
     size = drawn.get("batch_size")
+    if not size:
+        return False
     sized = (drawn.get(name) for name in ("order", "data", "batch"))
     numbers = [
         len(part[1] if isinstance(part, tuple) else part) for part in sized if is_sized(part)
     ]
     n = drawn.get("n", numbers[0] if numbers else None)
-    return bool(size and n and n % size and n > size)
+    return bool(n and n % size and n > size)
 
 
 def is_sized(part: Any) -> bool:

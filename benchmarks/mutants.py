@@ -105,9 +105,19 @@ def describe(name: str, status: str, equivalents: list[dict[str, Any]]) -> dict[
 
 def means(known: dict[str, Any], row: dict[str, Any]) -> bool:
     """Return whether an entry of equivalent.toml is about a mutant."""
-    function = row["mutant"].partition("__mutmut_")[0]
-    lines = known["after"] if isinstance(known["after"], list) else [known["after"]]
-    return function.endswith(known["function"]) and row["after"] in lines
+    name = row["mutant"].partition("__mutmut_")[0]
+    if not any(name.endswith(function) for function in listed(known["function"])):
+        return False
+    if "argument" in known:
+        argument = re.compile(rf",? *{known['argument']}=\w+")
+        after = re.sub(r", *\)", ")", row["after"])
+        return argument.sub("", after) == argument.sub("", row["before"])
+    return row["after"] in listed(known["after"])
+
+
+def listed(one_or_more: str | list[str]) -> list[str]:
+    """Return a list of what may be one."""
+    return one_or_more if isinstance(one_or_more, list) else [one_or_more]
 
 
 def is_wording(before: str, after: str) -> bool:
@@ -121,7 +131,8 @@ def is_wording(before: str, after: str) -> bool:
 def without_device(line: str) -> str:
     """Return a line of code without what it says about devices."""
     line = re.sub(r",? *device(?:_type)?=(?:[^,()]|\([^()]*\))+", "", line)
-    return re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
+    line = re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
+    return re.sub(r", *\)", ")", line)
 
 
 def moved_nowhere(call: re.Match[str]) -> str:
@@ -184,7 +195,7 @@ def main() -> None:
     show(rows)
     counts = Counter(row["status"] for row in rows)
     for known in equivalents:
-        met = any(known["function"] in name for name in chosen)
+        met = any(f in name for f in listed(known["function"]) for name in chosen)
         if met and not options.sample and not any(means(known, r) for r in rows if "after" in r):
             print(f"equivalent.toml lists what is no survivor: {known['function']}")
     print(f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}, in {took:.0f} s")

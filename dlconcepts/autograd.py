@@ -43,7 +43,8 @@ def central_differences(
     tensor([3., 2.], dtype=torch.float64)
     """
     x = x.detach().double()
-    steps = step * torch.eye(x.numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape)
+    n = x.numel()
+    steps = step * torch.eye(n, dtype=x.dtype, device=x.device).view(n, *x.shape)
     slopes = [(function(x + h) - function(x - h)) / (2 * step) for h in steps]
     return torch.stack(slopes).view(x.shape) if slopes else torch.zeros_like(x)
 
@@ -110,9 +111,9 @@ def operation(node: Node) -> str:
     return "leaf" if hasattr(node, "variable") else node.name().split("Backward")[0]
 
 
-def shape_of(node: Node) -> str:
-    """Return the shape of a leaf as text."""
-    return f"shape {tuple(node.variable.shape)}" if hasattr(node, "variable") else "constants"
+def shape_of(leaf: Any) -> str:
+    """Return the shape of the variable of a leaf's node as text."""
+    return f"shape {tuple(leaf.variable.shape)}"
 
 
 def chain_rule(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

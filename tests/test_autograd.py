@@ -496,6 +496,22 @@ def test_central_differences_are_exact_for_quadratics(
     )
 
 
+@pytest.mark.parametrize("differentiate", [gradient, central_differences])
+def test_a_tensor_without_elements_has_a_gradient_without_elements(
+    differentiate: Callable[..., Tensor],
+) -> None:
+    """Where there is no coordinate there is no slope, in the shape of the argument."""
+    assert differentiate(torch.sum, torch.zeros(0, 2, dtype=float64)).shape == (0, 2)
+
+
+def test_what_a_function_does_not_depend_on_has_the_gradient_zero() -> None:
+    """Neither a constant nor a function of another tensor has a slope at x."""
+    x, other = torch.ones(2, dtype=float64), torch.ones(2, dtype=float64, requires_grad=True)
+
+    for function in (lambda x: torch.ones(()), lambda x: other.sum()):
+        assert same(gradient(function, x), torch.zeros_like(x))
+
+
 # ------------------------------------------------- the chain rule
 
 

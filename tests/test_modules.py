@@ -866,6 +866,36 @@ def test_an_optimizer_still_trains_the_layer(
     assert same_objects, "the Parameters are the same objects"
 
 
+def draws_from_the_global_generator(
+    layer: nn.Linear, std: float, generator: torch.Generator
+) -> None:
+    """Forget the generator that was given."""
+    reinitialize(layer, std=std)
+
+
+@claim(
+    "networks.reinitialise",
+    right=reinitialize,
+    wrong={draws_from_the_global_generator: "a generator that is given draws the weights"},
+)
+@given(seed=seeds, sizes=st.tuples(sides, sides))
+def test_a_generator_draws_the_same_weights_again(
+    reinitialize: Callable[..., None], seed: int, sizes: tuple[int, int]
+) -> None:
+    """Two layers get the same weights from generators with one seed, and torch's own rests."""
+    layers = nn.Linear(*sizes), nn.Linear(*sizes)
+    device = layers[0].weight.device
+    torch_state = torch.get_rng_state()
+
+    for layer in layers:
+        generator = torch.Generator(device).manual_seed(seed)
+        reinitialize(layer, std=1.0, generator=generator)
+
+    alike = same(layers[0].weight, layers[1].weight)
+    assert alike, "a generator that is given draws the weights"
+    assert torch_state.equal(torch.get_rng_state()), "and torch's own is left alone"
+
+
 def draws_with_any_deviation(layer: nn.Linear, std: float) -> None:
     """Multiply with whatever comes, be it nothing or no number."""
     with torch.no_grad():

@@ -17,6 +17,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,19 +36,21 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
-from dlconcepts import checkpoints
+from dlconcepts import checkpoints, training
 from dlconcepts.autograd import ByHand, gradient
 from dlconcepts.compare import bits, state_of
 from dlconcepts.runs import one_thread, seeded
 from dlconcepts.strategies import DTYPES, Problem, batches, easily_lost, problems, shapes, tensors
 from dlconcepts.training import (
     DivergedError,
+    Epoch,
     descent_direction,
     fit,
     gradient_descent,
     train_epoch,
     train_step,
 )
+from dlconcepts.validation import evaluate
 
 claim = pytest.mark.claim
 float64 = torch.float64
@@ -1391,8 +1394,8 @@ def examples(n: int = 6) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("data", "options", "reason"),
     [
-        (examples(), {"epochs": 0}, "at least 1 epoch"),
-        (examples(), {"epochs": 2, "start_epoch": 2}, "2 are done"),
+        (examples(), {"epochs": 0}, "at least 1 epoch, but epochs is 0$"),
+        (examples(), {"epochs": 2, "start_epoch": 2}, "epochs is 2 and 2 are done$"),
         (examples(), {"epochs": 1, "batch_size": 0}, "at least 1 example"),
         (examples(), {"epochs": 1, "accumulate": 0}, "at least 1 piece"),
         (examples(0), {"epochs": 1}, "no examples"),
@@ -1450,15 +1453,50 @@ def test_ctrl_c_returns_the_epochs_that_are_done() -> None:
 
 
 def test_each_epoch_is_reported_with_its_held_out_loss() -> None:
-    """The callback gets each record, in order, with what `validate` came to."""
-    records: list[Any] = []
+    """The callback gets each record, in order: what `evaluate` says then, and the time it took."""
+    model, held_out, records = nn.Linear(2, 2), examples(3), []
 
-    history = fit(
-        nn.Linear(2, 2), examples(), epochs=2, validate=examples(2), callback=records.append
-    )
+    def loss_fn(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 2 * F.cross_entropy(outputs, labels)
+
+    def callback(record: Epoch) -> None:
+        records.append(record)
+        found = evaluate(model, held_out, loss_fn=loss_fn)
+        assert (record.held_out_loss, record.held_out_accuracy) == (found.loss, found.accuracy)
+
+    options: dict[str, Any] = {"loss_fn": loss_fn, "validate": held_out, "callback": callback}
+    started = time.perf_counter()
+
+    history = fit(model, examples(), epochs=2, **options)
 
     assert records == history
-    assert all(0 <= record.held_out_accuracy <= 1 for record in records)
+    assert 0 < sum(record.seconds for record in history) < time.perf_counter() - started
+
+
+@pytest.mark.parametrize("form", [tuple, lambda data: DataLoader(TensorDataset(*data), 2)])
+def test_a_progress_bar_moves_on_with_each_batch(
+    monkeypatch: pytest.MonkeyPatch, form: Callable[[Any], Any]
+) -> None:
+    """It is told how many batches there will be, and after each the epoch and its loss so far."""
+    bars: list[tuple[int, bool]] = []
+    lines: list[str] = []
+
+    @contextmanager
+    def recorded(total: int, shown: bool) -> Iterator[Callable[[str], None]]:
+        """Stand in the place of a bar on a terminal."""
+        bars.append((total, shown))
+        yield lines.append
+
+    monkeypatch.setattr(training, "progress_bar", recorded)
+    data = form(examples(5))
+    size = None if isinstance(data, DataLoader) else 2
+
+    history = fit(nn.Linear(2, 2), data, epochs=3, start_epoch=1, batch_size=size, progress=True)
+
+    assert bars == [(6, True)]
+    assert [line.partition(",")[0] for line in lines] == ["epoch 2"] * 3 + ["epoch 3"] * 3
+    ends = [f"epoch {record.epoch}, loss {record.train_loss:.3f}" for record in history]
+    assert [lines[2], lines[5]] == ends
 
 
 def test_bytes_are_normalized_batch_by_batch() -> None:
