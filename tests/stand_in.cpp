@@ -6,6 +6,7 @@
 // refused before that. tests/stand_in.py builds and names it, and says what it cannot imitate.
 
 #include <ATen/ATen.h>
+#include <ATen/ScalarOps.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/SparseTensorImpl.h>
@@ -407,6 +408,13 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
   return target;
 }
 
+// In mul_ of a number, as of many tensors at once, the CPU rounds the number to float16; CUDA does not.
+at::Tensor& multiply(at::Tensor& tensor, const at::Scalar& number) {
+  at::Tensor wrapped = c10::scalar_to_tensor(number);
+  wrapped.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return tensor.mul_(wrapped);
+}
+
 // As between the CPU and CUDA, a parameter stays the same object when a module moves.
 bool can_take_the_data_of(const at::Tensor&, const at::Tensor&) {
   return true;
@@ -421,6 +429,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   for (const char* loss : {"mse_loss", "smooth_l1_loss"}) {
     m.impl(loss, torch::CppFunction::makeFromBoxedFunction<&run>());
   }
+  m.impl("mul_.Scalar", multiply);
   m.impl("_copy_from", copy_from);
   m.impl("_has_compatible_shallow_copy_type", can_take_the_data_of);
   m.impl(

@@ -9,7 +9,6 @@ nothing out of bounds. What it cannot show: kernels that round in another order 
 deterministic, results that come later, what a driver does, and what is listed in QUIRKS.
 """
 
-import importlib
 import logging
 import re
 import subprocess
@@ -17,7 +16,6 @@ import types
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -81,9 +79,6 @@ def start() -> None:
     torch._register_device_module(NAME, module())
     torch.ops.stand_in.start()
     devices.DEVICES = (*devices.DEVICES, NAME)
-    # Of many tensors at once, the CPU's kernels round a factor to the dtype; CUDA's do not.
-    optimizer: Any = importlib.import_module("torch.optim.optimizer")  # torch.optim hides it
-    optimizer._get_foreach_kernels_supported_devices = lambda: ["cuda"]
 
 
 @pytest.hookimpl(tryfirst=True)

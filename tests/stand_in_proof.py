@@ -1,7 +1,8 @@
 """Proof that the stand-in refuses what CUDA refuses, and otherwise computes as the CPU does.
 
-It runs on the device itself, `python -m pytest -p tests.stand_in tests/stand_in_proof.py`, so that
-its name keeps it out of other runs; tests/test_stand_in.py starts it in a process of its own.
+It runs on the device itself, `python -m pytest -p tests.stand_in --device stand_in
+tests/stand_in_proof.py`, and is left out of other runs; tests/test_stand_in.py starts it in a
+process of its own.
 """
 
 import copy
@@ -246,11 +247,23 @@ def trained(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
 def test_training_computes_what_it_does_on_the_cpu() -> None:
     """In float64, three steps through many kinds of layers agree to twelve digits.
 
-    To the last bit they need not: as on CUDA, some layers are other operators there.
+    To the last bit they need not: as on CUDA, some layers are other operators there, and Adam steps
+    all parameters at once.
     """
     expected = trained(network(), torch.device("cpu"))
 
     torch.testing.assert_close(trained(network(), HERE), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_factor_is_not_rounded_to_the_dtype_of_what_it_multiplies() -> None:
+    """As on CUDA, one tensor or many at once: 0.9 is no number of float16."""
+    x = torch.linspace(-1, 1, 1000, device="cpu").half()
+    expected = bits((x.float() * 0.9).half())
+    many = x.to(HERE)
+    torch._foreach_mul_([many], 0.9)
+
+    assert bits(many.cpu()) == bits(x.to(HERE).mul_(0.9).cpu()) == expected
+    assert labels(3).mul_(2).tolist() == [6]
 
 
 def test_the_device_has_a_generator_of_its_own() -> None:
