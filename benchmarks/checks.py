@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import gallery
 
 Parts = dict[str, Any]
+VERSIONS = ("torch", "torchvision")  # of the sweep
 Peer = Callable[[Parts], Iterator[str]]
 
 # What the message of a peer has to speak of, for it to point at the cause of a mistake.
@@ -355,11 +357,12 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
 
 
 def print_rows(console: Console, rows: list[dict[str, Any]], title: str) -> None:
-    """Print rows that have the same columns as a table."""
+    """Print rows that have the same columns as a table, nothing if there are none."""
     table = Table(*(rows[0] if rows else ()), title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row.values()))
-    console.print(table)
+    if rows:
+        console.print(table)
 
 
 def of_all_outputs(outputs: Any, targets: Tensor) -> Tensor:
@@ -381,12 +384,15 @@ def operations_of(name: str) -> float:
 def sweep(names: list[str], largest: int, file: Path | None) -> None:
     """Check every classification model of torchvision, in both modes, and print what they say.
 
-    The smallest come first. What is in the file already is not done again: the whole takes hours.
+    The smallest come first, and those that the file holds for the same versions are not done again:
+    the whole takes hours.
     """
     console = Console(width=100)
     rows: list[dict[str, Any]] = []
     if file and file.is_file():
-        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["versions"] == {name: version(name) for name in VERSIONS}:
+            rows = found["rows"]
     left_out, done = [], {row["model"] for row in rows}
     wanted = sorted(names or models.list_models(module=models), key=operations_of)
     for name in [name for name in wanted if name not in done]:
@@ -418,21 +424,22 @@ def sweep(names: list[str], largest: int, file: Path | None) -> None:
         )
         console.print(*rows[-1].values(), *said, highlight=False)
         if file:
-            total = f"{len(rows)} models in training and in eval mode"
-            bad = sum(bool(row["complaints"]) for row in rows)
-            seconds = round(sum(row["seconds"] for row in rows))
-            head = {"swept": total, "complaints about": bad, "seconds": seconds}
-            write(file, rows, ("torch", "torchvision"), **head, left_out=left_out)
+            write(file, rows, VERSIONS, swept=summary(rows), left_out=left_out)
         del model, report
         gc.collect()
     print_rows(console, rows, "torchvision's models")
-    console.print(
-        f"{len(rows)} models in training and in eval mode, complaints about "
-        f"{sum(bool(row['complaints']) for row in rows)}, "
-        f"{sum(row['seconds'] for row in rows):.0f} s"
-    )
+    console.print(summary(rows))
     if left_out:
         console.print(f"left out, above {largest} million parameters: {', '.join(left_out)}")
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return what a sweep came to in a sentence."""
+    bad = sum(bool(row["complaints"]) for row in rows)
+    seconds = sum(row["seconds"] for row in rows)
+    return (
+        f"{len(rows)} models in training and in eval mode, complaints about {bad}, {seconds:.0f} s"
+    )
 
 
 def main() -> None:

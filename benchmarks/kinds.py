@@ -117,10 +117,7 @@ def is_uneven(drawn: dict[str, Any]) -> bool:
 
 def is_sized(part: Any) -> bool:
     """Return whether a number of examples can be read off."""
-    if isinstance(part, tuple) and len(part) == 2:
-        labels = part[1]
-        return labels.ndim > 0 if isinstance(labels, Tensor) else isinstance(labels, list)
-    return isinstance(part, list)
+    return isinstance(part, list) or (isinstance(part, tuple) and len(part) == 2)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
