@@ -203,11 +203,12 @@ def test_what_was_not_run_is_said_to_be_so(tmp_path: Path) -> None:
 def test_records_hold_nothing_of_the_machine() -> None:
     """Neither host names nor paths nor addresses in memory are in what is recorded."""
     files = [path for path in RESULTS.rglob("*") if path.suffix in (".json", ".xml")]
+    absolute = r"(?<![\w./:<])/\w[\w.-]*/\w"  # a path of two folders or more
 
     assert files, "something is recorded"
     for file in files:
         text = file.read_text(encoding="utf-8")
-        for leak in (r"hostname", r"/home/", r"/root/", r"\bat 0x", r"site-packages"):
+        for leak in (r"hostname", absolute, r"\bat 0x", r"site-packages"):
             assert not re.search(leak, text), f"{file.name} holds {leak}"
 
 
