@@ -359,6 +359,24 @@ def test_a_correct_project_is_left_alone_on_the_device_too(name: str) -> None:
     compare(name, not complaints(gallery.CORRECT[name]()))
 
 
+def test_a_loss_with_weights_stays_where_the_project_has_it() -> None:
+    """A project that lives on the device is judged there, and its loss is there afterwards."""
+    model = nn.Linear(4, 3, device=HERE)
+    loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], device=HERE))
+    batch = torch.randn(6, 4, device="cpu"), torch.tensor([0, 1, 2, 0, 1, 2], device="cpu")
+
+    report = checks.check(
+        model=model,
+        batch=batch,
+        loss_fn=loss_fn,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+
+    assert report.ok, str(report)
+    assert loss_fn.weight is not None
+    assert loss_fn.weight.device == HERE
+
+
 def test_train_runs_on_the_device_and_goes_on_where_it_stood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
