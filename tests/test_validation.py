@@ -12,6 +12,7 @@ Each claim of the notes is a section: first the mistakes, then the law that reje
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -316,7 +317,14 @@ def test_a_size_that_leaves_a_part_empty_is_refused(
     whole = st.integers(-3, 0) | st.integers(n, n + 3)
     size = data.draw(whole | UNFIT_SHARES | st.just(0.1 / max(n, 1)), label="size")
 
-    with pytest.raises(ValueError, match=r"share lies between|can be held out|need at least 2"):
+    if n < 2:
+        message = f"two parts need at least 2 examples, but there are {n}"
+    elif isinstance(size, float) and not 0 < size < 1:
+        message = f"a share lies between 0 and 1, but size is {size}"
+    else:
+        held = round(size * n) if isinstance(size, float) else size
+        message = f"of {n} examples, 1 to {n - 1} can be held out, but size={size} asks for {held}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hold_out((torch.zeros(n, 1), torch.arange(n)), size)
 
 
