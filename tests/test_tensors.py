@@ -824,7 +824,7 @@ def test_a_tensor_that_is_no_array_yet_is_refused(
 
 
 def test_a_tensor_on_another_device_is_asked_to_the_cpu_first() -> None:
-    """numpy has no other memory than the machine's own."""
+    """An array has no other memory than the machine's own."""
     with pytest.raises(TypeError, match=re.escape(": call .cpu() first")):
         to_numpy(torch.ones(2, device="meta"))
 
