@@ -108,11 +108,14 @@ def means(known: dict[str, Any], row: dict[str, Any]) -> bool:
     name = row["mutant"].partition("__mutmut_")[0]
     if not any(name.endswith(function) for function in listed(known["function"])):
         return False
-    if "argument" in known:
-        argument = re.compile(rf",? *{known['argument']}=\w+")
-        after = re.sub(r", *\)", ")", row["after"])
-        return argument.sub("", after) == argument.sub("", row["before"])
+    if argument := known.get("argument"):
+        return without_argument(row["after"], argument) == without_argument(row["before"], argument)
     return row["after"] in listed(known["after"])
+
+
+def without_argument(lines: str, name: str) -> str:
+    """Return lines of code without a keyword argument, and without what separates arguments."""
+    return re.sub(r"[\s,]+", " ", re.sub(rf"\b{name}=\w+", "", lines)).replace(" )", ")").strip()
 
 
 def listed(one_or_more: str | list[str]) -> list[str]:
