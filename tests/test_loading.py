@@ -320,16 +320,17 @@ def divides_by_zero(
 @st.composite
 def unfit_images(draw: st.DrawFn) -> tuple[Tensor, Any, Any, type[Exception], str]:
     """Draw images, mean and std that do not fit together, the error and what it says."""
-    case = draw(st.sampled_from(["floats", "channels", "std"]))
+    case = draw(st.sampled_from(["floats", "no deviation", "mean", "std"]))
     side = draw(st.integers(1, 3))
     if case == "floats":
         return draw(tensors((1, side, side))), 0.5, 0.5, TypeError, "uint8.*float32"
     grey = draw(tensors((1, side, side), torch.uint8))
-    if case == "std":
+    if case == "no deviation":
         return grey, 0.5, draw(st.sampled_from([0.0, -1.0, math.nan])), ValueError, "above 0"
     count = draw(st.integers(2, 4))
-    values = [0.5] * count
-    return grey, values, values, ValueError, rf"{count} values.*\(1, {side}, {side}\)"
+    values = {"mean": 0.5, "std": 0.5, case: [0.5] * count}
+    message = rf"^{case} has {count} values.*\(1, {side}, {side}\)"
+    return grey, values["mean"], values["std"], ValueError, message
 
 
 @claim(
