@@ -12,6 +12,7 @@ products, |fl(AB) - AB| <= gamma_n |A||B|).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ class Arithmetic:
     """How numbers are rounded: when stored, within sums, and before they are multiplied.
 
     unit, sum_unit, product_unit: unit roundoffs (the last is 0 where factors are taken as they
-    are); tiny: what is lost where a number underflows.
+    are); tiny: what is lost where a number underflows; most: the largest number that there is.
 
     float16 and bfloat16 are multiplied and summed in float32, whatever a sum's order. TF32 keeps 10
     bits of a factor and may cut off the rest, which is a unit roundoff of 2**-10.
@@ -83,6 +84,7 @@ class Arithmetic:
     sum_unit: float
     product_unit: float
     tiny: float
+    most: float
 
     @classmethod
     def of(cls, dtype: torch.dtype, *, tf32: bool = False) -> Arithmetic:
@@ -96,7 +98,11 @@ class Arithmetic:
         unit = info.eps / 2 + 2**-53
         # Devices may flush subnormal numbers to zero; not those of float16, which one meets.
         tiny = info.smallest_normal * (info.eps if dtype == torch.float16 else 1)
-        return cls(unit, min(unit, 2**-24 + 2**-53), 2**-10 if tf32 else 0.0, tiny)
+        return cls(unit, min(unit, 2**-24 + 2**-53), 2**-10 if tf32 else 0.0, tiny, info.max)
+
+    def can_hold(self, results: Iterable[Bounded]) -> bool:
+        """Return whether no result can be larger than any number that there is."""
+        return all(bool((result.largest < self.most).all()) for result in results)
 
     def stored(self, result: Bounded) -> Bounded:
         """Add what is lost when a result is rounded to the dtype.
@@ -192,10 +198,18 @@ class Arithmetic:
         return self.stored(Bounded(value, error + rounding))
 
     def exp(self, a: Bounded) -> Bounded:
-        """Take the exponential."""
+        """Take the exponential of what is nowhere above zero, the logarithm of a probability.
+
+        So the result is nowhere above 1, however far off its logarithm may be.
+        """
         value = a.value.exp()
-        relative = torch.expm1(a.error + gamma(FUNCTION_ROUNDINGS, self.sum_unit))
-        return self.stored(Bounded(value, value * relative))
+        rise = torch.minimum(a.error, -a.value)
+        largest = (a.value + rise).exp()
+        # A small rise would lose its digits in the difference; of a large one expm1 is inf.
+        above = torch.where(rise < 1, value * torch.expm1(rise), largest - value)
+        below = -value * torch.expm1(-a.error)
+        rounding = gamma(FUNCTION_ROUNDINGS, self.sum_unit) * largest
+        return self.stored(Bounded(value, torch.maximum(above, below) + rounding))
 
     def _summed(
         self, value: Tensor, error: Tensor, magnitude: Tensor, terms: Tensor, factors: int = 2

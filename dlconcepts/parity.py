@@ -112,6 +112,8 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
     """Return the technique of so many steps, each compared with the one from where it began.
 
     Looked at only after the last, what the first steps may be off would hide a fault of the others.
+    It ends early where a number of the next step may be larger than any of the dtype: what
+    overflows is not rounded.
     """
 
     def take_steps(subject: Subject, batch: Batch) -> Iterator[Triple]:
@@ -120,9 +122,12 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
         parameters = dict(subject.model.named_parameters())
         for number in range(1, steps + 1):
             before = weights_of(subject.model)
+            values = forward(subject.rule, layers, before, batch[0])
+            slopes = gradients_of(subject.rule, layers, before, *batch)
+            if number > 1 and not subject.rule.can_hold([*values, *slopes.values()]):
+                return
             states = {n: copy.deepcopy(optimizer.state.get(p, {})) for n, p in parameters.items()}
             train_step(subject.run.train(), F.cross_entropy, optimizer, *batch)
-            slopes = gradients_of(subject.rule, layers, before, *batch)
             for name, parameter in parameters.items():
                 expected, remembered = step_of(
                     subject.rule, optimizer, states[name], before[name], slopes[name]

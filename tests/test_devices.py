@@ -514,8 +514,10 @@ def draw_dtype(data: st.DataObject) -> torch.dtype:
 
 
 def check_all(subject: Subject, batch: Any) -> None:
-    """Compare what each technique gives with float64, TF32 off."""
+    """Compare what each technique gives with float64, from the same weights on, TF32 off."""
+    before = copy.deepcopy(subject.model.state_dict())
     for name, technique in TECHNIQUES.items():
+        subject.model.load_state_dict(before)
         with parity.precision(tf32=False):
             found = compare(technique(subject, batch))
         assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {name}, {found}"
@@ -551,6 +553,25 @@ def test_a_technique_gives_its_float64_result_within_rounding(
     batch = data.draw(batches_for((784,), dtype), label="batch")
 
     check_all(Subject(model, model, Arithmetic.of(dtype)), batch)
+
+
+@pytest.mark.parametrize("dtype", parity.DTYPES)
+def test_a_training_that_diverges_is_compared_as_far_as_its_numbers_are_in_range(
+    dtype: torch.dtype,
+) -> None:
+    """Bright images let SGD overshoot: no bound is lost on the way, and float16 ends in time."""
+    pixels = torch.tensor([8.0, 4.0, 0.0, -8.0], dtype=dtype)
+    images, labels = pixels.repeat_interleave(784).view(4, 784), torch.tensor([3, 5, 9, 9])
+    model = parity.network(dtype, torch.device("cpu"), seed=224)
+    momentum = parity.OPTIMIZERS["SGD, momentum and decay"]
+    subject = Subject(model, model, Arithmetic.of(dtype))
+
+    triples = list(parity.steps_with(momentum, 30)(subject, (images, labels)))
+
+    assert compare(triples).holds
+    assert all(bool(bound.error.isfinite().all()) for _, _, bound in triples)
+    steps = len({name.rpartition("step ")[2] for name, _, _ in triples})
+    assert steps < 30 if dtype == torch.float16 else steps == 30
 
 
 # ------------------------------------------------- same-results: compiled
