@@ -31,6 +31,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from mutants_plugin import NOTICED
 from results import write
 from rich.console import Console
 from rich.table import Table
@@ -64,8 +65,17 @@ def mutmut(*arguments: str, profile: str = "power", quiet: bool = False) -> str:
     if quiet:
         found = subprocess.run(command, **where, capture_output=True, encoding="utf-8")
         return found.stdout
-    subprocess.run(command, **where, check=True)
+    if subprocess.run(command, **where).returncode:
+        sys.exit(f"mutmut could not begin: {failing() or 'see above'}")
     return ""
+
+
+def failing() -> str:
+    """Say which test failed without a mutant, if one did."""
+    noticed = MUTANTS / NOTICED
+    lines = noticed.read_text(encoding="utf-8").splitlines() if noticed.exists() else []
+    tests = [test for function, _, test in (line.partition("\t") for line in lines) if not function]
+    return f"without a mutant every test has to pass, but {tests[-1]} fails" if tests else ""
 
 
 def statuses() -> dict[str, str]:
@@ -83,11 +93,12 @@ def generate() -> list[str]:
     mutmut has no command for that alone: told to run none, it stops once it has done both. Few
     examples of a law show what it calls.
     """
+    (MUTANTS / NOTICED).unlink(missing_ok=True)
     said = mutmut("run", "no-such-mutant*", profile="dev", quiet=True)
     names = list(statuses())
     if not names or not (MUTANTS / "mutmut-stats.json").exists():
         told = "\n".join(line for line in said.splitlines() if "Running stats" not in line)
-        sys.exit(f"{told}\nmutmut could not begin: without a mutant every test has to pass")
+        sys.exit(f"{told}\nmutmut could not begin: {failing()}")
     return names
 
 

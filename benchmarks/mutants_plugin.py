@@ -18,6 +18,7 @@ import pytest
 # Both in the folder where mutmut works, in which it also runs pytest.
 STATISTICS = Path("mutmut-stats.json")
 NOTICED = Path("noticed.txt")  # a function and a test that noticed one of its mutants, a line each
+PROGRAMMED = "fail"  # what mutmut has fail once, to see that a failure is seen
 
 
 @functools.cache
@@ -30,7 +31,7 @@ def seconds() -> dict[str, float]:
 
 
 def mutated() -> str:
-    """Return the name of the function whose mutant is on trial, empty if none is."""
+    """Return the name of the function of which a mutant is on trial, empty if none is."""
     function, mutant, _ = os.environ.get("MUTANT_UNDER_TEST", "").partition("__mutmut_")
     return function if mutant else ""
 
@@ -43,11 +44,9 @@ def pytest_load_initial_conftests() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests first that are likely to notice the mutant, then the quickest."""
     durations, function = seconds(), mutated()
-    if not function:
-        return
     same_function: Counter[str] = Counter()
     same_module: Counter[str] = Counter()
-    if NOTICED.exists():
+    if function and NOTICED.exists():
         for line in NOTICED.read_text(encoding="utf-8").splitlines():
             other, _, test = line.partition("\t")
             same_function[test] += other == function
@@ -65,10 +64,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the test that noticed the mutant."""
+    """Note the test that noticed the mutant, or that fails without one."""
     report = yield
-    function = mutated()
-    if report.failed and function:
+    if report.failed and os.environ.get("MUTANT_UNDER_TEST") != PROGRAMMED:
         with NOTICED.open("a", encoding="utf-8") as file:
-            file.write(f"{function}\t{item.nodeid}\n")
+            file.write(f"{mutated()}\t{item.nodeid}\n")
     return report

@@ -26,6 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -966,6 +967,32 @@ def test_a_captured_training_stays_as_it_was() -> None:
     optimizer.step()
 
     assert training.optimizer["state"][0]["momentum_buffer"].item() == 1
+
+
+def test_the_history_and_the_random_state_of_the_device_are_captured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The generator of the model's device is put back where it was, if there is a state for it."""
+    device = torch.device("meta")  # in place of an accelerator: torch has no generator for it
+    state, given = torch.zeros(16, dtype=torch.uint8), []
+    module = SimpleNamespace(
+        get_rng_state=lambda where: {device: state}[where],
+        set_rng_state=lambda state, where: given.append((state, where)),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda where: {device: module}[where])
+    there, here = (
+        torch.optim.SGD([nn.Parameter(torch.ones(1, device=d))]) for d in (device, "cpu")
+    )
+
+    training = capture(there, torch.Generator(), epoch=1, history=[{"loss": 1.0}])
+    resume(training, there, torch.Generator())
+    resume(training, here, torch.Generator())
+    resume(capture(here, torch.Generator(), epoch=1), there, torch.Generator())
+
+    assert training.history == [{"loss": 1.0}]
+    assert len(given) == 1
+    assert given[0][0] is state
+    assert given[0][1] == device
 
 
 def test_another_optimizer_is_refused_before_anything_changes() -> None:

@@ -1069,6 +1069,44 @@ def test_a_device_without_events_is_timed_by_the_clock() -> None:
         seconds("cpu", 0)
 
 
+class FiveSeconds:
+    """An event of a queue in which all work takes five seconds."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        """Come after what is in the queue."""
+
+    def synchronize(self) -> None:
+        """Wait."""
+
+    def elapsed_time(self, end: Any) -> float:
+        """Return the milliseconds to another event."""
+        return 5000.0
+
+
+def test_events_tell_the_time_of_an_accelerator_and_the_clock_that_of_the_cpu() -> None:
+    """Where there are events, the clock is not looked at, but for the CPU."""
+    module = SimpleNamespace(synchronize=lambda: None, Event=FiveSeconds)
+    seconds = functools.partial(devices.median_seconds, lambda: None, module=module)
+
+    assert seconds("cuda", clock=lambda: pytest.fail("asked the clock")) == 5
+    assert seconds("cpu", clock=itertools.count().__next__) == 1
+    assert seconds(clock=itertools.count().__next__) == 1
+
+
+def test_the_module_of_the_device_is_asked_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default two calls warm up and nine are timed, between waits for the device named."""
+    calls: list[str] = []
+    module = SimpleNamespace(synchronize=lambda: calls.append("waits"))
+    monkeypatch.setattr(torch, "get_device_module", {"mps": module}.__getitem__)
+
+    devices.median_seconds(lambda: calls.append("works"), "mps")
+
+    assert calls == ["works"] * 2 + ["waits", "works", "waits"] * 9
+
+
 # ------------------------------------------------- the table, the benchmark, the bounds
 
 
@@ -1204,6 +1242,30 @@ def test_a_result_that_is_no_number_exceeds_every_bound(value: float) -> None:
     computed, bound = torch.tensor([1.0, value]), Bounded(torch.ones(2), torch.full((2,), 9.0))
 
     assert compare([("logits", computed, bound)]).ratio == math.inf
+
+
+@pytest.mark.parametrize("ulps", [1, 512])
+def test_the_fault_moves_the_largest_logit_away_from_zero(ulps: int) -> None:
+    """By units in the last place of that logit, whatever the shape; the others stay."""
+    model = nn.Identity()
+    moves_one_logit(ulps)(model)
+
+    moved = model(torch.tensor([[1.0, -3.0], [2.0, 0.0], [0.5, 0.25]]))
+
+    unit = 2 * torch.finfo(torch.float32).eps
+    assert moved.equal(torch.tensor([[1.0, -3.0 - ulps * unit], [2.0, 0.0], [0.5, 0.25]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_unit_in_the_last_place_leads_to_the_next_number_of_the_dtype(dtype: torch.dtype) -> None:
+    """It has the dtype of the value that it is added to."""
+    values = torch.tensor([1.0, -2.0, 3.0, 0.25, -1000.0], dtype=dtype)
+
+    units = ulp(values)
+
+    assert units.dtype == dtype
+    infinite = torch.full_like(values, math.inf).copysign(values)
+    assert (values + units.copysign(values)).equal(torch.nextafter(values, infinite))
 
 
 def test_one_element_off_by_the_reported_ulps_is_noticed_and_by_one_less_is_not() -> None:

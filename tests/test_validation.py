@@ -266,7 +266,9 @@ def takes_what_is_there(data: Data, size: int | float, *, seed: int = 0) -> tupl
     return (images[held:], labels[held:]), (images[:held], labels[:held])
 
 
-UNFIT_SHARES = st.floats(max_value=0) | st.floats(min_value=1) | st.just(math.nan)
+UNFIT_SHARES = (
+    st.sampled_from([0.0, 1.0, math.nan]) | st.floats(max_value=0) | st.floats(min_value=1)
+)
 
 
 def holds_out_the_last(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
@@ -326,6 +328,13 @@ def test_a_size_that_leaves_a_part_empty_is_refused(
         message = f"of {n} examples, 1 to {n - 1} can be held out, but size={size} asks for {held}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         hold_out((torch.zeros(n, 1), torch.arange(n)), size)
+
+
+def test_a_split_is_that_of_seed_0_unless_another_is_given() -> None:
+    """Who gives no seed gets the same split each time, that of 0."""
+    data = torch.zeros(100, 1), torch.arange(100)
+
+    assert hold_out(data, 10)[1][1].equal(hold_out(data, 10, seed=0)[1][1])
 
 
 def test_images_and_labels_of_different_number_are_not_split() -> None:
@@ -777,6 +786,19 @@ def test_a_label_that_is_no_class_is_refused(
         loss_fn(scores, labels)
 
     assert (bits(scores), bits(labels)) == before, "what is refused stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "torchs"), [(nll_loss, F.nll_loss), (cross_entropy, F.cross_entropy)]
+)
+def test_without_options_a_loss_is_torchs(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], torchs: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """The mean over the examples whose label is not -100, each of the same weight."""
+    scores = torch.tensor([[1.0, 3.0], [0.0, 0.5], [2.0, 0.0]]).log_softmax(dim=1)
+    labels = torch.tensor([0, -100, 1])
+
+    assert close(loss_fn(scores, labels), torchs(scores, labels))
 
 
 @pytest.mark.parametrize("loss_fn", [nll_loss, cross_entropy])
