@@ -2,7 +2,8 @@
 
     tox -e mutants                                       # a sample of 100 mutants
     tox -e mutants -- --lesson tensors                   # all of one lesson
-    tox -e mutants -- --all --json docs/results/power-mutants.json
+    tox -e mutants -- --all
+    tox -e mutants -- --again --json docs/results/power-mutants.json  # those that lived: new tests?
 
 mutmut changes one operator, number, argument or name of a lesson at a time and runs the tests that
 call the changed function, the laws with their right subjects among them, until one fails. Of the
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many of them, at random (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
+    parser.add_argument("--again", action="store_true", help="all; run those killed before no more")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     started = time.perf_counter()
@@ -203,11 +205,16 @@ def main() -> None:
         chosen = [
             n for n in chosen if any(n.startswith(f"dlconcepts.{m}.") for m in options.lesson)
         ]
-    size = options.sample or (len(chosen) if options.all or options.lesson else 100)
+    whole = options.all or options.again or options.lesson
+    size = options.sample or (len(chosen) if whole else 100)
     chosen = sorted(random.Random(options.seed).sample(chosen, min(size, len(chosen))))
     if not chosen:
         sys.exit(f"there are no mutants of {options.lesson}")
-    mutmut("run", "--max-children", str(options.jobs), *chosen)
+    # mutmut forgets what it knew of a function that has changed.
+    before = statuses() if options.again else {}
+    killed = {name for name in chosen if before.get(name) == "killed"}
+    if run := [name for name in chosen if name not in killed]:
+        mutmut("run", "--max-children", str(options.jobs), *run)
     took = time.perf_counter() - started
     equivalents = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
     found = statuses()
@@ -218,10 +225,12 @@ def main() -> None:
         met = any(f in name for f in listed(known["function"]) for name in chosen)
         if met and not options.sample and not any(means(known, r) for r in rows if "after" in r):
             print(f"equivalent.toml lists what is no survivor: {known['function']}")
-    print(f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}, in {took:.0f} s")
+    earlier = f", {len(killed)} of them in an earlier run" if killed else ""
+    result = f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}"
+    print(f"{result}{earlier}, in {took:.0f} s")
     if options.json:
         packages = ("torch", "mutmut", "hypothesis")
-        write(options.json, rows, packages, seconds=round(took), counts=counts)
+        write(options.json, rows, packages, seconds=round(took), counts=counts, earlier=len(killed))
 
 
 if __name__ == "__main__":
