@@ -151,7 +151,8 @@ def is_wording(before: str, after: str) -> bool:
 
 def without_device(line: str) -> str:
     """Return a line of code without what it says about devices."""
-    line = re.sub(r",? *device(?:_type)?=(?:[^,()]|\([^()]*\))+", "", line)
+    line = re.sub(r"\bdevice = .*", "", line)
+    line = re.sub(r",? *(?:map_location|devices?|device_type)=(?:[^,()]|\([^()]*\))+", "", line)
     line = re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
     return re.sub(r", *\)", ")", line)
 

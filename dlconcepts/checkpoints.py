@@ -229,7 +229,7 @@ def describe(model: Model) -> dict[str, Any]:
     return {"class": name, **model.architecture}
 
 
-def find_class(name: str) -> type[Model] | None:
+def find_class(name: str | None) -> type[Model] | None:
     """Return the class of that name, of those that a checkpoint can hold."""
     if name == "TransferNetwork":
         # It needs torchvision, which takes as long to import as torch itself.
@@ -241,7 +241,7 @@ def find_class(name: str) -> type[Model] | None:
 
 def build(architecture: dict[str, Any], state_dict: dict[str, Tensor]) -> Model:
     """Return the network that was described, in eval mode, with the tensors of the state_dict."""
-    kind = find_class(architecture.get("class", ""))
+    kind = find_class(architecture.get("class"))
     if kind is None:
         raise ValueError(f"it is for the class {architecture.get('class')!r}, not 'Network'")
     arguments = {name: value for name, value in architecture.items() if name != "class"}

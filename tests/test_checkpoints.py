@@ -25,6 +25,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,7 @@ from dlconcepts.strategies import (
     tensors,
 )
 from dlconcepts.training import fit, seeded
+from dlconcepts.transfer import TransferNetwork
 
 claim = pytest.mark.claim
 
@@ -954,6 +956,70 @@ def test_a_resumed_training_is_an_unbroken_one(
         "a resumed training ends bit for bit where an unbroken one does"
     )
     assert losses == expected, "its losses are those of the unbroken one"
+
+
+def test_a_checkpoint_says_what_wrote_it(tmp_path: Path) -> None:
+    """The versions of dlconcepts and of torch."""
+    save(tmp_path / "one.pt", Network(2, [], 1), classes=["cat"], normalization={})
+
+    assert load(tmp_path / "one.pt").libraries == {
+        "dlconcepts": version("dlconcepts"),
+        "torch": str(torch.__version__),
+    }
+
+
+def test_a_transfer_network_comes_back_whole(tmp_path: Path) -> None:
+    """To build it by its name draws weights that nobody needs, but the random state stays.
+
+    It is a RegNet, which cannot be built on the meta device.
+    """
+    model = TransferNetwork("regnet_y_400mf", [], 2)
+    save(tmp_path / "one.pt", model, classes=["cat", "dog"], normalization={"size": 32})
+    before = torch.get_rng_state()
+
+    found = load(tmp_path / "one.pt").model
+
+    assert torch.get_rng_state().equal(before)
+    assert isinstance(found, TransferNetwork)
+    assert not any(module.training for module in found.modules())
+    assert state_of(found) == state_of(model.eval())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (7, "it comes from elsewhere: it has no format_version, architecture"),
+        ([1, 2], "it comes from elsewhere: it has no format_version, architecture"),
+        ({"format_version": 1, "weights": {}}, "it comes from elsewhere: it has no architecture"),
+        ({"weights": {}}, "it comes from elsewhere: it has no format_version"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_to_come_from_elsewhere(
+    tmp_path: Path, content: Any, reason: str
+) -> None:
+    """Whatever the file holds, the parts that are missing are named."""
+    save_file(content, tmp_path / "other.pt")
+
+    with pytest.raises(CheckpointError, match=reason):
+        load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"architecture": {"class": "Tower"}}, "it is for the class 'Tower', not 'Network'"),
+        ({"architecture": {}}, "it is for the class None, not 'Network'"),
+        ({"classes": "cat"}, "its classes is of type str, not list"),
+    ],
+)
+def test_a_part_that_is_wrong_is_named(tmp_path: Path, part: dict[str, Any], reason: str) -> None:
+    """A class that is not known, or a value of another type."""
+    path = tmp_path / "one.pt"
+    save(path, Network(2, [], 1), classes=["cat"], normalization={})
+    save_file({**load_file(path), **part}, path)
+
+    with pytest.raises(CheckpointError, match=reason):
+        load(path)
 
 
 def test_a_captured_training_stays_as_it_was() -> None:

@@ -41,6 +41,7 @@ from dlconcepts.strategies import tensors
 from dlconcepts.training import fit
 from dlconcepts.transfer import (
     UNTRAINED,
+    TransferNetwork,
     extract_features,
     find_head,
     freeze,
@@ -282,7 +283,67 @@ def test_auxiliary_classifiers_are_dropped(name: str) -> None:
     replace_head(model, nn.Linear(find_head(model).in_features, 3, device="meta"))
 
     assert model(images_for(name, model)).shape == (2, 3)
+    assert model.aux_logits is False
     assert not [part for part, _ in model.named_modules() if part.lower().startswith("aux")]
+
+
+def test_the_head_of_a_squeezenet_gets_the_mean_of_each_map() -> None:
+    """Its old head scored each place of the image; a new one gets one number for each channel."""
+    model, head = models.squeezenet1_1().eval(), nn.Linear(512, 3)
+    images = torch.randn(2, 3, 64, 64)
+
+    found = find_head(model)
+    replace_head(model, head)
+
+    assert found == ("classifier", 512)
+    torch.testing.assert_close(model(images), head(model.features(images).mean(dim=(2, 3))))
+
+
+def test_a_head_may_be_any_module() -> None:
+    """One without a Linear takes what comes."""
+    model = models.resnet18()
+    replace_head(model, nn.Identity())
+
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+
+
+# ------------------------------------------------- the network as a whole
+
+
+def test_a_transfer_network_trains_its_head_alone() -> None:
+    """It gives scores for its own classes; its arguments build one like it."""
+    classifier = models.shufflenet_v2_x0_5()
+    model = TransferNetwork("shufflenet_v2_x0_5", [7], 3, classifier=classifier)
+    like_it = TransferNetwork(**model.architecture)
+    images = torch.randn(2, 3, 32, 32)
+
+    scores = model(images)
+
+    assert model.classifier is classifier
+    assert model.head is classifier.fc
+    assert [layer.out_features for layer in model.head if isinstance(layer, nn.Linear)] == [7, 3]
+    assert scores.shape == (2, 3)
+    assert leaves_of(scores) == {p for p in model.parameters() if p.requires_grad}
+    assert leaves_of(scores) == set(model.head.parameters())
+    assert shapes_of(like_it) == shapes_of(model)
+    assert like_it.architecture == model.architecture
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter and buffer."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def test_without_a_classifier_the_network_begins_at_random() -> None:
+    """Those too that torchvision would ask about the weights of, which is a warning."""
+    assert isinstance(TransferNetwork("googlenet", [], 2).classifier, models.GoogLeNet)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "raft_small"])
+def test_a_name_that_no_classifier_has_is_refused(name: str) -> None:
+    """Neither are torchvision's models for other tasks."""
+    with pytest.raises(ValueError, match=f"torchvision has no classifier '{name}'"):
+        TransferNetwork(name, [], 2)
 
 
 # ------------------------------------------------- the new classifier
@@ -861,11 +922,53 @@ def test_an_optimizer_built_afterwards_trains_the_new_head(
     assert after["0.bias"][0] != before["0.bias"][0], "the new head moves"
 
 
+def test_a_head_of_two_layers_gives_logits_unless_log_probabilities_are_asked_for() -> None:
+    """A size that is none is refused."""
+    assert isinstance(new_head(4, [3], 2)[-1], nn.Linear)
+    assert isinstance(new_head(4, [3], 2, log_probabilities=True)[-1], nn.LogSoftmax)
+    with pytest.raises(ValueError, match=r"at least 1, but these are \[4, 0, 2\]"):
+        new_head(4, [0], 2)
+
+
+class HeadFirst(nn.Module):
+    """A network whose head comes first, and whose dropout is a call that asks for its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scores."""
+        scores: Tensor = self.head(F.dropout(self.norm(images), training=self.training))
+        return scores
+
+
+def test_what_is_frozen_is_in_eval_mode_wherever_it_stands() -> None:
+    """The layers after the head too, and the calls of the model itself."""
+    model = HeadFirst()
+    freeze(model, model.head)
+    before = state_of(model)
+    images = torch.randn(3, 4)
+
+    scores = model.train()(images)
+
+    assert scores.equal(model(images)), "nothing is dropped"
+    assert state_of(model)["norm.running_mean"] == before["norm.running_mean"]
+    assert (model.training, model.norm.training, model.head.training) == (False, False, True)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda model: replace_head(model, nn.Linear(5, 2)), "takes 5 features, but fc .* gets 4"),
-        (lambda model: replace_head(model, nn.Linear(4, 2), ""), "no module ''"),
+        (
+            lambda model: replace_head(model, nn.Linear(5, 2)),
+            "takes 5 features, but fc of Pretrained gets 4",
+        ),
+        (
+            lambda model: replace_head(model, nn.Linear(4, 2), ""),
+            "Pretrained has no module ''; it has stem, norm, dropout, fc",
+        ),
         (lambda model: freeze(model, nn.Linear(4, 2)), "not a module of the model"),
         (lambda model: extract_features(model, model.fc, []), "no images"),
     ],
@@ -911,6 +1014,7 @@ def test_extracting_features_leaves_the_model_as_it_was() -> None:
     ("model", "reason"),
     [
         (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "1, BatchNorm1d, not a Linear"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 2, 1)), "1, Conv2d, not a Linear"),
         (nn.Linear(2, 2), "the model itself, Linear"),
         (nn.ReLU(), "the model itself, ReLU"),
     ],
@@ -1009,6 +1113,26 @@ def test_a_damaged_file_is_refused(
             load_weights(model, path)
 
     assert state_of(model) == before, "the model stays as it was"
+
+
+class RunsCode:
+    """What, unpickled, makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_weights_that_hold_code_are_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
+    """The reason is torch's own, on one line."""
+    torch.save({"weight": RunsCode(tmp_path / "made")}, tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match=r"weights.pth cannot be used: .*Weights only load fail"):
+        load_weights(nn.Linear(2, 2), tmp_path / "weights.pth")
+
+    assert not (tmp_path / "made").exists()
 
 
 def gives_an_untrained_one(name: str) -> object:
