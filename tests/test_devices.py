@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from dlconcepts.bounds import Arithmetic, Bounded
 from dlconcepts.compare import bits, state_of
 from dlconcepts.devices import DEVICES, DeviceUnavailableError, find_device, move, to_device
 from dlconcepts.faults import (
+    cut_to_tf32,
     drops_a_bias,
     layers_with_weights,
     moves_one_logit,
@@ -1242,6 +1244,138 @@ def test_a_result_that_is_no_number_exceeds_every_bound(value: float) -> None:
     computed, bound = torch.tensor([1.0, value]), Bounded(torch.ones(2), torch.full((2,), 9.0))
 
     assert compare([("logits", computed, bound)]).ratio == math.inf
+
+
+def test_a_convolution_of_any_shape_keeps_its_bound() -> None:
+    """Neither the images nor the kernel need be square."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = (2, 3, 5, 7), (4, 3, 2, 3), (4,)
+    images, weight, bias = (torch.randn(size, generator=draw) for size in sizes)
+    rule = Arithmetic.of(torch.float32)
+
+    bound = rule.convolve(*(Bounded.exact(tensor) for tensor in (images, weight, bias)))
+
+    exact = F.conv2d(images.double(), weight.double(), bias.double())
+    torch.testing.assert_close(bound.value, exact)
+    assert ((F.conv2d(images, weight, bias) - exact).abs() <= bound.error).all()
+
+
+def test_a_parameter_that_gets_no_gradient_exceeds_the_bound_of_a_step() -> None:
+    """It stays where it is, and the optimizer remembers nothing of it: that is no step."""
+    model = parity.network(torch.float32, torch.device("cpu"))
+    layers_with_weights(model)[-1].bias.requires_grad_(False)
+    subject = Subject(model, model, Arithmetic.of(torch.float32))
+    batch = torch.ones(2, 784), torch.tensor([0, 1])
+
+    triples = list(TECHNIQUES["1 step of Adam"](subject, batch))
+
+    off = [
+        name for name, computed, bound in triples if not compare([(name, computed, bound)]).holds
+    ]
+    assert off
+    assert all("output.bias" in name for name in off), off
+
+
+@pytest.mark.parametrize(("can_hold", "steps"), [(False, 1), (True, parity.STEPS)])
+def test_the_first_step_is_always_compared(can_hold: bool, steps: int) -> None:
+    """The others only while no number of theirs may be larger than any of the dtype."""
+
+    class Holds(Arithmetic):
+        """An arithmetic that can hold all or nothing."""
+
+        def can_hold(self, numbers: Any) -> bool:
+            """Return whether the numbers are in range."""
+            return can_hold
+
+    model = parity.network(torch.float32, torch.device("cpu"))
+    rule = Holds(**vars(Arithmetic.of(torch.float32)))
+    batch = torch.ones(2, 784), torch.tensor([0, 1])
+
+    triples = TECHNIQUES[f"{parity.STEPS} steps of Adam"](Subject(model, model, rule), batch)
+
+    assert {name.rpartition(" ")[2] for name, *_ in triples} == {str(n + 1) for n in range(steps)}
+
+
+def test_a_model_is_compiled_whole_and_for_any_number_of_examples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not piece by piece around what the compiler cannot read, nor anew for each batch."""
+    model, given = nn.Identity(), {}
+    monkeypatch.setattr(torch, "compile", lambda model, **options: given.update(options) or model)
+
+    assert parity.compiled(model) is model
+    assert given == {"fullgraph": True, "dynamic": True}
+
+
+def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first line of what torch says; any other error is none, and is raised."""
+
+    def compiles(message: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+        """Return a torch.compile whose result fails at its first call, or does not."""
+
+        def call(x: Tensor) -> Tensor:
+            """Compile, when it is called."""
+            if message:
+                raise RuntimeError(message)
+            return x
+
+        return lambda function: call
+
+    monkeypatch.setattr(torch, "compile", compiles("\nno working C++ compiler\nset CXX"))
+    reason = parity.why_not_compiled()
+    assert reason == "TorchInductor finds no C++ compiler: no working C++ compiler"
+    monkeypatch.setattr(torch, "compile", compiles(""))
+    assert parity.why_not_compiled() is None
+    monkeypatch.setattr(torch, "compile", compiles("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        parity.why_not_compiled()
+
+
+def test_the_last_layer_alone_loses_its_bias() -> None:
+    """The others keep theirs."""
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)])
+    images = torch.randn(2, 3)
+    expected = model(images) - model[-1].bias
+
+    drops_a_bias(model)
+
+    torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "rounded"),
+    [
+        (rounds_weights_to_bfloat16, lambda x, w: (x, w.bfloat16().float())),
+        (multiplies_in_tf32, lambda x, w: (cut_to_tf32(x), cut_to_tf32(w))),
+    ],
+)
+@pytest.mark.parametrize("layer", [nn.Linear(6, 2), nn.Conv2d(3, 2, (2, 3))])
+def test_a_fault_of_precision_rounds_what_is_multiplied_and_not_the_gradient(
+    fault: Callable[[nn.Module], None],
+    rounded: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    layer: nn.Linear | nn.Conv2d,
+) -> None:
+    """Layers of both kinds, and the weights that are stored stay as they are."""
+    images = torch.randn((2, 6) if isinstance(layer, nn.Linear) else (2, 3, 4, 5))
+    faulty, exact = copy.deepcopy(layer), copy.deepcopy(layer)
+    fault(faulty)
+    x, weight = rounded(images, layer.weight.detach())
+    exact.weight.data = weight
+    expected = exact(x)
+
+    result = faulty(images)
+
+    for output in (result, expected):
+        output.sum().backward()
+    assert result.equal(expected)
+    assert not result.equal(layer(images))
+    assert faulty.weight.equal(layer.weight)
+    torch.testing.assert_close(faulty.weight.grad, exact.weight.grad)
+
+
+def test_tf32_keeps_the_dtype() -> None:
+    """A half that is cut is a half."""
+    assert cut_to_tf32(torch.ones(1, dtype=torch.float16)).dtype == torch.float16
 
 
 @pytest.mark.parametrize("ulps", [1, 512])

@@ -790,6 +790,14 @@ def test_the_default_is_what_the_weights_were_tested_with() -> None:
     assert same_bits
 
 
+def test_by_default_a_training_image_is_turned_by_up_to_30_degrees() -> None:
+    """Smoothly, and with white where the corners were."""
+    rotation = train_pipeline(8).transforms[1]
+
+    assert (rotation.degrees, rotation.fill) == ([-30, 30], 255)
+    assert rotation.interpolation == v2.InterpolationMode.BILINEAR
+
+
 def test_a_long_strip_takes_no_more_room_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A strip of 1 x 3,000 pixels is cut before it is scaled up, not afterwards."""
     sizes, resize = [], Image.Image.resize
