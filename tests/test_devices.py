@@ -45,7 +45,7 @@ from dlconcepts.faults import (
 )
 from dlconcepts.networks import Network
 from dlconcepts.parity import TECHNIQUES, Comparison, Subject, compare
-from dlconcepts.reference import layers_of, step_of
+from dlconcepts.reference import layers_of, softmax_of, step_of
 from dlconcepts.strategies import LAYOUTS, tensors
 from dlconcepts.training import fit
 
@@ -1071,6 +1071,36 @@ def test_a_device_without_events_is_timed_by_the_clock() -> None:
         seconds("cpu", 0)
 
 
+@pytest.mark.parametrize(
+    ("device", "build", "says"),
+    [
+        ("cuda", {"cuda": None, "hip": None}, "no support"),
+        ("cuda", {"cuda": "12.4", "hip": None}, "nothing answers"),
+        ("cuda", {"cuda": None, "hip": "6.2"}, "nothing answers"),
+        ("mps", {"mps": False}, "no support"),
+        ("mps", {"mps": True}, "nothing answers"),
+        ("xpu", {"xpu": None}, "no support"),
+        ("xpu", {"xpu": "20250101"}, "nothing answers"),
+        ("xpu", {}, "no support"),
+    ],
+)
+def test_a_build_of_pytorch_without_a_device_is_told_from_a_machine_without_one(
+    monkeypatch: pytest.MonkeyPatch, device: str, build: dict[str, Any], says: str
+) -> None:
+    """The one needs another build, the other a device: only there is a computation tried."""
+
+    def nothing_answers(*sizes: int, device: str) -> Tensor:
+        """Stand for a machine without a device."""
+        raise RuntimeError(f"nothing answers on {device}")
+
+    monkeypatch.setattr(torch, "version", SimpleNamespace(**build))
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: build["mps"])
+    monkeypatch.setattr(torch, "ones", nothing_answers)
+
+    with pytest.raises(DeviceUnavailableError, match=f"'{device}' is not available: .*{says}"):
+        find_device(device)
+
+
 class FiveSeconds:
     """An event of a queue in which all work takes five seconds."""
 
@@ -1267,7 +1297,7 @@ def test_a_parameter_that_gets_no_gradient_exceeds_the_bound_of_a_step() -> None
     subject = Subject(model, model, Arithmetic.of(torch.float32))
     batch = torch.ones(2, 784), torch.tensor([0, 1])
 
-    triples = list(TECHNIQUES["1 step of Adam"](subject, batch))
+    triples = list(parity.steps_with(parity.OPTIMIZERS["Adam"], 1)(subject, batch))
 
     off = [
         name for name, computed, bound in triples if not compare([(name, computed, bound)]).holds
@@ -1276,7 +1306,63 @@ def test_a_parameter_that_gets_no_gradient_exceeds_the_bound_of_a_step() -> None
     assert all("output.bias" in name for name in off), off
 
 
-@pytest.mark.parametrize(("can_hold", "steps"), [(False, 1), (True, parity.STEPS)])
+def test_a_parameter_without_a_gradient_is_compared_with_zero() -> None:
+    """What is missing counts as zero, which its own bound does not allow, and no other's."""
+    model = parity.network(torch.float32, torch.device("cpu"))
+    model.output.bias.requires_grad_(False)
+    subject = Subject(model, model, Arithmetic.of(torch.float32))
+    batch = torch.ones(2, 784), torch.tensor([0, 1])
+
+    triples = list(parity.gradients(subject, batch))
+
+    off = [
+        name for name, computed, bound in triples if not compare([(name, computed, bound)]).holds
+    ]
+    assert off == ["output.bias"]
+
+
+@pytest.mark.parametrize(("second", "doubtful"), [(0.9, 1), (0.7, 1), (0.5, 0)])
+def test_an_accuracy_is_in_doubt_where_rounding_may_exchange_the_best(
+    second: float, doubtful: float
+) -> None:
+    """Two scores of which each may be off by 0.2 change places if they are 0.4 apart or less."""
+    logits = torch.tensor([[1.0, second]])
+    bound = Bounded(logits.double(), torch.full((1, 2), 0.2, dtype=torch.float64))
+    subject: Any = SimpleNamespace(
+        run=nn.Identity(),
+        rule=Arithmetic.of(torch.float32),
+        logits_of=lambda images: bound,
+    )
+
+    found = {
+        name: expected
+        for name, _, expected in parity.evaluation(subject, (logits, torch.tensor([0])))
+    }
+
+    assert list(found) == ["loss", "accuracy"]
+    assert float(found["accuracy"].error) == doubtful
+
+
+def test_the_convolution_is_laid_out_by_channels_and_drawn_from_a_seed() -> None:
+    """The seed is 0 unless another is given."""
+    cpu = torch.device("cpu")
+    model = parity.convolution(torch.float32, cpu)
+
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[0].weight.equal(parity.convolution(torch.float32, cpu, seed=0)[0].weight)
+
+
+def test_what_is_computed_in_float32_inside_is_rounded_to_float16_but_once() -> None:
+    """A softmax of exact scores is off by the one rounding with which it is stored."""
+    rule = Arithmetic.of(torch.float16)
+
+    found = softmax_of(rule, Bounded.exact(torch.tensor([[1.0, -2.0, 0.5]])))
+
+    assert (found.error <= 1.05 * rule.unit * found.value).all()
+
+
+@pytest.mark.parametrize(("can_hold", "steps"), [(False, 1), (True, 3)])
 def test_the_first_step_is_always_compared(can_hold: bool, steps: int) -> None:
     """The others only while no number of theirs may be larger than any of the dtype."""
 
@@ -1291,9 +1377,11 @@ def test_the_first_step_is_always_compared(can_hold: bool, steps: int) -> None:
     rule = Holds(**vars(Arithmetic.of(torch.float32)))
     batch = torch.ones(2, 784), torch.tensor([0, 1])
 
-    triples = TECHNIQUES[f"{parity.STEPS} steps of Adam"](Subject(model, model, rule), batch)
+    take_steps = parity.steps_with(parity.OPTIMIZERS["Adam"], 3)
 
-    assert {name.rpartition(" ")[2] for name, *_ in triples} == {str(n + 1) for n in range(steps)}
+    names = [name for name, *_ in take_steps(Subject(model, model, rule), batch)]
+
+    assert {name.rpartition(" ")[2] for name in names} == set("123"[:steps])
 
 
 def test_a_model_is_compiled_whole_and_for_any_number_of_examples(
@@ -1371,6 +1459,20 @@ def test_a_fault_of_precision_rounds_what_is_multiplied_and_not_the_gradient(
     assert not result.equal(layer(images))
     assert faulty.weight.equal(layer.weight)
     torch.testing.assert_close(faulty.weight.grad, exact.weight.grad)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_fault_of_the_sums_rounds_after_each_term(bias: bool) -> None:
+    """In float16 a sum of ones stays at 2048, which torch, with wider sums, goes beyond."""
+    layer = nn.Linear(3000, 2, bias=bias, dtype=torch.float16)
+    layer.weight.data = torch.ones(2, 3000, dtype=torch.float16)
+    if bias:
+        layer.bias.data = torch.tensor([4000.0, 0.0], dtype=torch.float16)
+    sums_in_the_dtype(layer)
+
+    result = layer(torch.tensor([[1.0], [2.0]], dtype=torch.float16).expand(2, 3000))
+
+    assert result.tolist() == [[4000.0 if bias else 2048.0, 2048.0], [4096.0, 4096.0]]
 
 
 def test_tf32_keeps_the_dtype() -> None:

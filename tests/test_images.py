@@ -424,6 +424,23 @@ def test_a_split_holds_out_the_same_share_of_each_class(
     assert split(folder, size, seed=seed) == (train, held_out), "one seed gives one split"
 
 
+def test_a_split_is_that_of_seed_0_unless_another_is_given() -> None:
+    """Who gives no seed gets the same split each time, that of 0: a fifth of each class."""
+    folder = ImageFolder(["cat"], [(Path(str(i)), 0) for i in range(100)])
+
+    assert split(folder) == split(folder, 0.2, seed=0)
+
+
+def test_a_folder_without_a_transform_gives_its_images_as_they_are(tmp_path: Path) -> None:
+    """An RGB image of PIL, beside its label."""
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "cat" / "one.png")
+
+    image, label = image_folder(tmp_path)[0]
+
+    assert (image.size, image.getpixel((0, 0)), label) == ((3, 2), (1, 2, 3), 0)
+
+
 def test_each_image_is_held_out_as_often_as_any_other() -> None:
     """Over 2,000 seeds a third of 6 images is held out: each is in a binomial number of splits.
 

@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 from dlconcepts import checkpoints, training
 from dlconcepts.autograd import ByHand, gradient
 from dlconcepts.compare import bits, state_of
-from dlconcepts.runs import one_thread, seeded
+from dlconcepts.runs import joined_workers, one_thread, seeded
 from dlconcepts.strategies import DTYPES, Problem, batches, easily_lost, problems, shapes, tensors
 from dlconcepts.training import (
     DivergedError,
@@ -1497,6 +1497,127 @@ def test_a_progress_bar_moves_on_with_each_batch(
     assert [line.partition(",")[0] for line in lines] == ["epoch 2"] * 3 + ["epoch 3"] * 3
     ends = [f"epoch {record.epoch}, loss {record.train_loss:.3f}" for record in history]
     assert [lines[2], lines[5]] == ends
+
+
+def orders(form: Callable[[int, int], object], **options: Any) -> list[list[float]]:
+    """Return the order in which two epochs of `fit` show a model a hundred examples."""
+    model = Recorder()
+    data = as_pair(100, 100) if form is as_pair else form(100, 100)
+    fit(model, data, epochs=2, loss_fn=model.loss, optimizer=SGD(model.parameters()), **options)
+    return [model.seen[:100], model.seen[100:]]
+
+
+def as_pair(n: int, batch_size: int) -> object:
+    """Return a pair of tensors."""
+    return torch.arange(n, dtype=torch.float32)[:, None], torch.arange(n)
+
+
+@pytest.mark.parametrize("form", [as_pair, as_tensors, as_examples])
+def test_each_epoch_has_an_order_of_its_own_that_the_seed_or_the_generator_draws(
+    form: Callable[[int, int], object],
+) -> None:
+    """Without either the seed is 0; a generator goes on from where it stands."""
+    first, second = orders(form)
+
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert first != sorted(first)
+    assert second != first
+    assert orders(form, seed=0) == [first, second]
+    assert orders(form, generator=torch.Generator().manual_seed(0)) == [first, second]
+    assert orders(form, seed=1) != [first, second]
+    assert orders(form, generator=torch.Generator().manual_seed(1)) == orders(form, seed=1)
+
+
+def test_a_tensor_dataset_of_images_and_labels_is_the_pair_of_them() -> None:
+    """It is cut by index as the pair is; one of three tensors is no data of `fit`."""
+    model, shapes_seen = nn.Linear(3, 2), []
+    model.register_forward_pre_hook(lambda model, args: shapes_seen.append(args[0].shape))
+    images, labels = torch.ones(2, 3), torch.tensor([0, 1])
+
+    fit(model, TensorDataset(images, labels), epochs=1)
+
+    assert shapes_seen == [(2, 3)]
+    assert orders(as_tensors) == orders(as_pair)
+    with pytest.raises(ValueError, match="too many values"):
+        fit(model, TensorDataset(images, labels, labels), epochs=1)
+
+
+def batches_seen(examples: int, **options: Any) -> list[int]:
+    """Return the sizes of the batches that `fit` gives a model of one parameter."""
+    model, sizes = nn.Linear(1, 2), []
+    model.register_forward_pre_hook(lambda model, args: sizes.append(len(args[0])))
+    labels = torch.zeros(examples, dtype=torch.int64)
+    fit(model, (torch.ones(examples, 1), labels), epochs=1, **options)
+    return sizes
+
+
+def test_a_batch_has_64_examples_and_comes_in_one_piece_unless_asked_otherwise() -> None:
+    """Pieces are cut from batches: they do not run over into the next one."""
+    assert batches_seen(130) == [64, 64, 2]
+    assert batches_seen(6, batch_size=4) == [4, 2]
+    assert batches_seen(6, batch_size=4, accumulate=2) == [2, 2, 1, 1]
+
+
+def test_an_epoch_counts_from_1_and_takes_whole_batches() -> None:
+    """Called by itself, without `fit`."""
+    model, sizes = nn.Linear(1, 2), []
+    model.register_forward_pre_hook(lambda model, args: sizes.append(len(args[0])))
+    loader = [(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64))]
+    sgd = SGD(model.parameters(), lr=0.1)
+
+    train_epoch(model, loader, F.cross_entropy, sgd)
+
+    assert sizes == [2]
+    with pytest.raises(DivergedError, match=r"^epoch 1, batch 1: "):
+        train_epoch(model, [(loader[0][0] * math.nan, loader[0][1])], F.cross_entropy, sgd)
+
+
+def test_no_progress_is_shown_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar is for those who want one."""
+    shown: list[bool] = []
+    bar = training.progress_bar
+    monkeypatch.setattr(
+        training, "progress_bar", lambda total, asked: shown.append(asked) or bar(total, False)
+    )
+
+    fit(nn.Linear(2, 2), examples(), epochs=1)
+    fit(nn.Linear(2, 2), examples(), epochs=1, progress=True)
+
+    assert shown == [False, True]
+
+
+def test_the_workers_of_a_training_share_each_of_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The model begins as that of the first worker, and every step gets the group."""
+    model, group, started, given = nn.Linear(2, 2), object(), [], []
+    monkeypatch.setattr(training, "joined_workers", lambda model: started.append(model) or group)
+    monkeypatch.setattr(
+        training, "train_step", lambda *batch, **options: given.append(options) or 1.0
+    )
+
+    fit(model, examples(), epochs=1, batch_size=2, accumulate=3)
+
+    assert started == [model]
+    assert given
+    assert all(options == {"accumulate": 3, "workers": group} for options in given)
+
+
+def test_a_worker_begins_with_the_tensors_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters and buffers, once torch.distributed has joined processes, and not before."""
+    model, sent = nn.BatchNorm1d(2), []
+    monkeypatch.setattr(
+        torch.distributed, "broadcast", lambda tensor, *, src: sent.append((tensor, src))
+    )
+
+    assert joined_workers(model) is None
+    assert not sent
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    joined_workers(model)
+
+    tensors_of_it = list(model.state_dict().values())
+    assert [src for _, src in sent] == [0] * len(tensors_of_it)
+    assert [tensor.data_ptr() for tensor, _ in sent] == [t.data_ptr() for t in tensors_of_it]
 
 
 def test_bytes_are_normalized_batch_by_batch() -> None:

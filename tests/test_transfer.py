@@ -1166,6 +1166,24 @@ def test_missing_weights_are_an_error_that_says_where_to_put_them(
     assert "--download" in str(caught.value), "the remedy is named"
 
 
+def test_the_default_weights_are_named_first_and_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the name that torchvision recommends, of several that it has."""
+    taken: list[models.WeightsEnum] = []
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    default = models.MobileNet_V2_Weights.IMAGENET1K_V2
+
+    with pytest.raises(WeightsError, match=r"put mobilenet_v2-7ebf99e0.pth or mobilenet_v2-b0353"):
+        pretrained("mobilenet_v2")
+    monkeypatch.setattr(
+        models, "get_model", lambda name, weights: taken.append(weights) or nn.Identity()
+    )
+
+    assert pretrained("mobilenet_v2", download=True)[1] == default
+    assert taken == [default]
+
+
 def test_a_name_that_is_no_classifier_is_refused() -> None:
     """A model for another task, or none, is an error that names it."""
     for name in ("resnet", "fcn_resnet50"):
