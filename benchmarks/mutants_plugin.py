@@ -2,11 +2,14 @@
 
 mutmut forks a process for each mutant from one that has imported torch and collected the tests.
 There the tests run first that noticed other mutants of the same function, then of the same module,
-then the quickest; and the garbage collector leaves alone what the process was born with.
+then the quickest, as many as take `ENOUGH` seconds without a mutant: what they let pass counts as let
+pass by all, so that the share of mutants killed is never too high. And the garbage collector leaves
+alone what the process was born with.
 """
 
 import functools
 import gc
+import itertools
 import json
 import os
 from collections import Counter
@@ -18,6 +21,7 @@ import pytest
 # Both in the folder where mutmut works, in which it also runs pytest.
 STATISTICS = Path("mutmut-stats.json")
 NOTICED = Path("noticed.txt")  # a function and a test that noticed one of its mutants, a line each
+ENOUGH = 6.0  # seconds, of a few examples of each law
 PROGRAMMED = "fail"  # what mutmut has fail once, to see that a failure is seen
 
 
@@ -41,8 +45,8 @@ def pytest_load_initial_conftests() -> None:
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests first that are likely to notice the mutant, then the quickest."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the tests first that are likely to notice the mutant, and leave out the last of many."""
     durations, function = seconds(), mutated()
     same_function: Counter[str] = Counter()
     same_module: Counter[str] = Counter()
@@ -58,6 +62,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             durations.get(item.nodeid, 0.0),
         )
     )
+    if function:
+        ends = list(itertools.accumulate(durations.get(item.nodeid, 0.0) for item in items))
+        enough = 1 + sum(end < ENOUGH for end in ends)
+        config.hook.pytest_deselected(items=items[enough:])
+        del items[enough:]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -75,6 +75,7 @@ def test_a_product_and_a_quotient_are_off_by_their_worst_corner() -> None:
     check(EXACT.scale(a, -3), [-6.0], [0.75])
     check(EXACT.divide(a, within([4.0], 1.0)), [0.5], [0.25])
     check(COARSE.divide(a, within([1.0], 1.0)), [2.0], [math.inf])
+    check(COARSE.divide(within([0.0], 0.0), within([1.0], 1.0)), [0.0], [math.inf])
     check(EXACT.divide(a, within([1.0], 2.0), least=0.5), [2.0], [8.5])
 
 
@@ -110,8 +111,8 @@ def test_an_exponential_is_off_by_its_worse_end(
 
 def test_a_relu_is_exact_where_its_input_is_certainly_negative() -> None:
     """Its gradient is in doubt where the sign is, and may then be either."""
-    before = within([-2.0, -2.0, 1.0, 0.0], [1.0, 3.0, 0.5, 0.0])
-    check(relu(before), [0.0, 0.0, 1.0, 0.0], [0.0, 3.0, 0.5, 0.0])
+    before = within([-2.0, -2.0, -2.0, 1.0, 0.0], [1.0, 2.0, 3.0, 0.5, 0.0])
+    check(relu(before), [0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 3.0, 0.5, 0.0])
 
     before = within([2.0, -2.0, -0.5, 0.5, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0, 0.0, 1.0])
     found = relu_backward(within([5.0] * 6, 1.0), before)
@@ -120,7 +121,7 @@ def test_a_relu_is_exact_where_its_input_is_certainly_negative() -> None:
 
 def test_bounded_numbers_are_taken_apart_and_put_in_shape_together() -> None:
     """The value beside its error; and a copy, which a step that moves the tensor leaves alone."""
-    tensor = torch.tensor([[1.0, -2.0]])
+    tensor = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     exact, found = Bounded.exact(tensor), within([[1.0, -2.0]], [[0.5, 0.25]])
     tensor.zero_()
 
@@ -194,13 +195,19 @@ def test_a_sum_is_rounded_as_often_as_it_has_terms() -> None:
     """Terms that are certainly zero are none; each of the others may underflow."""
     two, tiny = 1 / 31, 2**-10
 
-    found = COARSE.total(within([[1.0, 2.0, 0.0]], 0.0), 1)
-    check(found, [3.0], [stored(3, two * 3 + 2 * tiny)])
+    found = COARSE.total(within([[1.0, 2.0, 0.0], [0.0, 0.0, 0.5]], 0.0), 1)
+    check(found, [3.0, 0.5], [stored(3, two * 3 + 2 * tiny), stored(0.5, 0.5 / 63 + tiny)])
 
     a, b = within([[1.0, 2.0, 0.0]], 0.0), within([[4.0], [0.0], [5.0]], 0.0)
     found = COARSE.matmul(a, b, within([3.0], 0.0))
     check(found, [[7.0]], [[stored(7, two * 7 + 2 * tiny)]])
-    check(COARSE.matmul(a, b), [[4.0]], [[stored(4, 4 / 63 + tiny)]])
+    one = [[stored(4, 4 / 63 + tiny)]]
+    check(COARSE.matmul(a, b), [[4.0]], one)
+    check(COARSE.matmul(a, b, within([0.0], 0.0)), [[4.0]], one)
+    small = within([[0.5]], 0.0)
+    check(COARSE.matmul(small, small), [[0.25]], [[stored(0.25, 0.25 / 63 + tiny)]])
+    found = COARSE.matmul(small, small, within([0.5], 0.0))
+    check(found, [[0.75]], [[stored(0.75, two * 0.75 + 2 * tiny)]])
 
 
 def test_factors_that_lose_digits_are_counted_twice_in_a_product_and_not_in_a_sum() -> None:
@@ -216,16 +223,19 @@ def test_factors_that_lose_digits_are_counted_twice_in_a_product_and_not_in_a_su
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 50.0])
-def test_functions_are_off_by_a_few_units_and_no_more(dtype: torch.dtype, spread: float) -> None:
-    """The logarithm of a softmax, by as many more as its scores are apart; the exponential by 4."""
+def test_functions_are_off_by_the_units_of_their_steps(dtype: torch.dtype, spread: float) -> None:
+    """An exponential by 4; a logarithm of the softmax by 4 and 2 for a sum of two, 4 ln 2 for its
+    logarithm, what the shift by the largest score loses, and what storing the result does.
+    """
     rule = Arithmetic.of(dtype)
-    logits = within([[0.0, spread]], 0.0)
 
-    logs = rule.log_softmax(logits)
+    logs = rule.log_softmax(within([[0.0, spread], [300.0, 300.0 + spread]], 0.0))
     exp = rule.exp(within([-spread], 0.0))
 
-    assert (logs.error >= 4 * rule.unit).all()
-    assert (logs.error <= (14 + 4 * spread) * rule.unit).all()
+    steps = 4 + 2 + 5 * math.log(2) + torch.tensor([3 * spread, spread])
+    for row, error in zip(logs.value, logs.error, strict=True):
+        expected = (steps + row.abs()) * rule.unit
+        torch.testing.assert_close(error, expected, rtol=1e-3, atol=0)
     assert 4 <= (exp.error - rule.tiny) / (rule.unit * exp.value) <= 5.01
 
 
@@ -241,9 +251,9 @@ def doubled(model: nn.Module) -> nn.Module:
 
 
 MODELS = {
-    "a Network": lambda: Network(4, [3, 5], 2),
+    "a Network": lambda: Network(4, [3, 5], 3),
     "a convolution": lambda: nn.Sequential(
-        nn.Conv2d(2, 3, (2, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3 * 2, 2)
+        nn.Conv2d(2, 3, (2, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3 * 2, 3)
     ),
 }
 SHAPES = {"a Network": (3, 2, 2), "a convolution": (3, 2, 4, 4)}
@@ -274,7 +284,7 @@ def test_without_rounding_the_reference_is_torchs_float64(name: str) -> None:
 
     check(found, logits.tolist(), torch.zeros_like(logits).tolist())
     check(loss_of(EXACT, found, LABELS)[0], loss.item(), 0.0)
-    check(softmax_of(EXACT, found), logits.softmax(1).tolist(), [[0.0, 0.0]] * 3)
+    check(softmax_of(EXACT, found), logits.softmax(1).tolist(), [[0.0, 0.0, 0.0]] * 3)
     assert gradients.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         zeros = torch.zeros_like(parameter).tolist()
@@ -292,7 +302,7 @@ def test_where_nothing_cancels_the_bound_is_the_worst_case(name: str) -> None:
     highest = copy.deepcopy(model)
     for parameter in highest.parameters():
         parameter.data += off
-    slope = within([[1.0, 2.0], [0.5, 1.0], [3.0, 0.25]], 0.125)
+    slope = within([[1.0, 2.0, 4.0], [0.5, 1.0, 2.0], [3.0, 0.25, 1.0]], 0.125)
 
     values = forward(EXACT, layers, weights, images)
     gradients = backward(EXACT, layers, weights, values, slope)
@@ -381,6 +391,26 @@ def test_a_step_is_off_by_what_its_gradient_may_be_off(
         assert found.error.item() == pytest.approx(furthest)
     elif slope or steps_before:
         assert found.error.item() <= 5 * 0.1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "what"),
+    [
+        (lambda p: SGD(p, momentum=0.9, nesterov=True), "SGD, nesterov"),
+        (lambda p: SGD(p, momentum=0.9, dampening=0.1), "SGD, dampening"),
+        (lambda p: SGD(p, maximize=True), "SGD, maximize"),
+        (lambda p: Adam(p, amsgrad=True, maximize=True), "Adam, amsgrad, maximize"),
+        (torch.optim.RMSprop, "RMSprop"),
+    ],
+)
+def test_a_step_that_is_not_written_out_is_named(
+    optimizer: Callable[[Sequence[Tensor]], Optimizer], what: str
+) -> None:
+    """Neither another optimizer nor another option is taken for a known one."""
+    exact = within([1.0], 0.0)
+
+    with pytest.raises(TypeError, match=f"^no error bound is known for a step of {what}$"):
+        step_of(EXACT, optimizer([nn.Parameter(torch.ones(1))]), {}, exact, exact)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
