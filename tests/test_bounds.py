@@ -224,8 +224,10 @@ def test_factors_that_lose_digits_are_counted_twice_in_a_product_and_not_in_a_su
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 50.0])
 def test_functions_are_off_by_the_units_of_their_steps(dtype: torch.dtype, spread: float) -> None:
-    """An exponential by 4; a logarithm of the softmax by 4 and 2 for a sum of two, 4 ln 2 for its
-    logarithm, what the shift by the largest score loses, and what storing the result does.
+    """An exponential by 4; a logarithm of the softmax of two scores by those of each of its steps.
+
+    They are 4 for the exponentials and 2 for their sum, 4 ln 2 for its logarithm, and what the
+    shift by the largest score, the difference and storing the result lose.
     """
     rule = Arithmetic.of(dtype)
 
