@@ -47,6 +47,7 @@ MUTANTS = ROOT / "mutants"
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 # What pytest's exit status says of a mutant; killed are also those that hang or crash.
 TEXT = re.compile(r'"[^"]*"|\'[^\']*\'')
+HEADINGS = ("killed", "wording", "device", "equivalent", "survived", "no tests", "not run")
 STATUS = {0: "survived", 1: "killed", 3: "killed", 5: "no tests", 33: "no tests", None: "not run"}
 
 
@@ -164,16 +165,23 @@ def moved_nowhere(call: re.Match[str]) -> str:
     return f".to({', '.join(kept)})" if kept else ""
 
 
+def by_lesson(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row a lesson: how many of its mutants there are of each status, and the share."""
+    found = []
+    for lesson in dict.fromkeys(row["lesson"] for row in rows):
+        counts = Counter(row["status"] for row in rows if row["lesson"] == lesson)
+        figures = {heading: counts[heading] for heading in HEADINGS}
+        found.append({"lesson": lesson, **figures, "share": f"{share(counts):.1%}"})
+    return found
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a line a lesson, and every survivor with what it changes."""
     table = Table(title="mutants of the library")
-    headings = ("killed", "wording", "device", "equivalent", "survived", "no tests", "not run")
-    for heading in ("lesson", *headings, "%"):
+    for heading in ("lesson", *HEADINGS, "%"):
         table.add_column(heading, justify="left" if heading == "lesson" else "right")
-    for lesson in dict.fromkeys(row["lesson"] for row in rows):
-        counts = Counter(row["status"] for row in rows if row["lesson"] == lesson)
-        figures = [str(counts[heading]) for heading in headings]
-        table.add_row(lesson, *figures, f"{share(counts):.1%}")
+    for row in by_lesson(rows):
+        table.add_row(*(str(value) for value in row.values()))
     Console(width=100).print(table)
     for row in rows:
         if row["status"] in ("survived", "no tests"):
@@ -231,7 +239,10 @@ def main() -> None:
     print(f"{result}{earlier}, in {took:.0f} s")
     if options.json:
         packages = ("torch", "mutmut", "hypothesis")
-        write(options.json, rows, packages, seconds=round(took), counts=counts, earlier=len(killed))
+        head: dict[str, Any] = {"seconds": round(took), **counts, "killed earlier": len(killed)}
+        lived = [row for row in rows if row["status"] in ("equivalent", "survived", "no tests")]
+        head |= {"share": f"{share(counts):.1%}", "lived": lived}
+        write(options.json, by_lesson(rows), packages, **head)
 
 
 if __name__ == "__main__":

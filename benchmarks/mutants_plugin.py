@@ -2,9 +2,9 @@
 
 mutmut forks a process for each mutant from one that has imported torch and collected the tests.
 There the tests run first that noticed other mutants of the same function, then of the same module,
-then the quickest, as many as take `ENOUGH` seconds without a mutant: what they let pass counts as let
-pass by all, so that the share of mutants killed is never too high. And the garbage collector leaves
-alone what the process was born with.
+then the quickest, as many as take `ENOUGH` seconds without a mutant: what they let pass counts as
+let pass by all, so that the share of mutants killed is never too high. And the garbage collector
+leaves alone what the process was born with.
 """
 
 import functools
