@@ -36,7 +36,7 @@ KINDS = (
     *("index", "search", "genindex"),
     *(
         f"generated/{name}"
-        for name in ("claims", "corrected", "mistakes", "rot", "runs", "measured")
+        for name in ("claims", "corrected", "mistakes", "rot", "runs", "power", "measured")
     ),
     *("generated/lessons/autograd", "generated/api/dlconcepts.autograd"),
     "_modules/dlconcepts/autograd",

@@ -1,6 +1,7 @@
 """The pages of the book as reStructuredText, made from the suite and from what was recorded."""
 
 import pkgutil
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ from book.tables import cell, tables
 from dlconcepts.report import LESSONS
 
 TEMPLATES = Path(__file__).parent / "templates"
+# The pages across the lessons, beside the library's own.
+ACROSS = ("claims", "corrected", "mistakes", "rot", "runs", "power", "measured")
+# What the page on the power of the laws calls the records of it.
+POWER = {"faults": "faults", "mutants": "mutants", "kinds": "strategies"}
 VERDICTS = {
     "holds": "holds",
     "holds-if": "holds if",
@@ -162,6 +167,7 @@ def environment() -> jinja2.Environment:
         badge=badge,
         cell=cell,
         heading=heading,
+        median=lambda values: statistics.median(list(values)),
     )
     found.globals.update(
         LESSONS=LESSONS,
@@ -173,6 +179,7 @@ def environment() -> jinja2.Environment:
         claim_label=claim_label,
         counterexample=counterexample,
         counts=counts(),
+        laws=[law for chapter in chapters() for law in chapter.laws],
         modules=modules(),
         outcomes=outcomes,
         pictures=pictures,
@@ -198,11 +205,12 @@ def write_pages(out: Path) -> None:
     for module in modules():
         page = templates.get_template("module.rst").render(module=module)
         (out / "api" / f"{module}.rst").write_text(page, encoding="utf-8")
+    power = records.recorded("power-*.json")
     shared = {
         "rot": {k.removeprefix("rot-"): v for k, v in records.recorded("rot-*.json").items()},
         "runs": records.recorded("runs/*.json"),
         "benchmarks": records.recorded("benchmarks/*.json"),
-        "power": records.recorded("power*.json"),
+        **{name: power.get(f"power-{file}") for name, file in POWER.items()},
         "others": {
             name: value
             for name, value in records.recorded("*.json").items()
@@ -210,7 +218,7 @@ def write_pages(out: Path) -> None:
         },
         "calls": rot.CALLS,
     }
-    for name in ("start", "claims", "corrected", "mistakes", "rot", "runs", "measured"):
+    for name in ("start", *ACROSS):
         page = templates.get_template(f"{name}.rst").render(shared)
         (out / f"{name}.rst").write_text(page, encoding="utf-8")
 
