@@ -3,7 +3,7 @@
 import inspect
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +277,6 @@ def look_for_sharing(name: str, model: nn.Module, kept: Any) -> None:
 def shared(model: nn.Module, kept: Any) -> list[str]:
     """Return which tensors of a structure have the memory of a model's parameter or buffer."""
     own = {x.untyped_storage().data_ptr(): name for name, x in state(model).items() if x.numel()}
-    kept = dict(kept) if isinstance(kept, Mapping) else kept
     found = (x for x in tensors(kept).values() if x.numel())
     pointers = (x.untyped_storage().data_ptr() for x in found)
     return [own[pointer] for pointer in pointers if pointer in own]
