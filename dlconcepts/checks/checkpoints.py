@@ -3,7 +3,7 @@
 import inspect
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlconcepts.checks.copies import MODELS, OPTIMIZERS
 from dlconcepts.checks.learning import names, shake
-from dlconcepts.checks.lesson import broken, law, not_checked
+from dlconcepts.checks.lesson import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.trees import bits, leaves, tensors
 
@@ -195,6 +195,8 @@ def check_a_partial_checkpoint_is_refused(project: Project) -> None:
         path = Path(folder) / "checkpoint.pt"
         try:
             call(project.save, model, optimizer, path)
+        except NotCheckedError:
+            raise
         except Exception as error:
             not_checked(f"needs a save that takes any model: {type(error).__name__}")
         fresh = blank(project)
@@ -212,6 +214,8 @@ def is_told(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> bool:
         warnings.simplefilter("always")
         try:
             result = call(project.load, *fresh, path)
+        except NotCheckedError:
+            raise
         except Exception:  # any way to refuse is fine
             return True
     parts = result if isinstance(result, (tuple, list)) else (result,)
@@ -277,7 +281,6 @@ def look_for_sharing(name: str, model: nn.Module, kept: Any) -> None:
 def shared(model: nn.Module, kept: Any) -> list[str]:
     """Return which tensors of a structure have the memory of a model's parameter or buffer."""
     own = {x.untyped_storage().data_ptr(): name for name, x in state(model).items() if x.numel()}
-    kept = dict(kept) if isinstance(kept, Mapping) else kept
     found = (x for x in tensors(kept).values() if x.numel())
     pointers = (x.untyped_storage().data_ptr() for x in found)
     return [own[pointer] for pointer in pointers if pointer in own]

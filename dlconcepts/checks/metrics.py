@@ -1,5 +1,6 @@
 """Checks of the figures: each example counts once, in what evaluate returns and in an accuracy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -158,20 +159,25 @@ def decided(output: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tenso
     """
     several = output.ndim > 1 and output.shape[1] > 1 and not target.is_floating_point()
     classes = min(output.shape[1], 3) if several else 2
-    classes = classes if output.ndim > 1 and output.shape[1] > 2 else 2
     labels = torch.arange(2 * classes) // 2
     right = torch.tensor([share == 1, share >= 0.5] * classes)
     predicted = torch.where(right, labels, (labels + 1) % classes)
-    rest = (2,) * (output.ndim - 2) if several else ()
-    if several:
-        scores = torch.full((len(labels), output.shape[1]), -20.0)
-        scores[torch.arange(len(labels)), predicted] = 20.0
-        scores[torch.arange(len(labels))[~right], labels[~right]] = -40.0
-        shape = (len(labels), output.shape[1], *rest)
-        scores = scores.reshape(*scores.shape, *(1 for _ in rest)).expand(shape).clone()
-        wide = labels.reshape(-1, *(1 for _ in rest)).expand(len(labels), *rest)
-        return scores.to(output), wide.to(target).clone()
-    scores = (40.0 * predicted - 20).reshape(-1, *(1 for _ in output.shape[1:]))
-    scores = scores.expand(len(labels), *output.shape[1:]).clone()
-    wide = labels.reshape(-1, *(1 for _ in target.shape[1:])).expand(len(labels), *target.shape[1:])
-    return scores.to(output), wide.to(target).clone()
+    if not several:
+        scores = 40.0 * predicted - 20
+        return spread(scores, output.shape[1:], output), spread(labels, target.shape[1:], target)
+    rows, rest = torch.arange(len(labels)), (2,) * (output.ndim - 2)
+    scores = torch.full((len(labels), output.shape[1]), -20.0)
+    scores[rows, predicted] = 20.0
+    scores[rows[~right], labels[~right]] = -40.0
+    return spread(scores, rest, output), spread(labels, rest, target)
+
+
+def spread(values: Tensor, rest: Sequence[int], like: Tensor) -> Tensor:
+    """Return values repeated over further dimensions, as a tensor of the kind of another.
+
+    >>> spread(torch.tensor([1, 2]), (3,), torch.zeros(()))
+    tensor([[1., 1., 1.],
+            [2., 2., 2.]])
+    """
+    wide = values[(..., *[None] * len(rest))]
+    return wide.repeat(*[1] * values.ndim, *rest).to(like)

@@ -1,7 +1,6 @@
 """The check that data is normalised once, on its way from the data set to the first layer."""
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
 import torch
@@ -46,15 +45,15 @@ class Trace(TorchFunctionMode):
 
     def _shifts(self, func: Any, args: Any) -> str:
         """Return which of the two halves of a normalisation a call is, empty for others."""
-        kind = KINDS.get(getattr(func, "__name__", "").strip("_"), "")
-        if not kind or len(args) < 2 or not isinstance(args[0], Tensor):
+        kind = KINDS.get(name_of(func))
+        if kind is None or len(args) < 2 or not isinstance(args[0], Tensor):
             return ""
-        constant, data = args[1], args[0]
-        if isinstance(constant, Tensor):
-            small = constant.numel() <= CONSTANTS < data.numel()
-            fits = small and not self.history(constant) and not isinstance(constant, nn.Parameter)
-            return kind if fits else ""
-        return kind if isinstance(constant, (int, float)) else ""
+        data, constant = args[0], args[1]
+        if not isinstance(constant, Tensor):
+            return kind
+        small = constant.numel() <= CONSTANTS < data.numel()
+        fits = small and not self.history(constant) and not isinstance(constant, nn.Parameter)
+        return kind if fits else ""
 
     def _note(self, func: Any, args: Any, before: Tensor | None, result: Any) -> None:
         """Write down the history of a result."""
@@ -110,8 +109,8 @@ class Trace(TorchFunctionMode):
 
 
 def name_of(func: Any) -> str:
-    """Return the name of an operation without its underscores."""
-    return str(func.__name__).strip("_")
+    """Return the name of an operation without its underscores, empty if it has none."""
+    return str(getattr(func, "__name__", "")).strip("_")
 
 
 def off(data: Tensor) -> float:
@@ -163,7 +162,7 @@ def traced_batch(data: Any) -> Any:
     if is_pair(data) or isinstance(data, Dataset):
         items = [tuple(torch.as_tensor(part) for part in item) for item in read(data, items=4)]
         return [torch.stack(parts) for parts in zip(*items, strict=True)]
-    return next(islice(iter(data), 1))
+    return next(iter(data))
 
 
 def train(project: Project, inputs: Any, targets: Any) -> None:

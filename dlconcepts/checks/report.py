@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import sysconfig
 import textwrap
 import time
@@ -20,6 +21,7 @@ STATUSES = ("passed", "FAILED", "error", "excepted", "not checked")
 OUR_FOLDER = Path(__file__).parent
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 WIDTH = 96
+NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,10 @@ class Report:
             case = ET.SubElement(suite, "testcase", classname=result.claim, name=result.check)
             case.set("time", f"{result.seconds:.3f}")
             if result.status != "passed":
-                message = result.details.splitlines()[0] if result.details else result.status
+                details = NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", result.details)
+                message, *_ = f"{result.status}: {details}".splitlines()
                 tag = tags.get(result.status, "skipped")
-                part = ET.SubElement(case, tag, message=f"{result.status}: {message}")
-                part.text = result.details
+                ET.SubElement(case, tag, message=message).text = details
         ET.indent(suite)
         return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
