@@ -287,7 +287,7 @@ class Project:
         ):
             return False
         n = self.count()
-        return any(x.ndim > 1 and x.shape[:2] == (n, n) for x in tensors(self.example[0]).values())
+        return any(x.shape[:2] == (n, n) for x in tensors(self.example[0]).values())
 
     def pick(self, tree: Any, rows: Tensor) -> Any:
         """Return some of the examples of inputs, in the order of the rows."""
