@@ -87,10 +87,21 @@ def test_a_builtin_without_a_signature_is_given_the_parameters():
     assert [p for (p,) in build_optimizer(zip, model)] == list(model.parameters())
 
 
+def test_a_parameter_further_back_does_not_count():
+    """It is the first that a factory is given something for."""
+    given = []
+
+    build_optimizer(lambda params, model=None: given.append(params), nn.Identity())
+
+    assert [list(params) for params in given] == [[]]
+
+
 def test_what_a_factory_refuses_is_said_by_the_factory():
-    """Its own error is what one sees."""
+    """Its own error is what one sees, also if it takes nothing at all."""
     with pytest.raises(ValueError, match="Invalid learning rate"):
         build_optimizer(lambda params: torch.optim.SGD(params, lr=-1), nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="takes 0 positional arguments but 1 was given"):
+        build_optimizer(lambda: None, nn.Linear(1, 1))
 
 
 # ------------------------------------------------------------------------ copies
@@ -161,7 +172,8 @@ def test_a_gradient_that_a_copy_has_is_kept():
     model = Own(2, 1)
     model.weight.grad = torch.ones(1, 2)
 
-    assert copy_together(model, None)[0].weight.grad.tolist() == [[5, 5]]
+    for optimizer in (None, torch.optim.SGD(model.parameters(), lr=0.5)):
+        assert copy_together(model, optimizer)[0].weight.grad.tolist() == [[5, 5]]
 
 
 def test_parameters_that_the_optimizer_alone_holds_are_copied_with_their_gradients():
@@ -259,6 +271,14 @@ def closes_over_a_weight():
     return model
 
 
+def closes_over_its_dropout():
+    """Return a model with a function that uses a layer without weights."""
+    model = nn.Sequential(nn.Linear(2, 1), nn.Dropout())
+    layer = model[1]
+    model.function = lambda: layer
+    return model
+
+
 def computes_its_weight():
     """Return a model whose copy has tensors for parameters."""
     return torch.jit.script(nn.Linear(2, 1))
@@ -272,6 +292,7 @@ def computes_its_weight():
         lambda: Shallow(2, 1),
         closes_over_itself,
         closes_over_a_weight,
+        closes_over_its_dropout,
         computes_its_weight,
     ],
 )

@@ -206,12 +206,12 @@ class Fresh(list):
 
     def __iter__(self):
         """Yield new objects."""
-        return iter([Thing() for _ in range(8)])
+        return iter([Thing() for _ in range(64)])
 
 
 def test_objects_that_nobody_keeps_are_told_apart():
     """An object that takes the place of a freed one in memory is another."""
-    assert sum(isinstance(found, Thing) for found in reachable(Fresh(), Fresh())) == 16
+    assert sum(isinstance(found, Thing) for found in reachable(Fresh(), Fresh())) == 128
 
 
 # ------------------------------------------------------------------------ containers
