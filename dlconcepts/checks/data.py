@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dlconcepts.checks.batches import as_loader, describe, is_pair, split
+from dlconcepts.checks.batches import as_loader, describe, is_pair, is_stack, split
 from dlconcepts.checks.lesson import broken, law, not_checked
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.settings import random_states, seed_everything
@@ -94,7 +94,7 @@ def labels_by_input(data: Any, seed: int) -> dict[object, Counter[object]]:
     seed_everything(seed)
     found: dict[object, Counter[object]] = {}
     for inputs, targets in islice(examples(data), PAIRS):
-        labels = [label_bits(leaf) for _, leaf in leaves(targets)]
+        labels = [label_bits(leaf) for _, leaf in leaves(targets) if is_numeric(leaf)]
         key = tuple(bits(torch.as_tensor(leaf)) for _, leaf in leaves(inputs) if is_numeric(leaf))
         found.setdefault(key, Counter())[tuple(labels)] += 1
     return found
@@ -107,7 +107,7 @@ def is_numeric(leaf: Any) -> bool:
 
 def label_bits(leaf: Any) -> object:
     """Return a label in a form that is the same for 3, a tensor of 3 and an array of 3."""
-    return bits(torch.as_tensor(leaf).double()) if is_numeric(leaf) else leaf
+    return bits(torch.as_tensor(leaf).double())
 
 
 def examples(data: Any) -> Iterator[tuple[Any, Any]]:
@@ -118,16 +118,16 @@ def examples(data: Any) -> Iterator[tuple[Any, Any]]:
         return
     for batch in data:
         inputs, targets = split(batch)
-        if targets is None:
-            not_checked("needs targets")
-        size = len(next(iter(tensors(targets).values())))
-        for row in range(size):
+        sizes = [len(tensor) for tensor in tensors(targets).values() if tensor.ndim]
+        if not sizes:
+            not_checked("needs targets that are tensors")
+        for row in range(sizes[0]):
             yield at(inputs, row), at(targets, row)
 
 
 def at(tree: Any, row: int) -> Any:
-    """Return what a batch holds for one example, as a flat tuple."""
-    return tuple(leaf[row] for _, leaf in leaves(tree) if hasattr(leaf, "__getitem__"))
+    """Return the numbers that a batch holds for one example, as a flat tuple."""
+    return tuple(leaf[row] for _, leaf in leaves(tree) if is_stack(leaf) and leaf.shape)
 
 
 @law(

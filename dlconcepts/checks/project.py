@@ -79,7 +79,7 @@ class Project:
             )
         if self.device is not None:
             try:
-                self.device = torch.empty(0, device=self.device).device
+                self.device = torch.empty((), device=self.device).device
             except (AssertionError, RuntimeError) as error:  # the former without any support for it
                 said = str(error).partition("\n")[0].rstrip(".")
                 raise ValueError(
