@@ -39,7 +39,7 @@ def test_a_part_that_is_called_must_be_a_function(part):
 def test_a_model_must_be_one_or_return_one():
     """A function is asked only when the model is needed."""
     with pytest.raises(
-        TypeError, match=r"^model is a Module or a function that returns one, not a"
+        TypeError, match=r"^model is a Module or a function that returns one, not a str$"
     ):
         Project(model="resnet18")
     with pytest.raises(TypeError, match=r"^the model's factory returned a int, not a Module$"):
@@ -62,11 +62,11 @@ def test_a_device_that_is_not_there_is_refused_with_the_reason(kind, monkeypatch
     """In one line, of what may be pages."""
 
     def fails(*arguments, **named):
-        raise kind("It is switched off.\nC++ stack trace:\nmain()")
+        raise kind("It is no device of UNIX.\nC++ stack trace:\nmain()")
 
     monkeypatch.setattr(torch, "empty", fails)
 
-    said = r"^device 'lamp' cannot be used here: It is switched off; leave out device to check"
+    said = r"^device 'lamp' cannot be used here: It is no device of UNIX; leave out device to check"
     with pytest.raises(ValueError, match=said) as caught:
         Project(device="lamp")
     assert isinstance(caught.value.__cause__, kind)
@@ -222,10 +222,19 @@ def test_what_cannot_be_copied_is_used_itself_and_put_back():
     assert given.fresh_pair(optimizer=False) == (model, None)
 
 
-def test_a_function_builds_the_optimizer_of_a_model_that_is_used_itself():
+def test_a_copy_of_the_model_alone_needs_no_optimizer():
+    """The function that builds one is not called."""
+    model, optimizer = project(optimizer=lambda params: 1 / 0).fresh_pair(optimizer=False)
+
+    assert (type(model), optimizer) == (nn.Linear, None)
+    assert isinstance(project(optimizer=lambda params: 1 / 0).fresh(), nn.Linear)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_function_builds_the_optimizer_of_a_model_that_is_used_itself(device):
     """One that a function of the project keeps."""
     model = nn.Linear(2, 4)
-    given = project(model=model, optimizer=sgd, predict=lambda *_: model)
+    given = project(model=model, optimizer=sgd, predict=lambda *_: model, device=device)
 
     fresh, mine = given.fresh_pair()
 
@@ -347,8 +356,7 @@ def test_a_model_is_run_with_the_random_numbers_of_a_seed():
         torch.manual_seed(seed)
         expected = model(x)
         assert torch.equal(given.run(model, x, seed=seed), expected)
-    torch.manual_seed(0)
-    assert torch.equal(given.run(model, x), model(x)[:0].new_tensor(given.run(model, x).tolist()))
+    assert torch.equal(given.run(model, x), given.run(model, x, seed=0))
 
 
 def test_the_projects_own_forward_is_used():
@@ -379,10 +387,12 @@ def test_the_loss_is_one_number(loss_fn):
 
 
 def test_a_loss_of_one_example_is_one_number_too():
-    """Its single element."""
+    """Its single element; what is one number already is returned as it is."""
     given = project(loss_fn=lambda outputs, targets: (outputs * targets["y"]).reshape(1))
 
-    assert given.loss({"out": torch.tensor(3.0)}["out"], {"y": torch.tensor(2.0)}).shape == ()
+    assert given.loss(torch.tensor(3.0), {"y": torch.tensor(2.0)}).shape == ()
+    count = torch.tensor(3)
+    assert project(loss_fn=lambda *_: count).loss(X, Y) is count
 
 
 def test_a_loss_that_is_no_tensor_is_an_error():
@@ -577,11 +587,12 @@ def test_a_batch_is_cut_one_after_the_other():
     """Into as many examples as are asked for, with their targets or with others."""
     given = project()
 
-    first, second = given.batches(1, 2)
+    first, second, third = given.batches(1, 2, 1)
     (other,) = given.batches(2, targets=Y + 10)
 
     assert (first[0].tolist(), first[1].tolist()) == ([[0, 1]], [0])
     assert (second[0].tolist(), second[1].tolist()) == ([[2, 3], [4, 5]], [1, 2])
+    assert (third[0].tolist(), third[1].tolist()) == ([[6, 7]], [3])
     assert (other[0].tolist(), other[1].tolist()) == ([[0, 1], [2, 3]], [10, 11])
 
 
