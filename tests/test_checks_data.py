@@ -21,11 +21,17 @@ SMALL = X[:3], Y[:3]
 
 
 class Stream(IterableDataset):
-    """Examples one after the other, without end."""
+    """Examples one after the other, without end unless one is given."""
+
+    def __init__(self, end=None):
+        """Remember the end."""
+        self.end = end
 
     def __iter__(self):
         """Yield inputs and targets."""
-        return ((torch.tensor([float(i)]), i) for i in itertools.count())
+        return (
+            (torch.tensor([float(i)]), i) for i in itertools.islice(itertools.count(), self.end)
+        )
 
 
 class Loader:
@@ -167,6 +173,9 @@ def test_no_more_pairs_are_compared_than_the_limit(monkeypatch):
     assert len(data.labels_by_input(Stream(), 0)) == 4
     assert len(data.labels_by_input(DataLoader(TensorDataset(X, Y), 3), 0)) == 4
     assert len(list(data.examples((X, Y)))) == 4
+    assert len(list(data.examples(Stream(20)))) == 4
+    monkeypatch.setattr(data, "PAIRS", 12)
+    assert len(list(data.examples(Stream(20)))) == 12
 
 
 @pytest.mark.parametrize(
@@ -286,7 +295,7 @@ class Recording(nn.Linear):
         """Return one that tells the same."""
         twin = Recording([])
         twin.tell = self.tell
-        return twin
+        return twin.train(self.training)
 
     def forward(self, x):
         """Return the logits."""
