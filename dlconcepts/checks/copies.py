@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,13 +17,11 @@ OPTIMIZERS = ("optimizer", "optim", "opt")
 
 def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
     """Return the optimizer of a factory, which takes a model or the model's parameters."""
-    try:
-        name = next(iter(inspect.signature(factory).parameters), "")
-    except (TypeError, ValueError):
-        name = ""
     ways: list[Callable[[], Any]] = [lambda: model.parameters(), lambda: model]
-    if name.lower() in MODELS:
-        ways.reverse()
+    with suppress(TypeError, ValueError):  # that of a function in C may be unknown
+        first = list(inspect.signature(factory).parameters)[:1]
+        if any(name.lower() in MODELS for name in first):
+            ways.reverse()
     try:
         return factory(ways[0]())
     except (TypeError, AttributeError):
@@ -66,7 +65,7 @@ def copies_alone(network: nn.Module, optimizer: Any, functions: list[Any]) -> bo
         twin, _ = copy_together(network, given)
     except Exception:  # whatever a deepcopy of somebody's attributes may raise
         return False
-    if not all(isinstance(p, nn.Parameter) and p.is_leaf for p in twin.parameters()):
+    if not all(p.is_leaf for p in twin.parameters()):
         return False  # such are the copies of a ScriptModule
     own = {id(part) for part in network.modules()} | {id(p) for p in network.parameters()}
     return not any(id(part) in own for part in reachable(twin))

@@ -79,7 +79,7 @@ class Project:
             )
         if self.device is not None:
             try:
-                self.device = torch.empty(0, device=self.device).device
+                self.device = torch.empty((), device=self.device).device
             except (AssertionError, RuntimeError) as error:  # the former without any support for it
                 said = str(error).partition("\n")[0].rstrip(".")
                 raise ValueError(
@@ -287,7 +287,7 @@ class Project:
         ):
             return False
         n = self.count()
-        return any(x.ndim > 1 and x.shape[:2] == (n, n) for x in tensors(self.example[0]).values())
+        return any(x.shape[:2] == (n, n) for x in tensors(self.example[0]).values())
 
     def pick(self, tree: Any, rows: Tensor) -> Any:
         """Return some of the examples of inputs, in the order of the rows."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 LARGEST_COPY = 2**31  # bytes; a data set held in memory that is larger is not copied
@@ -35,15 +35,16 @@ def parts_of(value: Any) -> list[Any]:
         return list(value)
     found: list[Any] = []
     if isinstance(value, types.MethodType):
-        found += [value.__self__, value.__func__]
+        found = [value.__self__, value.__func__]
     elif isinstance(value, functools.partial):
-        found += [value.func, *value.args, *value.keywords.values()]
+        found = [value.func, *value.args, *value.keywords.values()]
     elif isinstance(value, types.FunctionType):
-        found += [cell.cell_contents for cell in cells_of(value)]
-        found += [*(value.__defaults__ or ()), *globals_of(value)]
-    if isinstance(value, Tensor) or is_array(value):
-        return found
-    return [*found, *vars(value).values()] if has_state(value) else found
+        found = [cell.cell_contents for cell in cells_of(value)]
+        found += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        found += globals_of(value)
+    if not isinstance(value, Tensor) and has_state(value):
+        found += vars(value).values()
+    return found
 
 
 def cells_of(function: types.FunctionType) -> list[types.CellType]:
@@ -57,15 +58,17 @@ def cells_of(function: types.FunctionType) -> list[types.CellType]:
 
 
 def globals_of(function: types.FunctionType) -> list[Any]:
-    """Return the objects with a state, not the functions, that a function uses by a global name."""
-    values = (function.__globals__.get(name) for name in function.__code__.co_names)
-    return [
-        value
-        for value in values
-        if isinstance(value, (nn.Module, Tensor, list, dict, set, collections.deque))
-        or is_array(value)
-        or (has_state(value) and not isinstance(value, types.FunctionType))
-    ]
+    """Return the objects, not the functions, that a function uses by a global name."""
+    values = (function.__globals__.get(name) for name in names_in(function.__code__))
+    return [value for value in values if not isinstance(value, types.FunctionType)]
+
+
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that some code uses, and the functions and comprehensions inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from names_in(constant)
 
 
 def is_array(value: Any) -> bool:
@@ -75,8 +78,6 @@ def is_array(value: Any) -> bool:
 
 def has_state(value: Any) -> bool:
     """Return whether an object keeps attributes that can be put back."""
-    if isinstance(value, (*ATOMS, types.BuiltinFunctionType)):
-        return False
     if type(value).__module__.partition(".")[0] in FOREIGN:
         return False
     return isinstance(getattr(value, "__dict__", None), dict)
@@ -109,9 +110,9 @@ class Snapshot:
     Contents of tensors and numpy arrays, gradients, requires_grad, attributes, containers, the
     variables that closures keep, and generators of random numbers.
 
-    >>> layer = nn.Linear(1, 1)
+    >>> layer = torch.nn.Linear(1, 1)
     >>> before = Snapshot(layer)
-    >>> _ = nn.init.zeros_(layer.weight), layer.eval()
+    >>> _ = torch.nn.init.zeros_(layer.weight), layer.eval()
     >>> before.restore()
     >>> layer.training, bool(layer.weight)
     (True, True)
@@ -205,7 +206,7 @@ class Snapshot:
         data, version, needs = tensor.data, version_of(tensor), tensor.requires_grad
         values = data.clone()
         grad = tensor.grad if tensor.is_leaf else None
-        gradient = None if grad is None else grad.clone()
+        gradient = None if grad is None or grad.layout != torch.strided else grad.clone()
         self.arrays.append((tensor, values))
 
         def put_back(thorough: bool) -> None:
@@ -241,15 +242,17 @@ def same_items(one: Any, other: Any) -> bool:
 
 def changed(tensor: Tensor, before: Tensor) -> bool:
     """Return whether an element differs from before in any bit."""
-    if tensor.is_meta or not tensor.numel():
+    if tensor.is_meta:
         return False
-    if tensor.is_floating_point():
-        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size())
-        if kind is not None:
-            return not torch.equal(tensor.detach().view(kind), before.view(kind))
-    return not torch.equal(tensor, before)
+    now, then = (x.detach().resolve_conj().resolve_neg() for x in (tensor, before))
+    if now.is_complex():
+        now, then = torch.view_as_real(now), torch.view_as_real(then)
+    if now.is_floating_point():
+        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[now.element_size()]
+        now, then = now.view(kind), then.view(kind)
+    return not torch.equal(now, then)
 
 
-def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written to, -1 if PyTorch does not count it."""
-    return -1 if tensor.is_inference() else tensor._version
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor was written to, None if PyTorch does not count it."""
+    return None if tensor.is_inference() else tensor._version

@@ -1,6 +1,7 @@
 """Nested structures of tensors: what models take and return, tuples, dictionaries and objects."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -100,26 +101,11 @@ def bits(value: Any) -> object:
         if dense.layout != torch.strided:
             dense = dense.to_dense()
         flat = dense.clone(memory_format=torch.contiguous_format).reshape(-1)
-        raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-        return (str(value.dtype), tuple(value.shape), raw)
+        return (str(value.dtype), tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         return (str(value.dtype), value.shape, value.tobytes())
-    has_no_equality: bool = getattr(type(value), "__eq__", None) is object.__dict__["__eq__"]
-    return type(value) if has_no_equality else value
-
-
-def same(one: Any, other: Any) -> bool:
-    """Return whether two structures hold the same, tensors and arrays to the last bit.
-
-    >>> same([torch.zeros(2), "a"], [torch.zeros(2), "a"])
-    True
-    """
-    first, second = list(leaves(one)), list(leaves(other))
-    if [path for path, _ in first] != [path for path, _ in second]:
-        return False
-    return all(
-        a is b or bool(bits(a) == bits(b)) for (_, a), (_, b) in zip(first, second, strict=True)
-    )
+    equality: Any = type(value).__eq__
+    return type(value) if equality is object.__eq__ else value
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -131,17 +117,16 @@ def distance(one: Tensor, other: Tensor) -> float:
     0.1
     """
     if one.shape != other.shape:
-        return float("inf")
-    wide = torch.complex128 if one.is_complex() else torch.float64
-    a, b = one.detach().cpu().to(wide), other.detach().cpu().to(wide)
+        return math.inf
+    a, b = one.detach().cpu().to(torch.complex128), other.detach().cpu().to(torch.complex128)
     unequal = ~((a == b) | (a.isnan() & b.isnan()))
     if not bool(unequal.any()):
         return 0.0
     difference = (a - b)[unequal].abs().max().item()
-    finite = torch.cat([a[a.isfinite()].reshape(-1), b[b.isfinite()].reshape(-1)])
-    scale = finite.abs().max().item() if finite.numel() else 0.0
-    if difference != difference or difference == float("inf") or not scale:
-        return float("inf")
+    if not math.isfinite(difference):
+        return math.inf
+    both = torch.cat([a.reshape(-1), b.reshape(-1)])
+    scale = both[both.isfinite()].abs().max().item()
     return float(difference / scale)
 
 

@@ -1,0 +1,326 @@
+"""What the checks see in nested structures: each leaf with its path, to the last bit."""
+
+import collections
+import math
+from array import array
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from dlconcepts.checks import trees
+
+NAN, INFINITY = math.nan, math.inf
+
+
+class Pair(NamedTuple):
+    """A batch with names."""
+
+    inputs: Any
+    targets: Any
+
+
+@dataclass
+class Output:
+    """What a model of a popular library returns, with a field that it computes itself."""
+
+    logits: Any
+    states: Any = None
+    calls: int = field(default=7, init=False)
+
+
+class Headline:
+    """An object with attributes, of no kind that is known, and without an equality."""
+
+    def __init__(self, **attributes):
+        """Keep whatever is given."""
+        vars(self).update(attributes)
+
+
+# ------------------------------------------------------------------------ leaves
+
+
+@pytest.mark.parametrize(
+    ("tree", "found"),
+    [
+        (3, [("", 3)]),
+        ([], []),
+        ([1, (2, [3])], [("[0]", 1), ("[1][0]", 2), ("[1][1][0]", 3)]),
+        ({"a": {0: 1}, "b": (2,)}, [("['a'][0]", 1), ("['b'][0]", 2)]),
+        (Pair({"x": 1}, 2), [("[0]['x']", 1), ("[1]", 2)]),
+        (Output([1], 2), [(".logits[0]", 1), (".states", 2), (".calls", 7)]),
+        ([Output((1,))], [("[0].logits[0]", 1), ("[0].states", None), ("[0].calls", 7)]),
+        (Output, [("", Output)]),
+        ("text", [("", "text")]),
+    ],
+)
+def test_each_leaf_has_the_path_that_leads_to_it(tree, found):
+    """Keys, positions and names of fields, as one would write them; a class is a leaf."""
+    assert list(trees.leaves(tree)) == found
+
+
+def test_tensors_and_floats_are_picked_out_by_their_paths():
+    """Whole numbers are tensors too, what is no tensor is neither."""
+    whole, real = torch.arange(2), torch.zeros(1, dtype=torch.float64)
+    tree = {"ids": whole, "x": [real, 1.5, np.zeros(1)]}
+
+    assert trees.tensors(tree) == {"['ids']": whole, "['x'][0]": real}
+    assert trees.floats(tree) == {"['x'][0]": real}
+    assert trees.tensors(real) == {"": real}
+
+
+# ------------------------------------------------------------------------ rebuilding
+
+
+def doubled(path, leaf):
+    """Return twice a number."""
+    return 2 * leaf
+
+
+@pytest.mark.parametrize(
+    ("tree", "changed"),
+    [
+        (1, 2),
+        ([1, (2,)], [2, (4,)]),
+        ({"a": 1, "b": {"c": [2]}}, {"a": 2, "b": {"c": [4]}}),
+        (collections.OrderedDict(b=1, a=2), collections.OrderedDict(b=2, a=4)),
+        (Pair(1, (2, 3)), Pair(2, (4, 6))),
+        (Output(1, [2]), Output(2, [4])),
+    ],
+)
+def test_a_structure_is_rebuilt_in_its_own_kind(tree, changed):
+    """Each container comes back as what it was, with its leaves changed."""
+    rebuilt = trees.rebuild(tree, doubled)
+
+    assert rebuilt == changed
+    assert type(rebuilt) is type(changed)
+
+
+def test_a_mapping_that_cannot_be_made_of_a_dictionary_becomes_one():
+    """A defaultdict takes a factory first: its items come back in a plain dictionary."""
+    tree = collections.defaultdict(list, a=[1], b=[2])
+
+    assert trees.rebuild(tree, doubled) == {"a": [2], "b": [4]}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [5, [1, (2, [3])], {"a": {0: 1}, "b": (2,)}, Pair({"x": 1}, [2]), [Pair(1, 2)]],
+    ids=repr,
+)
+def test_a_leaf_is_changed_under_the_path_that_leads_to_it(tree):
+    """What is rebuilt sees the same paths as what only looks."""
+    seen = []
+    trees.rebuild(tree, lambda path, leaf: seen.append((path, leaf)))
+
+    assert seen == list(trees.leaves(tree))
+
+
+def test_a_field_that_an_object_makes_itself_is_not_passed_to_it():
+    """The fields of a dataclass that its constructor takes are changed, under their names."""
+    seen = {}
+    tree = [Output((1,), 2)]
+
+    rebuilt = trees.rebuild(tree, lambda path, leaf: seen.setdefault(path, leaf + 1))
+
+    assert rebuilt == [Output((2,), 3)]
+    assert seen == {"[0].logits[0]": 2, "[0].states": 3}
+
+
+def test_a_class_among_the_leaves_is_no_object_to_rebuild():
+    """A dataclass itself, not one of its objects, is a leaf."""
+    assert trees.rebuild([Output], lambda path, leaf: (path, leaf)) == [("[0]", Output)]
+
+
+def test_only_tensors_are_changed():
+    """What is no tensor stays the object that it was."""
+    text, numbers, x = "one", np.ones(1), torch.ones(1)
+
+    changed = trees.on_tensors({"a": [text, numbers], "x": x}, lambda tensor: tensor + 1)
+
+    assert changed["a"][0] is text
+    assert changed["a"][1] is numbers
+    assert changed["x"].item() == 2
+    assert x.item() == 1
+
+
+@pytest.mark.parametrize("needs", [True, False])
+def test_a_copy_has_memory_of_its_own_and_no_graph(needs):
+    """Writing to it does not reach the original, and it needs a gradient if that did."""
+    leaf = torch.ones(2, requires_grad=needs)
+    tree = {"x": leaf * 2, "ids": torch.arange(2)}
+
+    copied = trees.copied(tree)
+    with torch.no_grad():
+        copied["x"].zero_()
+        copied["ids"].zero_()
+
+    assert tree["x"].tolist() == [2, 2]
+    assert tree["ids"].tolist() == [0, 1]
+    assert copied["x"].is_leaf
+    assert copied["x"].requires_grad is needs
+
+
+# ------------------------------------------------------------------------ bits
+
+ONE = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ONE, torch.ones(2)),
+        (ONE, torch.ones(2, requires_grad=True)),
+        (torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(2, 3).T.contiguous().T),
+        (torch.tensor([NAN]), torch.tensor([NAN])),
+        (torch.zeros(0, 3), torch.zeros(0, 3)),
+        (torch.eye(2), torch.eye(2).to_sparse()),
+        (torch.tensor([1 - 2j]), torch.tensor([1 + 2j]).conj()),
+        (torch.tensor([1 + 2j]).imag, torch.tensor([1 - 2j]).conj().imag),
+        (array("d", [1]), array("d", [1])),
+        (np.ones(2), np.ones(2)),
+        (np.float32(1), np.float32(1)),
+        (3, 3),
+        ("a", "a"),
+        (None, None),
+        (Headline(), Headline()),
+    ],
+    ids=str,
+)
+def test_what_is_the_same_has_the_same_bits(one, other):
+    """Layout, gradient and lazy signs do not count; objects without an equality are their kind."""
+    assert trees.bits(one) == trees.bits(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (ONE, torch.tensor([1.0, 1.0 + 2**-23])),
+        (torch.tensor([0.0]), torch.tensor([-0.0])),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
+        (torch.zeros(2, 3), torch.zeros(3, 2)),
+        (torch.zeros(0, 3), torch.zeros(3, 0)),
+        (torch.zeros(1), torch.zeros(())),
+        (torch.eye(2).to_sparse(), torch.zeros(2, 2).to_sparse()),
+        (torch.tensor([1 + 2j]), torch.tensor([1 + 2j]).conj()),
+        (array("d", [1]), array("d", [2])),
+        (np.zeros(2), np.array([0.0, -0.0])),
+        (np.zeros(2, np.float32), np.zeros(2, np.int32)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (np.zeros(1), np.zeros(2)),
+        (3, 4),
+        ("a", "b"),
+        (Headline(), object()),
+    ],
+    ids=str,
+)
+def test_what_differs_anywhere_has_other_bits(one, other):
+    """One bit, the dtype or the shape is enough, of a tensor and of an array."""
+    assert trees.bits(one) != trees.bits(other)
+
+
+def test_bits_are_what_the_tensor_held_then():
+    """A later write does not change them, nor does looking change the tensor."""
+    x, numbers = torch.ones(2), np.ones(2)
+    before = trees.bits(x), trees.bits(numbers)
+    x[0], numbers[0] = 3, 3
+
+    assert before == (trees.bits(torch.ones(2)), trees.bits(np.ones(2)))
+
+
+# ------------------------------------------------------------------------ distances
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([1.0, 10.0], [0.0, 10.0], 0.1),
+        ([1.0, -10.0], [-1.0, -10.0], 0.2),
+        ([0.0, 0.0], [0.0, 4.0], 1.0),
+        ([4.0, 0.0], [0.0, 0.0], 1.0),
+        ([0.25], [0.5], 0.5),
+        ([NAN, INFINITY, 5.0], [NAN, INFINITY, 5.0], 0.0),
+        ([NAN, INFINITY, 5.0], [NAN, INFINITY, 4.0], 0.2),
+        ([NAN, 5.0], [1.0, 5.0], INFINITY),
+        ([1.0, 5.0], [NAN, 5.0], INFINITY),
+        ([INFINITY, 5.0], [1.0, 5.0], INFINITY),
+        ([INFINITY], [-INFINITY], INFINITY),
+        ([1.0, 2.0], [1.0], INFINITY),
+        ([], [], 0.0),
+    ],
+)
+def test_a_distance_is_a_share_of_the_largest_magnitude(one, other, apart):
+    """It is 0 where two agree, and infinite where one alone is finite or has another shape."""
+    assert trees.distance(torch.tensor(one), torch.tensor(other)) == pytest.approx(apart)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        (torch.tensor([3 + 4j]), torch.tensor([3 + 4j]), 0),
+        (torch.tensor([3 + 4j]), torch.tensor([3 - 1j]), 1),
+        (torch.tensor([4.0]), torch.tensor([4 + 3j]), 0.6),
+        (torch.tensor([True, False]), torch.tensor([True, True]), 1),
+        (torch.tensor([2**40, 2**40 + 1]), torch.tensor([2**40, 2**40]), 2**-40),
+        (torch.ones(1, requires_grad=True), torch.zeros(1), 1),
+    ],
+    ids=str,
+)
+def test_a_distance_is_measured_in_double_precision(one, other, apart):
+    """Complex numbers, truth values and whole numbers have one too."""
+    assert trees.distance(one, other) == pytest.approx(apart, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    [
+        (torch.float64, 2**-47),
+        (torch.float32, 2**-18),
+        (torch.float16, 2**-5),
+        (torch.bfloat16, 2**-2),
+        (torch.int64, 0),
+        (torch.bool, 0),
+    ],
+    ids=str,
+)
+def test_rounding_may_carry_the_last_five_bits(dtype, share):
+    """Of floating-point numbers, that is: others do not round."""
+    assert trees.rounding(torch.zeros(1, dtype=dtype)) == share
+
+
+# ------------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        (0.5, {"": 0.5}),
+        (3, {"": 3}),
+        (True, {}),
+        ("0.5", {}),
+        (None, {}),
+        ((1, {"loss": 0.5, "name": "x"}), {"[0]": 1, "[1]['loss']": 0.5}),
+        ((torch.tensor(2.0), torch.tensor([[3]])), {"[0]": 2, "[1]": 3}),
+        (torch.ones(2), {}),
+        ((np.float32(0.5), np.array([4])), {"[0]": 0.5, "[1]": 4}),
+        (np.ones(2), {}),
+        (Output(0.5, 1), {".logits": 0.5, ".states": 1, ".calls": 7}),
+        (
+            [Headline(loss=0.5, count=3, best=True, name="x"), 2],
+            {"[0].loss": 0.5, "[0].count": 3, "[1]": 2},
+        ),
+        (torch.nn.Dropout(0.5), {}),
+        (SimpleNamespace(item=lambda: 3, loss=0.5), {".loss": 0.5}),
+    ],
+    ids=str,
+)
+def test_numbers_are_found_in_whatever_a_function_returns(result, found):
+    """Truth values are none, nor is what has more elements than one, nor what a function keeps."""
+    numbers = trees.numbers(result)
+
+    assert numbers == found
+    assert all(type(number) is float for number in numbers.values())
