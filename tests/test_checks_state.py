@@ -143,7 +143,6 @@ def test_what_something_holds_is_reached(holder):
         *(THING, LIST, DICT, SET, QUEUE, TUPLE, TUPLE[0], ARRAY, TENSOR, LAYER),
         *(TORCH_GENERATOR, NUMPY_GENERATOR),
     ],
-    ids=str,
 )
 def test_what_a_function_uses_by_a_global_name_is_reached(target):
     """Whatever kind it is, also in comprehensions and functions inside of it."""
@@ -614,7 +613,6 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     "dtype",
     [*(torch.float64, torch.float32, torch.float16, torch.bfloat16), torch.float8_e5m2],
-    ids=str,
 )
 def test_an_element_has_changed_if_any_bit_has(one, other, differs, dtype):
     """A NaN is the same as itself, and 0 is not -0."""
@@ -637,7 +635,6 @@ def test_an_element_has_changed_if_any_bit_has(one, other, differs, dtype):
         (torch.ones(2, requires_grad=True), torch.ones(2), False),
         (torch.ones(2, 3).T, torch.ones(3, 2), False),
     ],
-    ids=str,
 )
 def test_numbers_of_every_kind_can_be_compared(one, other, differs):
     """Whole numbers, truth values and complex numbers; of a tensor without memory none changes."""

@@ -109,7 +109,6 @@ def test_a_mapping_that_cannot_be_made_of_a_dictionary_becomes_one():
 @pytest.mark.parametrize(
     "tree",
     [5, [1, (2, [3])], {"a": {0: 1}, "b": (2,)}, Pair({"x": 1}, [2]), [Pair(1, 2)]],
-    ids=repr,
 )
 def test_a_leaf_is_changed_under_the_path_that_leads_to_it(tree):
     """What is rebuilt sees the same paths as what only looks."""
@@ -188,7 +187,6 @@ ONE = torch.ones(2)
         (None, None),
         (Headline(), Headline()),
     ],
-    ids=str,
 )
 def test_what_is_the_same_has_the_same_bits(one, other):
     """Layout, gradient and lazy signs do not count; objects without an equality are their kind."""
@@ -215,7 +213,6 @@ def test_what_is_the_same_has_the_same_bits(one, other):
         ("a", "b"),
         (Headline(), object()),
     ],
-    ids=str,
 )
 def test_what_differs_anywhere_has_other_bits(one, other):
     """One bit, the dtype or the shape is enough, of a tensor and of an array."""
@@ -268,7 +265,6 @@ def test_a_distance_is_a_share_of_the_largest_magnitude(one, other, apart):
         (torch.tensor([2**40, 2**40 + 1]), torch.tensor([2**40, 2**40]), 2**-40),
         (torch.ones(1, requires_grad=True), torch.zeros(1), 1),
     ],
-    ids=str,
 )
 def test_a_distance_is_measured_in_double_precision(one, other, apart):
     """Complex numbers, truth values and whole numbers have one too."""
@@ -285,7 +281,6 @@ def test_a_distance_is_measured_in_double_precision(one, other, apart):
         (torch.int64, 0),
         (torch.bool, 0),
     ],
-    ids=str,
 )
 def test_rounding_may_carry_the_last_five_bits(dtype, share):
     """Of floating-point numbers, that is: others do not round."""
@@ -316,7 +311,6 @@ def test_rounding_may_carry_the_last_five_bits(dtype, share):
         (torch.nn.Dropout(0.5), {}),
         (SimpleNamespace(item=lambda: 3, loss=0.5), {".loss": 0.5}),
     ],
-    ids=str,
 )
 def test_numbers_are_found_in_whatever_a_function_returns(result, found):
     """Truth values are none, nor is what has more elements than one, nor what a function keeps."""
