@@ -130,7 +130,7 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
         if bool((here <= 0).all() and (negative <= 1).all() and negative.any()):
             return "negative log-likelihood"
     size = float(here.abs().max())
-    if classes and size and float(here.sum(dim=1).abs().max()) < 1e-4 * size:
+    if classes and float(here.sum(dim=1).abs().max()) < 1e-4 * size:
         counted = here.abs().sum(dim=1, keepdim=True) > 0  # not what ignore_index leaves out
         if bool(((here != 0) | ~counted).all()) and not torch.equal(here, there):
             return "cross-entropy"
@@ -140,7 +140,7 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
         if right is None or wrong is None:
             return ""
         steep = float(wrong.abs().max())
-        if steep and float(right.abs().max()) < 1e-4 * steep and bool((wrong * signs < 0).all()):
+        if float(right.abs().max()) < 1e-4 * steep and bool((wrong * signs < 0).all()):
             return "binary cross-entropy"
     return ""
 
@@ -160,7 +160,7 @@ def operation(output: Tensor, wanted: set[str]) -> str:
         name = node.name().partition("Backward")[0]
         if name in wanted:
             return str(name)
-        if name not in PASSING or not node.next_functions:
+        if name not in PASSING:
             return ""
         node = node.next_functions[0][0]
     return ""
