@@ -60,10 +60,11 @@ def scores(project: Project) -> tuple[Any, Any]:
     return project.run(model, project.inputs()), project.targets()
 
 
-def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]:
+def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]:
     """Return each output that the loss depends on, its targets, and the loss as a function of it.
 
-    The function works on the CPU, where a loss that is given nonsense only raises.
+    The function may be told which examples' targets to take, those of a row for each. It works on
+    the CPU, where a loss that is given nonsense only raises.
     """
     if project.scored is None:  # the same for each check of a report
         project.scored = scores(project)
@@ -76,12 +77,13 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tens
         loss_fn = copy.deepcopy(loss_fn).cpu()  # the project goes on with its own
     plain = on_tensors(copied_detached(outputs), lambda tensor: tensor.cpu())
     plain_targets = on_tensors(copied_detached(targets), lambda tensor: tensor.cpu())
-    found: list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = []
+    found: list[tuple[Tensor, Tensor, Callable[..., Tensor]]] = []
     for path, output in floats(outputs).items():
 
-        def loss(values: Tensor, path: str = path) -> Tensor:
+        def loss(values: Tensor, rows: Tensor | None = None, path: str = path) -> Tensor:
             changed = rebuild(plain, lambda where, leaf: values if where == path else leaf)
-            result = loss_fn(changed, copied(plain_targets))
+            chosen = plain_targets if rows is None else project.pick_targets(plain_targets, rows)
+            result = loss_fn(changed, copied(chosen))
             return torch.as_tensor(result).mean()
 
         if gradient(loss, floats(plain)[path]) is not None:
@@ -275,7 +277,7 @@ def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
         if shape is None or output.shape == target.shape:
             continue
         pairs = shape.numel()
-        if pairs <= max(output.numel(), target.numel()) or not compares_all(project, output, loss):
+        if pairs <= max(output.numel(), target.numel()) or not compares_all(output, target, loss):
             continue
         broken(
             f"outputs {describe(output)} and targets {describe(target)} were compared as "
@@ -292,27 +294,21 @@ def broadcast(output: Tensor, target: Tensor) -> torch.Size | None:
     return shape
 
 
-def compares_all(project: Project, output: Tensor, loss: Callable[[Tensor], Tensor]) -> bool:
+def compares_all(output: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> bool:
     """Return whether the gradient of an output depends on the targets of other examples.
 
-    The targets of all others are turned around; what is left of an example alone cannot notice.
+    The targets of all others become those of the first, whose own gradient cannot notice where the
+    loss compares one with one. The outputs are put among the targets: beyond them an absolute
+    difference has one slope.
     """
-    n = len(output)
-    others = torch.cat([torch.arange(1), torch.arange(1, n).roll(1)])
-    # A sum over all targets does not notice their order: take those of one example for all, too.
-    for rows in (others, torch.zeros(n, dtype=torch.int64)):
-        targets = project.pick_targets(project.targets(), rows)
-        targets = on_tensors(targets, lambda tensor: tensor.cpu())
-        spread = [x.double().std().item() for x in floats(targets).values() if x.numel() > 1]
-
-        def changed(leaf: Tensor, targets: Any = targets) -> Tensor:
-            return torch.as_tensor(project.loss_fn(leaf, copied(targets))).mean()
-
-        for seed in range(TRIES):
-            values = random_like(output, seed) * max([0.1, *spread])
-            before, after = gradient(loss, values), gradient(changed, values)
-            if before is None or after is None:
-                return False
-            if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
-                return True
+    first = torch.zeros(len(target), dtype=torch.int64, device="cpu")
+    among = target.detach().cpu().double()
+    for seed in range(TRIES):
+        values = random_like(output, seed) * among.std() + among.mean()
+        before = gradient(loss, values)
+        after = gradient(lambda leaf: loss(leaf, first), values)
+        if before is None or after is None:
+            return False
+        if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
+            return True
     return False
