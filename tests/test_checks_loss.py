@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_projects import Gives, observed, sgd
 from torch import nn
 
 from dlconcepts import checks
@@ -18,20 +19,6 @@ from dlconcepts.checks.loss import (
     used,
 )
 from dlconcepts.checks.project import Project
-
-
-class Gives(nn.Module):
-    """A model whose outputs are its inputs, times one, after a function."""
-
-    def __init__(self, after=None):
-        """Keep the function."""
-        super().__init__()
-        self.one = nn.Parameter(torch.ones(()))
-        self.after = after
-
-    def forward(self, x):
-        """Return the inputs."""
-        return self.after(x * self.one) if self.after else x * self.one
 
 
 def parts(outputs, targets, loss_fn, after=None):
@@ -187,11 +174,6 @@ def by_name(model, loss_fn, optimizer, inputs, targets):
 def on_whole_numbers(model, loss_fn, optimizer, inputs, targets):
     """Give the loss what has no history."""
     loss_fn(model(inputs).argmax(dim=1), targets[:, 0])
-
-
-def sgd(model):
-    """Return an optimizer."""
-    return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
 @pytest.mark.parametrize(
@@ -579,15 +561,6 @@ def test_what_is_computed_further_does_not_come_from_an_operation(output, wanted
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.25, 2.0], [1.5, 1.0, 0.0], [-1.0, 3.0, 1.0]])
 GIVEN_LOGITS = checks.check_cross_entropy_is_given_logits
-
-
-def observed(check, **parts):
-    """Return what a check sees, empty if it sees nothing wrong."""
-    try:
-        check(**parts)
-    except CheckFailedError as failure:
-        return failure.observed
-    return ""
 
 
 def softmax(x):
