@@ -156,8 +156,7 @@ def sums_to_one(output: Tensor, dim: int) -> bool:
     concept="Input modified in place",
     why="the caller's data changes with every pass; an array that shares the memory does too",
     fix="use the version without underscore, x = x - mean for x -= mean, or clone() first",
-    needs=("batch",),
-    any_of=("model", "loss_fn", "train_step", "predict", "accuracy"),
+    needs=("model", "batch"),
     reproducer="""
 before = inputs.clone(), targets.clone(), inputs._version, targets._version
 train_step(model, loss_fn, optimizer, inputs, targets)
@@ -181,18 +180,19 @@ def check_inputs_are_left_alone(project: Project) -> None:
 
 def users(project: Project) -> dict[str, Any]:
     """Return the parts of a project that are given data, by name."""
-    found: dict[str, Callable[[Any, Any], object]] = {}
-    if project.model is not None:
-        found["the model in training"] = lambda x, y: run_as_given(project, True, x)
-        found["the model in eval mode"] = lambda x, y: run_as_given(project, False, x)
-    if project.model is not None and project.loss_fn is not None and project.has("targets"):
-        found["the loss"] = lambda outputs, y: project.loss_fn(outputs, y)
-    if project.model is not None and project.predict is not None:
+    found: dict[str, Callable[[Any, Any], object]] = {
+        "the model in training": lambda x, y: run_as_given(project, True, x),
+        "the model in eval mode": lambda x, y: run_as_given(project, False, x),
+    }
+    if project.predict is not None:
         found["predict"] = lambda x, y: project.predict(project.fresh(), x)
-    if project.model is not None and project.accuracy is not None and project.has("targets"):
+    if not project.has("targets"):
+        return found
+    if project.loss_fn is not None:
+        found["the loss"] = lambda outputs, y: project.loss_fn(outputs, y)
+    if project.accuracy is not None:
         found["accuracy"] = lambda outputs, y: project.accuracy(outputs, y)
-    trains = project.train_step is not None and project.optimizer is not None
-    if project.model is not None and trains and project.has("targets"):
+    if project.train_step is not None and project.optimizer is not None:
 
         def train(x: Any, y: Any) -> None:
             model, optimizer = project.fresh_pair()
@@ -296,7 +296,7 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
     inputs = on_tensors(project.inputs(), lambda tensor: tensor.to("meta"))
     try:
         with torch.no_grad():
-            project.forward(model, inputs) if project.forward else project.run(model, inputs)
+            project.run(model, inputs)
     except Exception as error:  # what an operator without a meta version raises is its own
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
