@@ -156,6 +156,7 @@ def test_a_recording_has_what_the_loss_has():
 
 def halves(model, loss_fn, optimizer, inputs, targets):
     """Give the loss half of the outputs, then others."""
+    optimizer.zero_grad()
     loss_fn(model(inputs) / 2, targets + 1).backward()
     loss_fn(model(inputs), targets)
 
@@ -309,6 +310,47 @@ def test_a_loss_on_the_cpu_is_used_itself():
     assert loss(torch.ones(2)) == 1
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says that it is on another device."""
+
+    @property
+    def device(self):
+        """Return another device than the memory that it is in."""
+        return torch.device("meta")
+
+
+class Weighted(nn.Module):
+    """A loss with a weight that moves to the CPU: where it was, it is no more."""
+
+    def __init__(self):
+        """Make the weight."""
+        super().__init__()
+        self.register_buffer("weight", torch.tensor(3.0))
+
+    def cpu(self):
+        """Move the weight away from where it is."""
+        moved = self.weight.clone()
+        self.weight.zero_()
+        self.weight = moved
+        return self
+
+    def forward(self, outputs, targets):
+        """Return the weighted mean squared difference."""
+        return self.weight * F.mse_loss(outputs, targets)
+
+
+def test_a_loss_on_another_device_is_copied_to_the_cpu():
+    """The project goes on with its own, where it was."""
+    loss_fn = Weighted()
+    project = Project(model=Gives(), batch=(torch.ones(2), torch.zeros(2)), loss_fn=loss_fn)
+    project.scored = torch.ones(2).as_subclass(Elsewhere), torch.zeros(2)
+
+    ((_, _, loss),) = used(project)
+
+    assert loss(torch.ones(2)) == 3
+    assert loss_fn.weight == 3
+
+
 def test_training_is_run_once_for_all_checks_of_the_loss():
     """What the loss was called with is kept for the next check."""
     calls = []
@@ -430,6 +472,18 @@ def test_a_negative_log_likelihood_is_known_by_what_it_does(shape, targets, loss
     assert kind_of(shape, targets, loss_fn) == "negative log-likelihood"
 
 
+def in_one_precision(outputs, targets):
+    """Return a binary cross-entropy of scores that float32 and a sigmoid can tell apart."""
+    assert outputs.dtype == torch.float32
+    assert bool((outputs.abs() < 50).all())
+    return F.binary_cross_entropy_with_logits(outputs, targets)
+
+
+def without_the_last(outputs, targets):
+    """Return a binary cross-entropy that leaves an example out."""
+    return F.binary_cross_entropy_with_logits(outputs[:-1], targets[:-1])
+
+
 @pytest.mark.parametrize(
     ("shape", "targets", "loss_fn"),
     [
@@ -439,6 +493,8 @@ def test_a_negative_log_likelihood_is_known_by_what_it_does(shape, targets, loss
         ((4, 1), MARKS[:, 0], lambda x, y: F.binary_cross_entropy_with_logits(x[:, 0], y)),
         ((4,), MARKS[:, 0].long(), lambda x, y: F.softplus(x) - x * y),
         ((4,), torch.ones(4), nn.BCEWithLogitsLoss()),
+        ((4,), MARKS[:, 0], in_one_precision),
+        ((4,), MARKS[:, 0], without_the_last),
         ((4,), MARKS[:, 0], lambda x, y: 1e-9 * F.binary_cross_entropy_with_logits(x, y)),
         ((4,), MARKS[:, 0], lambda x, y: F.relu(1 - x * (2 * y - 1))),
     ],
@@ -453,6 +509,22 @@ def refuses_far(outputs, targets):
     if bool((outputs.abs() > 20).any()):
         raise ValueError("a score is too large")
     return F.binary_cross_entropy_with_logits(outputs, targets)
+
+
+def of_the_first(values):
+    """Return a loss that is flat where the first score is high."""
+    return F.relu(1 - values[0, 0])
+
+
+def refuses_where(is_refused):
+    """Return a loss that does not take some of the scores."""
+
+    def loss(outputs, targets):
+        if bool(is_refused(outputs.flatten()[0])):
+            raise ValueError("this is no score")
+        return F.cross_entropy(outputs, targets)
+
+    return loss
 
 
 def refuses_zeros(outputs, targets):
@@ -484,6 +556,11 @@ def one_example_is_reversed(outputs, targets):
         ((4,), MARKS[:, 0] / 2, nn.BCEWithLogitsLoss()),
         ((4,), 2 * MARKS[:, 0], nn.BCEWithLogitsLoss()),
         ((4, 3), CLASSES, nn.MultiMarginLoss()),
+        ((4, 3), CLASSES % 2, nn.MultiMarginLoss()),
+        ((4, 3), CLASSES, refuses_where(lambda score: score > 1)),
+        ((4, 3), CLASSES, refuses_where(lambda score: score < 1)),
+        ((4, 3), CLASSES, lambda x, y: of_the_first(x)),
+        ((2, 3), CLASSES[:2], lambda x, y: (x[0].sum() - x[1].sum()).square()),
         ((4, 3), CLASSES, penalised),
         ((4, 3), CLASSES, picked),
         ((4, 3), CLASSES, lambda x, y: -picked(x, y).tanh()),

@@ -20,6 +20,7 @@ PASSING = {
 }
 CUT_AT_ZERO = {"Relu", "ClampMin", "Clamp", "Threshold", "Hardtanh", "Maximum", "Where"}
 SQUASHED = {"Sigmoid", "Hardsigmoid"}
+FAR = 40.0  # where a sigmoid is 0 or 1, and float16 is not yet infinite
 TRIES = 8  # a loss of absolute differences shows but the sign of each
 
 
@@ -100,7 +101,7 @@ def gradient(loss: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
     """Return the gradient of a loss at some values, None where it has none or raises."""
     leaf = values.detach().clone().requires_grad_()
     try:
-        result = torch.autograd.grad(loss(leaf), leaf, allow_unused=True)[0]
+        result: Tensor = torch.autograd.grad(loss(leaf), leaf)[0]
     except (RuntimeError, ValueError, TypeError, IndexError):
         return None
     return result
@@ -110,8 +111,7 @@ def random_like(output: Tensor, seed: int) -> Tensor:
     """Return values of a seed in the shape of an output."""
     generator = torch.Generator().manual_seed(seed)
     dtype = output.dtype if output.dtype == torch.float64 else torch.float32
-    values = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu")
-    return values.to(dtype)
+    return torch.randn(output.shape, generator=generator, dtype=dtype, device="cpu")
 
 
 def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> str:
@@ -123,7 +123,7 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
     """
     if output.ndim < 1 or not output.numel():
         return ""
-    here, there = (gradient(loss, random_like(output, seed)) for seed in (0, 1))
+    here, there = (gradient(loss, random_like(output, seed)) for seed in range(2))
     if here is None or there is None:
         return ""
     classes = output.ndim >= 2 and output.shape[1] > 1
@@ -137,12 +137,15 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
         if bool(((here != 0) | ~counted).all()) and not torch.equal(here, there):
             return "cross-entropy"
     if target.numel() == output.numel() and bool(((target == 0) | (target == 1)).all()):
-        signs = 2 * target.reshape(output.shape).cpu().to(here.dtype) - 1
-        right, wrong = gradient(loss, 40 * signs), gradient(loss, -40 * signs)
+        positive = target.reshape(output.shape).cpu() == 1
+        far = torch.full_like(here, FAR).where(positive, -FAR)
+        right, wrong = gradient(loss, far), gradient(loss, -far)
         if right is None or wrong is None:
             return ""
-        steep = float(wrong.abs().max())
-        if float(right.abs().max()) < 1e-4 * steep and bool((wrong * signs < 0).all()):
+        corrects = bool(
+            (wrong.sign() != far.sign()).all()
+        )  # but what a loss of one's own leaves out
+        if corrects and float(right.abs().max()) < 1e-4 * float(wrong.abs().max()):
             return "binary cross-entropy"
     return ""
 
