@@ -339,6 +339,13 @@ def test_a_softmax_is_seen_in_two_examples_not_in_one(n):
 ALONE = checks.check_inputs_are_left_alone
 
 
+def step(model, loss_fn, optimizer, inputs, targets):
+    """Take one step."""
+    optimizer.zero_grad()
+    loss_fn(model(inputs), targets).backward()
+    optimizer.step()
+
+
 def whole(**changes):
     """Return a project that hands data to each of its parts."""
     parts = {
@@ -346,7 +353,7 @@ def whole(**changes):
         "batch": (X, torch.ones(5, 2)),
         "loss_fn": F.mse_loss,
         "optimizer": sgd,
-        "train_step": lambda model, loss_fn, optimizer, x, y: loss_fn(model(x), y).backward(),
+        "train_step": step,
         "predict": lambda model, x: model(x).softmax(1),
         "accuracy": lambda outputs, targets: (outputs == targets).double().mean(),
     }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.lesson import broken, law, not_checked
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.trees import bits, copied, distance, floats, leaves, on_tensors, rounding
+from dlconcepts.checks.trees import bits, copied, distance, floats, on_tensors, rounding, same
 from dlconcepts.checks.trees import tensors as tensors_in
 
 SEEDS = (1, 2, 3)
@@ -60,7 +60,7 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
     rows[others] = kept[torch.arange(len(others), device="cpu") % len(kept)]
     inputs = project.inputs()
     replaced = project.pick(inputs, rows)
-    if all(bits(a) == bits(b) for (_, a), (_, b) in zip_leaves(replaced, inputs)):
+    if same(replaced, inputs):
         replaced = halved(project, replaced, others)
     return replaced
 
@@ -78,11 +78,6 @@ def halved(project: Project, inputs: Any, rows: Tensor) -> Any:
         return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
 
     return on_tensors(inputs, half)
-
-
-def zip_leaves(one: Any, other: Any) -> Any:
-    """Pair the leaves of two structures of one kind."""
-    return zip(leaves(one), leaves(other), strict=True)
 
 
 def forward(project: Project, inputs: Any, *, seed: int = 0) -> Any:

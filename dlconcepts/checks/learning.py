@@ -141,10 +141,10 @@ def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor
     else:
         parts = [x for x in floats(outputs).values() if x.requires_grad]
         generator = torch.Generator().manual_seed(seed)
-        weights = [
-            torch.randn(x.shape, generator=generator, device="cpu").to(x.device) for x in parts
+        sums = [
+            (x * torch.randn(x.shape, generator=generator, device="cpu").to(x.device)).sum()
+            for x in parts
         ]
-        sums = [(x * weight).sum() for x, weight in zip(parts, weights, strict=True)]
         loss = torch.stack(sums).sum() if sums else torch.zeros(())
     if loss.requires_grad:
         loss.backward()
