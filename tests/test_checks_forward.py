@@ -153,7 +153,10 @@ def test_a_batch_of_the_same_examples_still_shows_a_leak():
     same = {"a": torch.zeros(4, 1), "b": torch.ones(4, 1)}
 
     class Sums(Gives):
+        """A model of two inputs."""
+
         def forward(self, a, b):
+            """Return their sum, less a mean over the batch."""
             return (a + b) * self.one - b.mean(dim=0)
 
     assert observed(APART, model=Sums(), batch=same) != ""
