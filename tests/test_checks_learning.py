@@ -162,7 +162,7 @@ def test_the_leaves_of_a_graph_are_found_once_each():
     a, b, c = (torch.full((2,), value, requires_grad=True) for value in (1.0, 2.0, 3.0))
     shared = a * b
 
-    found = graph_leaves({"x": (shared + shared).sum(), "y": [c.exp(), shared], "z": torch.ones(1)})
+    found = graph_leaves({"x": [c.exp(), shared], "y": (shared + shared).sum(), "z": torch.ones(1)})
 
     assert sorted(leaf[0].item() for leaf in found) == [1, 2, 3]
     assert {id(leaf) for leaf in found} == {id(a), id(b), id(c)}
