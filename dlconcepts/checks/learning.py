@@ -138,16 +138,11 @@ def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor
     outputs = project.run(model, project.inputs(), seed=seed)
     if project.loss_fn is not None and project.has("targets"):
         loss = project.loss(outputs, project.targets())
+        if loss.requires_grad:
+            loss.backward()
     else:
         parts = [x for x in floats(outputs).values() if x.requires_grad]
-        generator = torch.Generator().manual_seed(seed)
-        sums = [
-            (x * torch.randn(x.shape, generator=generator, device="cpu").to(x.device)).sum()
-            for x in parts
-        ]
-        loss = torch.stack(sums).sum() if sums else torch.zeros(())
-    if loss.requires_grad:
-        loss.backward()
+        torch.autograd.backward(parts, [torch.randn_like(x) for x in parts])
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
