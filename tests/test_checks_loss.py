@@ -59,9 +59,11 @@ def of_each(outputs, targets):
 
 
 @pytest.mark.parametrize("loss_fn", [F.mse_loss, F.l1_loss, absolute, insists, tiny, of_each])
-@pytest.mark.parametrize("targets", [[1.0, 2.0, 4.0], [5000.0, 5010.0, 5005.0], [0, 1, 5], [0, 1]])
+@pytest.mark.parametrize(
+    "targets", [[1.0, 2.0, 4.0], [3.0, 1.0, 5.0, 3.1], [5000.0, 5010.0], [0.0, 1.0, 1.0]]
+)
 def test_a_loss_that_compares_all_with_all_is_found(loss_fn, targets):
-    """Whatever the loss is called, and whatever the targets' units, dtype and offset are."""
+    """Whatever the loss is called, and whatever the targets' units and offset are."""
     targets = torch.tensor(targets)
     n = len(targets)
 
@@ -70,6 +72,15 @@ def test_a_loss_that_compares_all_with_all_is_found(loss_fn, targets):
 
     words = f"outputs ({n}, 1) and targets ({n},) were compared as ({n}, {n}): {n * n} pairs for"
     assert caught.value.observed == f"{words} {n} examples"
+
+
+def test_a_loss_of_whole_numbers_is_found_too():
+    """Counts are subtracted like others."""
+    seen = observed(
+        PAIRS, **parts(torch.randn(3, 4), torch.tensor([0, 1, 5]), absolute, flat(True))
+    )
+
+    assert "were compared as (3, 3)" in seen
 
 
 def of_two_heads(outputs, targets):
@@ -342,13 +353,15 @@ class Weighted(nn.Module):
 def test_a_loss_on_another_device_is_copied_to_the_cpu():
     """The project goes on with its own, where it was."""
     loss_fn = Weighted()
+    own = loss_fn.weight
     project = Project(model=Gives(), batch=(torch.ones(2), torch.zeros(2)), loss_fn=loss_fn)
     project.scored = torch.ones(2).as_subclass(Elsewhere), torch.zeros(2)
 
     ((_, _, loss),) = used(project)
 
     assert loss(torch.ones(2)) == 3
-    assert loss_fn.weight == 3
+    assert loss_fn.weight is own
+    assert own == 3
 
 
 def test_training_is_run_once_for_all_checks_of_the_loss():
