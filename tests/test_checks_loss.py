@@ -91,10 +91,13 @@ def of_two_heads(outputs, targets):
 def test_each_of_several_outputs_is_compared_with_each_target():
     """One head that is right does not hide another that broadcasts."""
     model = Gives(lambda x: {"flat": x[:, 0], "column": x[:, :1]})
-    targets = {"a": torch.rand(5), "b": torch.rand(5)}
+    targets = {"a": torch.arange(5.0), "b": torch.arange(5.0)}
 
     with pytest.raises(CheckFailedError, match=r"outputs \(5, 1\) and targets \(5,\)"):
         PAIRS(model=model, batch=(torch.randn(5, 4), targets), loss_fn=of_two_heads)
+
+
+FIVE = torch.tensor([0.0, 4.0, 1.0, 3.0, 2.0])
 
 
 def squeezes(outputs, targets):
@@ -117,15 +120,16 @@ def refuses(outputs, targets):
 @pytest.mark.parametrize(
     ("after", "targets", "loss_fn"),
     [
-        (flat(False), torch.rand(5), F.l1_loss),
-        (flat(True), torch.rand(5, 1), F.l1_loss),
-        (flat(True), torch.rand(5), squeezes),
-        (flat(True), torch.rand(5), is_flat_far_away),
-        (flat(True), torch.rand(5), refuses),
+        (flat(False), FIVE, F.l1_loss),
+        (flat(True), FIVE[:, None], F.l1_loss),
+        (flat(True), FIVE, squeezes),
+        (flat(True), FIVE, lambda x, y: F.mse_loss(x[:, 0], y)),
+        (flat(True), FIVE, is_flat_far_away),
+        (flat(True), FIVE, refuses),
         (flat(True), torch.ones(1), absolute),
         (flat(False), torch.tensor([2.0]), absolute),
         (None, torch.arange(5) % 4, F.cross_entropy),
-        (None, torch.rand(5, 1), absolute),
+        (None, FIVE[:, None], absolute),
     ],
 )
 def test_a_loss_that_compares_one_with_one_is_left_alone(after, targets, loss_fn):
@@ -714,7 +718,12 @@ BCE = F.binary_cross_entropy_with_logits
         (LOGITS, CLASSES, F.cross_entropy, lambda x: x.log_softmax(1)),
         (LOGITS, CLASSES, F.cross_entropy, lambda x: 2 * torch.sigmoid(x)),
         (torch.full((4, 3), 1 / 3), MARKS, BCE, None),
-        (torch.cat([torch.eye(3), torch.rand(1, 3)]), CLASSES, F.cross_entropy, None),
+        (
+            torch.cat([torch.eye(3), torch.tensor([[0.5, 0.1, 0.1]])]),
+            CLASSES,
+            F.cross_entropy,
+            None,
+        ),
         (torch.cat([torch.eye(3), 2 * torch.eye(3)[:1]]), CLASSES, F.cross_entropy, None),
         (
             torch.cat([torch.eye(3), torch.tensor([[-0.5, 1.0, 0.5]])]),

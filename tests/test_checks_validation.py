@@ -104,8 +104,11 @@ def test_a_careful_validation_is_left_alone(check, parts):
 
 
 def on_and_off(*layers):
-    """Return a model that ends in some layers."""
-    return nn.Sequential(nn.Linear(2, 2), *layers)
+    """Return a model that gives its inputs to some layers."""
+    linear = nn.Linear(2, 2)
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, *layers)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +138,6 @@ def on_and_off(*layers):
 )
 def test_a_validation_in_training_mode_is_found_by_what_it_changes(model, says, parts, name):
     """The message counts the modules, and names the layers that the mode switches."""
-    with torch.no_grad():
-        model.apply(lambda part: nn.init.ones_(part.bias) if hasattr(part, "in_features") else None)
-
     seen = observed(IN_EVAL, model=model.eval(), **parts)
 
     assert seen.startswith(f"{name} ran the model with {says}")
