@@ -62,9 +62,7 @@ def split(batch: Any) -> tuple[Any, Any]:
 
 def is_loader(data: Any) -> bool:
     """Return whether iterating over some data gives batches, and not examples."""
-    if data is None or isinstance(data, Dataset) or is_pair(data):
-        return False
-    return isinstance(data, DataLoader) or hasattr(data, "__iter__")
+    return hasattr(data, "__iter__") and not isinstance(data, Dataset) and not is_pair(data)
 
 
 def is_pair(data: Any) -> bool:
@@ -93,7 +91,7 @@ def first_batch(data: Any) -> Any:
 class Cut(Dataset[Any]):
     """Batches that a DataLoader hands out one by one, with the number of their examples."""
 
-    def __init__(self, batches: list[tuple[Any, Any]], copies: bool = True) -> None:
+    def __init__(self, batches: list[tuple[Any, Any]], copies: bool) -> None:
         """Remember which example stands where."""
         self.batches, self.copies = batches, copies
         counts = [len(next(iter(tensors(targets).values()))) for _, targets in batches]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.lesson import broken, law, not_checked
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.trees import bits, copied, distance, floats, leaves, on_tensors, rounding
+from dlconcepts.checks.trees import bits, copied, distance, floats, on_tensors, rounding, same
 from dlconcepts.checks.trees import tensors as tensors_in
 
 SEEDS = (1, 2, 3)
@@ -60,7 +60,7 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
     rows[others] = kept[torch.arange(len(others), device="cpu") % len(kept)]
     inputs = project.inputs()
     replaced = project.pick(inputs, rows)
-    if all(bits(a) == bits(b) for (_, a), (_, b) in zip_leaves(replaced, inputs)):
+    if same(replaced, inputs):
         replaced = halved(project, replaced, others)
     return replaced
 
@@ -78,11 +78,6 @@ def halved(project: Project, inputs: Any, rows: Tensor) -> Any:
         return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
 
     return on_tensors(inputs, half)
-
-
-def zip_leaves(one: Any, other: Any) -> Any:
-    """Pair the leaves of two structures of one kind."""
-    return zip(leaves(one), leaves(other), strict=True)
 
 
 def forward(project: Project, inputs: Any, *, seed: int = 0) -> Any:
@@ -156,8 +151,7 @@ def sums_to_one(output: Tensor, dim: int) -> bool:
     concept="Input modified in place",
     why="the caller's data changes with every pass; an array that shares the memory does too",
     fix="use the version without underscore, x = x - mean for x -= mean, or clone() first",
-    needs=("batch",),
-    any_of=("model", "loss_fn", "train_step", "predict", "accuracy"),
+    needs=("model", "batch"),
     reproducer="""
 before = inputs.clone(), targets.clone(), inputs._version, targets._version
 train_step(model, loss_fn, optimizer, inputs, targets)
@@ -181,18 +175,19 @@ def check_inputs_are_left_alone(project: Project) -> None:
 
 def users(project: Project) -> dict[str, Any]:
     """Return the parts of a project that are given data, by name."""
-    found: dict[str, Callable[[Any, Any], object]] = {}
-    if project.model is not None:
-        found["the model in training"] = lambda x, y: run_as_given(project, True, x)
-        found["the model in eval mode"] = lambda x, y: run_as_given(project, False, x)
-    if project.model is not None and project.loss_fn is not None and project.has("targets"):
-        found["the loss"] = lambda outputs, y: project.loss_fn(outputs, y)
-    if project.model is not None and project.predict is not None:
+    found: dict[str, Callable[[Any, Any], object]] = {
+        "the model in training": lambda x, y: run_as_given(project, True, x),
+        "the model in eval mode": lambda x, y: run_as_given(project, False, x),
+    }
+    if project.predict is not None:
         found["predict"] = lambda x, y: project.predict(project.fresh(), x)
-    if project.model is not None and project.accuracy is not None and project.has("targets"):
+    if not project.has("targets"):
+        return found
+    if project.loss_fn is not None:
+        found["the loss"] = lambda outputs, y: project.loss_fn(outputs, y)
+    if project.accuracy is not None:
         found["accuracy"] = lambda outputs, y: project.accuracy(outputs, y)
-    trains = project.train_step is not None and project.optimizer is not None
-    if project.model is not None and trains and project.has("targets"):
+    if project.train_step is not None and project.optimizer is not None:
 
         def train(x: Any, y: Any) -> None:
             model, optimizer = project.fresh_pair()
@@ -296,7 +291,7 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
     inputs = on_tensors(project.inputs(), lambda tensor: tensor.to("meta"))
     try:
         with torch.no_grad():
-            project.forward(model, inputs) if project.forward else project.run(model, inputs)
+            project.run(model, inputs)
     except Exception as error:  # what an operator without a meta version raises is its own
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):

@@ -44,7 +44,6 @@ def check_every_layer_is_registered(project: Project) -> None:
     model = project.fresh(training=True)
     inputs = project.inputs()
     known = {id(parameter) for parameter in model.parameters()}
-    known |= {id(tensor) for tensor in tensors_in(inputs).values()}
     if isinstance(project.optimizer, torch.optim.Optimizer):
         known |= {id(p) for group in project.optimizer.param_groups for p in group["params"]}
     outputs = project.run(model, inputs)
@@ -83,8 +82,6 @@ def whereabouts(model: nn.Module, strangers: list[Tensor]) -> str:
     found = []
     for name, part in model.named_modules():
         for attribute, value in vars(part).items():
-            if attribute.startswith("_"):
-                continue
             for _, leaf in leaves(value):
                 owned = leaf.parameters() if isinstance(leaf, nn.Module) else [leaf]
                 if any(id(tensor) in wanted for tensor in owned):
@@ -137,22 +134,16 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
 
 def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return the gradients of the loss, or else of a mixture of all outputs, by parameter."""
-    model.zero_grad(set_to_none=True)
+    model.zero_grad()
     outputs = project.run(model, project.inputs(), seed=seed)
     if project.loss_fn is not None and project.has("targets"):
         loss = project.loss(outputs, project.targets())
+        if loss.requires_grad:
+            loss.backward()
     else:
         parts = [x for x in floats(outputs).values() if x.requires_grad]
-        generator = torch.Generator().manual_seed(seed)
-        weights = [
-            torch.randn(x.shape, generator=generator, device="cpu").to(x.device) for x in parts
-        ]
-        sums = [(x * weight).sum() for x, weight in zip(parts, weights, strict=True)]
-        loss = torch.stack(sums).sum() if sums else torch.zeros(())
-    if loss.requires_grad:
-        loss.backward()
-    named = model.named_parameters()
-    return {name: p.grad for name, p in named if p.grad is not None and p.requires_grad}
+        torch.autograd.backward(parts, [torch.randn_like(x) for x in parts])
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def shake(model: nn.Module, seed: int) -> None:
@@ -199,7 +190,7 @@ def check_the_optimizer_holds_the_model(project: Project) -> None:
     trainable = {
         name: p
         for name, p in model.named_parameters()
-        if p.requires_grad and not (project.frozen and project.is_frozen(name))
+        if p.requires_grad and not project.is_frozen(name)
     }
     outside = [name for name, p in trainable.items() if id(p) not in held]
     own = {id(p) for p in model.parameters()}

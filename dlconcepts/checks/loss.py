@@ -20,6 +20,7 @@ PASSING = {
 }
 CUT_AT_ZERO = {"Relu", "ClampMin", "Clamp", "Threshold", "Hardtanh", "Maximum", "Where"}
 SQUASHED = {"Sigmoid", "Hardsigmoid"}
+FAR = 40.0  # where a sigmoid is 0 or 1
 TRIES = 8  # a loss of absolute differences shows but the sign of each
 
 
@@ -60,10 +61,11 @@ def scores(project: Project) -> tuple[Any, Any]:
     return project.run(model, project.inputs()), project.targets()
 
 
-def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]:
+def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]:
     """Return each output that the loss depends on, its targets, and the loss as a function of it.
 
-    The function works on the CPU, where a loss that is given nonsense only raises.
+    The function may be told which examples' targets to take, those of a row for each. It works on
+    the CPU, where a loss that is given nonsense only raises.
     """
     if project.scored is None:  # the same for each check of a report
         project.scored = scores(project)
@@ -76,12 +78,13 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[[Tensor], Tens
         loss_fn = copy.deepcopy(loss_fn).cpu()  # the project goes on with its own
     plain = on_tensors(copied_detached(outputs), lambda tensor: tensor.cpu())
     plain_targets = on_tensors(copied_detached(targets), lambda tensor: tensor.cpu())
-    found: list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = []
+    found: list[tuple[Tensor, Tensor, Callable[..., Tensor]]] = []
     for path, output in floats(outputs).items():
 
-        def loss(values: Tensor, path: str = path) -> Tensor:
+        def loss(values: Tensor, rows: Tensor | None = None, path: str = path) -> Tensor:
             changed = rebuild(plain, lambda where, leaf: values if where == path else leaf)
-            result = loss_fn(changed, copied(plain_targets))
+            chosen = plain_targets if rows is None else project.pick_targets(plain_targets, rows)
+            result = loss_fn(changed, copied(chosen))
             return torch.as_tensor(result).mean()
 
         if gradient(loss, floats(plain)[path]) is not None:
@@ -98,7 +101,7 @@ def gradient(loss: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
     """Return the gradient of a loss at some values, None where it has none or raises."""
     leaf = values.detach().clone().requires_grad_()
     try:
-        result = torch.autograd.grad(loss(leaf), leaf, allow_unused=True)[0]
+        result: Tensor = torch.autograd.grad(loss(leaf), leaf)[0]
     except (RuntimeError, ValueError, TypeError, IndexError):
         return None
     return result
@@ -108,8 +111,7 @@ def random_like(output: Tensor, seed: int) -> Tensor:
     """Return values of a seed in the shape of an output."""
     generator = torch.Generator().manual_seed(seed)
     dtype = output.dtype if output.dtype == torch.float64 else torch.float32
-    values = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu")
-    return values.to(dtype)
+    return torch.randn(output.shape, generator=generator, dtype=dtype, device="cpu")
 
 
 def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> str:
@@ -121,7 +123,7 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
     """
     if output.ndim < 1 or not output.numel():
         return ""
-    here, there = (gradient(loss, random_like(output, seed)) for seed in (0, 1))
+    here, there = (gradient(loss, random_like(output, seed)) for seed in range(2))
     if here is None or there is None:
         return ""
     classes = output.ndim >= 2 and output.shape[1] > 1
@@ -130,17 +132,19 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
         if bool((here <= 0).all() and (negative <= 1).all() and negative.any()):
             return "negative log-likelihood"
     size = float(here.abs().max())
-    if classes and size and float(here.sum(dim=1).abs().max()) < 1e-4 * size:
+    if classes and float(here.sum(dim=1).abs().max()) < 1e-4 * size:
         counted = here.abs().sum(dim=1, keepdim=True) > 0  # not what ignore_index leaves out
         if bool(((here != 0) | ~counted).all()) and not torch.equal(here, there):
             return "cross-entropy"
     if target.numel() == output.numel() and bool(((target == 0) | (target == 1)).all()):
-        signs = 2 * target.reshape(output.shape).cpu().to(here.dtype) - 1
-        right, wrong = gradient(loss, 40 * signs), gradient(loss, -40 * signs)
+        positive = target.reshape(output.shape).cpu() == 1
+        far = torch.full_like(here, FAR).where(positive, -FAR)
+        right, wrong = gradient(loss, far), gradient(loss, -far)
         if right is None or wrong is None:
             return ""
-        steep = float(wrong.abs().max())
-        if steep and float(right.abs().max()) < 1e-4 * steep and bool((wrong * signs < 0).all()):
+        # No slope at all has what a loss of one's own leaves out.
+        corrects = bool((wrong.sign() != far.sign()).all())
+        if corrects and float(right.abs().max()) < 1e-4 * float(wrong.abs().max()):
             return "binary cross-entropy"
     return ""
 
@@ -160,7 +164,7 @@ def operation(output: Tensor, wanted: set[str]) -> str:
         name = node.name().partition("Backward")[0]
         if name in wanted:
             return str(name)
-        if name not in PASSING or not node.next_functions:
+        if name not in PASSING:
             return ""
         node = node.next_functions[0][0]
     return ""
@@ -275,7 +279,7 @@ def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
         if shape is None or output.shape == target.shape:
             continue
         pairs = shape.numel()
-        if pairs <= max(output.numel(), target.numel()) or not compares_all(project, output, loss):
+        if pairs <= max(output.numel(), target.numel()) or not compares_all(output, target, loss):
             continue
         broken(
             f"outputs {describe(output)} and targets {describe(target)} were compared as "
@@ -292,27 +296,21 @@ def broadcast(output: Tensor, target: Tensor) -> torch.Size | None:
     return shape
 
 
-def compares_all(project: Project, output: Tensor, loss: Callable[[Tensor], Tensor]) -> bool:
+def compares_all(output: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> bool:
     """Return whether the gradient of an output depends on the targets of other examples.
 
-    The targets of all others are turned around; what is left of an example alone cannot notice.
+    The targets of all others become those of the first, whose own gradient cannot notice where the
+    loss compares one with one. The outputs are put among the targets: beyond them an absolute
+    difference has one slope.
     """
-    n = len(output)
-    others = torch.cat([torch.arange(1), torch.arange(1, n).roll(1)])
-    # A sum over all targets does not notice their order: take those of one example for all, too.
-    for rows in (others, torch.zeros(n, dtype=torch.int64)):
-        targets = project.pick_targets(project.targets(), rows)
-        targets = on_tensors(targets, lambda tensor: tensor.cpu())
-        spread = [x.double().std().item() for x in floats(targets).values() if x.numel() > 1]
-
-        def changed(leaf: Tensor, targets: Any = targets) -> Tensor:
-            return torch.as_tensor(project.loss_fn(leaf, copied(targets))).mean()
-
-        for seed in range(TRIES):
-            values = random_like(output, seed) * max([0.1, *spread])
-            before, after = gradient(loss, values), gradient(changed, values)
-            if before is None or after is None:
-                return False
-            if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
-                return True
+    first = torch.zeros(len(target), dtype=torch.int64, device="cpu")
+    among = target.detach().cpu().double()
+    for seed in range(TRIES):
+        values = random_like(output, seed) * among.std() + among.mean()
+        before = gradient(loss, values)
+        after = gradient(lambda leaf: loss(leaf, first), values)
+        if before is None or after is None:
+            return False
+        if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
+            return True
     return False

@@ -77,7 +77,7 @@ def mode_difference(project: Project, training: set[str]) -> float:
     model = project.fresh(training=False)
     with torch.no_grad():
         right = project.run(model, project.inputs())
-    model = project.fresh(training=False)
+    model = project.fresh()
     for name, part in model.named_modules():
         part.training = name in training
     with torch.no_grad():
@@ -90,12 +90,11 @@ def mode_difference(project: Project, training: set[str]) -> float:
     return max(apart, default=0.0)
 
 
-def start_of_training(project: Project) -> tuple[nn.Module, dict[str, bool]]:
-    """Return a copy in training mode, with what is in eval mode on purpose, and the modes."""
-    model = project.fresh()
+def start_training(model: nn.Module) -> dict[str, bool]:
+    """Put a model into training mode, with what is in eval mode on purpose; return the modes."""
     if not model.training:
         model.train()
-    return model, modes(model)
+    return modes(model)
 
 
 def modes(model: nn.Module) -> dict[str, bool]:
@@ -125,7 +124,8 @@ else:
 )
 def check_the_mode_is_restored(project: Project) -> None:
     """Check that after evaluate each module has its mode again, at the latest when fit trains."""
-    model, before = start_of_training(project)
+    model = project.fresh()
+    before = start_training(model)
     evaluated(project, model)
     after = modes(model)
     if after == before:
@@ -145,8 +145,7 @@ def check_the_mode_is_restored(project: Project) -> None:
 def modes_in_training(project: Project) -> dict[str, bool]:
     """Return the modes in which fit runs the model after an evaluation."""
     model, optimizer = project.fresh_pair()
-    if not model.training:
-        model.train()
+    start_training(model)
     evaluated(project, model)
     seen: dict[str, bool] = {}
 
@@ -156,7 +155,6 @@ def modes_in_training(project: Project) -> dict[str, bool]:
 
     project.before_forward = look
     project.train(model, optimizer, [(project.inputs(), project.targets())])
-    project.before_forward = None
     return seen
 
 
@@ -184,13 +182,11 @@ def check_validation_records_no_gradients(project: Project) -> None:
         recorded.append(any(x.requires_grad for x in floats(output).values()))
 
     model = project.fresh()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.is_floating_point():
-                parameter.grad = torch.ones_like(parameter)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
     project.after_forward = look
     evaluated(project, model)
-    project.after_forward = None
     if any(recorded):
         broken(
             f"{name_of(project)} ran {sum(recorded)} of {len(recorded)} forward passes with "
