@@ -194,6 +194,22 @@ def test_what_is_the_same_has_the_same_bits(one, other):
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ([ONE, "a"], [torch.ones(2), "a"], True),
+        ({"x": np.ones(2)}, {"x": np.ones(2)}, True),
+        ((lock := object()), lock, True),
+        ([ONE, ONE], [ONE, -ONE], False),
+        ([ONE], [ONE, ONE], False),
+        ({"x": ONE}, {"y": ONE}, False),
+    ],
+)
+def test_structures_are_the_same_if_their_leaves_are(one, other, equal):
+    """Each in its place; the same object is the same, whatever it says of itself."""
+    assert trees.same(one, other) is equal
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         (ONE, torch.tensor([1.0, 1.0 + 2**-23])),

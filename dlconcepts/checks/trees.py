@@ -108,6 +108,20 @@ def bits(value: Any) -> object:
     return type(value) if equality is object.__eq__ else value
 
 
+def same(one: Any, other: Any) -> bool:
+    """Return whether two structures hold the same, tensors and arrays to the last bit.
+
+    >>> same([torch.zeros(2), "a"], [torch.zeros(2), "a"])
+    True
+    """
+    first, second = list(leaves(one)), list(leaves(other))
+    if [path for path, _ in first] != [path for path, _ in second]:
+        return False
+    return all(
+        a is b or bool(bits(a) == bits(b)) for (_, a), (_, b) in zip(first, second, strict=True)
+    )
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     """Return the largest difference of two tensors, as a share of their largest magnitude.
 
