@@ -25,7 +25,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +35,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import dlconcepts
 from dlconcepts import checkpoints
 from dlconcepts.atomic import write_atomically
 from dlconcepts.checkpoints import (
@@ -963,7 +963,7 @@ def test_a_checkpoint_says_what_wrote_it(tmp_path: Path) -> None:
     save(tmp_path / "one.pt", Network(2, [], 1), classes=["cat"], normalization={})
 
     assert load(tmp_path / "one.pt").libraries == {
-        "dlconcepts": version("dlconcepts"),
+        "dlconcepts": dlconcepts.__version__,
         "torch": str(torch.__version__),
     }
 
