@@ -62,3 +62,11 @@ def test_the_state_of_a_module_has_all_that_a_law_may_ask_for() -> None:
         "1.weight",
         "1.bias",
     }
+
+
+def test_a_tensor_that_two_layers_share_is_there_under_both_names() -> None:
+    """So that a change of either, or of the sharing, is seen."""
+    layers = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1))
+    layers[1].weight, layers[1].running_mean = layers[0].weight, layers[0].running_mean
+
+    assert {"0.weight", "1.weight", "0.running_mean", "1.running_mean"} <= set(state_of(layers))

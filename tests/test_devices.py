@@ -1334,9 +1334,40 @@ def test_an_accuracy_is_in_doubt_where_rounding_may_exchange_the_best(
     assert float(found["accuracy"].error) == doubtful
 
 
+def test_the_table_normalises_bytes_of_the_whole_range() -> None:
+    """They are made of the images, whatever those are."""
+    images = torch.tensor([[-3.0, 0.0, 1.0, 3.0]])
+
+    subject = Subject(nn.Identity(), nn.Identity(), Arithmetic.of(torch.float32))
+
+    ((name, computed, expected),) = parity.transforms(subject, (images, torch.tensor([0])))
+
+    assert name == "normalised"
+    wanted = torch.tensor([[0.0, 128.0, 192.0, 255.0]], dtype=torch.float64) / 127.5 - 1
+    torch.testing.assert_close(expected.value, wanted)
+    torch.testing.assert_close(computed.double(), wanted, rtol=0, atol=1e-6)
+
+
+def test_each_result_has_its_name() -> None:
+    """By which the table and the laws tell what exceeds its bound."""
+    model = parity.network(torch.float32, torch.device("cpu"))
+    subject = Subject(model, model, Arithmetic.of(torch.float32))
+    batch = torch.ones(2, 784), torch.tensor([0, 1])
+
+    def names(technique: parity.Technique) -> list[str]:
+        """Return the names of what a technique yields."""
+        return [name for name, *_ in technique(subject, batch)]
+
+    assert names(parity.forward_pass) == ["logits"]
+    assert names(parity.loss) == ["loss"]
+    assert names(parity.prediction) == ["probabilities"]
+
+
 def test_the_convolution_is_laid_out_by_channels_and_drawn_from_a_seed() -> None:
-    """The seed is 0 unless another is given."""
+    """The seed is 0 unless another is given, as for the network."""
     cpu = torch.device("cpu")
+    network = parity.network(torch.float32, cpu)
+    assert network.output.bias.equal(parity.network(torch.float32, cpu, seed=0).output.bias)
     model = parity.convolution(torch.float32, cpu)
 
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
@@ -1375,7 +1406,7 @@ def test_the_first_step_is_always_compared(can_hold: bool, steps: int) -> None:
     assert {name.rpartition(" ")[2] for name in names} == set("123"[:steps])
 
 
-def test_a_model_is_compiled_whole_and_for_any_number_of_examples(
+def test_the_compiler_gets_the_whole_model_for_any_number_of_examples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not piece by piece around what the compiler cannot read, nor anew for each batch."""
