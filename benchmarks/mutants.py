@@ -68,7 +68,7 @@ def mutmut(*arguments: str, profile: str = "power", quiet: bool = False) -> str:
         found = subprocess.run(command, **where, capture_output=True, encoding="utf-8")
         return found.stdout
     if subprocess.run(command, **where).returncode:
-        sys.exit(f"mutmut could not begin: {failing() or 'see above'}")
+        sys.exit(failing() or "mutmut has not ended as it should: see above")
     return ""
 
 

@@ -177,27 +177,43 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
     assert shown > 100, "the chapters show counterexamples"
 
 
+def with_the_book(program: str, *arguments: str) -> str:
+    """Return what a program prints that imports the book's own modules."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def test_what_was_not_run_is_said_to_be_so(tmp_path: Path) -> None:
     """Without a record of its law a claim is shown as not run yet, and no figure is invented."""
-    results = tmp_path / "results"
-    results.mkdir()
     program = (
         "import sys; from pathlib import Path; from book import records;"
         "records.RESULTS = Path(sys.argv[1]); from book import pages;"
         "from book.suite import chapters; law = chapters()[0].laws[0];"
         "print(pages.word(law, law.right), pages.counterexample(law, law.mistakes[0]))"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
 
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(results)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
+    assert with_the_book(program, str(tmp_path)).strip() == "not run yet None"
+
+
+def test_a_fault_that_no_law_notices_is_shown_as_such() -> None:
+    """It counts among the faults of its lesson, and without any record the page says so."""
+    missed = {"lesson": "tensors", "sentence": "It is off.", "breaks": ["torch.sin"]}
+    record = {"faults": 1, "noticed": 0, "by_a_crash": 0, "seconds": 1, "rows": [missed]}
+    record |= {"command": "python power.py", "date": "today", "versions": {"torch": "2"}}
+    program = (
+        "import json, sys; from book.pages import environment;"
+        "page = environment().get_template('power.rst');"
+        "print(page.render(faults=json.loads(sys.argv[1]), mutants=None, kinds=None))"
     )
 
-    assert done.stdout.strip() == "not run yet None"
+    found, empty = (with_the_book(program, json.dumps(faults)) for faults in (record, None))
+
+    assert "0 of 1 were noticed" in found
+    assert "Broken: ``torch.sin``. Not noticed." in found
+    assert "Nothing is recorded yet." in empty
+    assert "Nothing is recorded yet." not in found
 
 
 def test_records_hold_nothing_of_the_machine() -> None:

@@ -226,6 +226,7 @@ def test_each_line_of_a_lesson_is_wrapped_by_itself():
         ("<frozen importlib._bootstrap>", True),
         ("/home/me/<string>", True),
     ],
+    ids=["own", "of our name", "installed", "standard library", "ours", "frozen", "no file"],
 )
 def test_a_file_is_foreign_if_it_is_installed_ours_or_no_file(file, is_foreign):
     """An error is shown with the line of the project, not with one of PyTorch or of the checks."""
