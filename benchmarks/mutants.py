@@ -214,8 +214,8 @@ def main() -> None:
         chosen = [
             n for n in chosen if any(n.startswith(f"dlconcepts.{m}.") for m in options.lesson)
         ]
-    whole = options.all or options.again or options.lesson
-    size = options.sample or (len(chosen) if whole else 100)
+    whole = not options.sample and bool(options.all or options.again or options.lesson)
+    size = len(chosen) if whole else options.sample or 100
     chosen = sorted(random.Random(options.seed).sample(chosen, min(size, len(chosen))))
     if not chosen:
         sys.exit(f"there are no mutants of {options.lesson}")
@@ -232,7 +232,7 @@ def main() -> None:
     counts = Counter(row["status"] for row in rows)
     for known in equivalents:
         met = any(f in name for f in listed(known["function"]) for name in chosen)
-        if met and not options.sample and not any(means(known, r) for r in rows if "after" in r):
+        if met and whole and not any(means(known, r) for r in rows if "after" in r):
             print(f"equivalent.toml lists what is no survivor: {known['function']}")
     earlier = f", {len(killed)} of them in an earlier run" if killed else ""
     result = f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}"
