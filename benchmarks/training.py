@@ -6,11 +6,13 @@
 One epoch of a network 784-128-64-10 with Adam, batches of 64, on 60,000 images: the sample that
 comes with the package, repeated. All routes run in one process, interleaved, each with its own
 defaults (Keras, which has one backend a process, in processes of its own that wait for their turn);
-a table gives the median of the rounds, the ratios to the course's loop and to the floor, what the
-first epoch cost beyond a later one (imports and compiling), and the peak memory of a process that
-runs one route alone (on Linux). The floor is only the matrix products of forward and backward, on
-buffers that are there. A second table is about the evaluation of 10,000 images, with one thread for
-all routes and with as many as torch takes by itself.
+a table gives the median of the rounds, the ratios to the course's loop and to the floor, how many
+cores were kept busy, what the first epoch cost beyond a later one (imports and compiling), and the
+peak memory of a process that runs one route alone (on Linux). numpy and JAX use every core, torch's
+routes as many as they are told. The floor is only the matrix products of forward and backward on
+one thread, on buffers that are there; the row above it adds Adam's fused step, and no loop over
+torch's own kernels can be faster than that on one thread. A second table is about the evaluation of
+10,000 images, with one thread for all routes and with as many as torch takes by itself.
 A peer that is not installed is named and left out.
 """
 
@@ -24,6 +26,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -362,31 +366,34 @@ def flax(data: Data) -> Callable[[], object]:
     return epoch
 
 
-def elsewhere(name: str, **environment: str) -> Route:
-    """Return a route that a process of its own runs, once for each line it is sent."""
+class Elsewhere:
+    """A route that a process of its own runs, once for each line it is sent."""
 
-    def start(data: Data) -> Callable[[], object]:
-        command = [sys.executable, __file__, "--images", str(len(data[1])), "--serve", name]
-        process = subprocess.Popen(
-            command,
+    def __init__(self, name: str, data: Data, environment: dict[str, str]) -> None:
+        """Start the process, which gets its data ready and waits."""
+        self.name, self.cpu_seconds = name, 0.0
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--images", str(len(data[1])), "--serve", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **environment},
         )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        sent, answers = process.stdin, process.stdout
 
-        def epoch() -> None:
-            print("go", file=sent, flush=True)
-            if answers.readline() != "done\n":
-                raise RuntimeError(f"the process of {name} has ended")
+    def __call__(self) -> None:
+        """Have it run an epoch, and note how much processor time it has taken so far."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print("go", file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of {self.name} has ended")
+        self.cpu_seconds = float(answer)
 
-        return epoch
 
-    return start
+def elsewhere(name: str, **environment: str) -> Route:
+    return lambda data: Elsewhere(name, data, environment)
 
 
 def our_fit(data: Data) -> Callable[[], object]:
@@ -401,10 +408,14 @@ def our_fit_by_hand(data: Data) -> Callable[[], object]:
     return lambda: fit(model, data, epochs=1, batch_size=BATCH, optimizer=optimizer)
 
 
-def floor(data: Data) -> Callable[[], object]:
+def floor(data: Data, *, adam: bool = False) -> Callable[[], object]:
     weights = [torch.randn(b, a) for a, b in pairwise(SIZES)]
     gradients = [torch.empty_like(weight) for weight in weights]
     values = [torch.randn(BATCH, size) for size in SIZES]
+    parameters = [nn.Parameter(weight) for weight in weights]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer = torch.optim.Adam(parameters, fused=True)
 
     def products() -> None:
         for weight, before, after in zip(weights, values, values[1:], strict=False):
@@ -418,6 +429,8 @@ def floor(data: Data) -> Callable[[], object]:
         with one_thread(nn.Identity()):
             for _ in range(-(-len(data[1]) // BATCH)):
                 products()
+                if adam:
+                    optimizer.step()
 
     return epoch
 
@@ -437,7 +450,8 @@ ROUTES: dict[str, Route] = {
     "numpy by hand": numpy_by_hand,
     "fit": our_fit,
     "fit, differentiated by hand": our_fit_by_hand,
-    "matrix products alone, one thread": floor,
+    "matrix products and Adam alone": partial(floor, adam=True),
+    "matrix products alone": floor,
 }
 
 
@@ -509,21 +523,42 @@ def missing(name: str) -> list[str]:
     return [need for need in NEEDS.get(name, ()) if importlib.util.find_spec(need) is None]
 
 
-def measure(routes: dict[str, Route], data: Data, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each epoch of each route, the first one from a cold start."""
-    seconds: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Times:
+    """The seconds of a route's epochs, the first from a cold start, and how busy it kept cores."""
+
+    first: float
+    later: list[float]
+    cores: list[float]
+
+    @property
+    def median(self) -> float:
+        """Return the median of the epochs but the first."""
+        return statistics.median(self.later)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Return the processor time that this process, or the one that runs a route, has taken."""
+    return run.cpu_seconds if isinstance(run, Elsewhere) else time.process_time()
+
+
+def measure(routes: dict[str, Route], data: Data, rounds: int) -> dict[str, Times]:
+    """Run each route once from a cold start, then so many rounds of all in turn."""
+    times: dict[str, Times] = {}
     runs = {}
     for name, route in routes.items():
         started = time.perf_counter()
         runs[name] = route(data)
         runs[name]()
-        seconds[name] = [time.perf_counter() - started]
+        times[name] = Times(time.perf_counter() - started, [], [])
     for _ in range(rounds):
         for name, run in runs.items():
-            started = time.perf_counter()
+            cpu, started = cpu_seconds(run), time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
+            seconds = time.perf_counter() - started
+            times[name].later.append(seconds)
+            times[name].cores.append((cpu_seconds(run) - cpu) / seconds)
+    return times
 
 
 def peak_memory(name: str, images: int) -> int:
@@ -555,7 +590,7 @@ def serve(name: str, data: Data) -> None:
     run = {"keras": keras}[name](data)
     for _ in sys.stdin:
         run()
-        print("done", flush=True)
+        print(time.process_time(), flush=True)
 
 
 def main() -> None:
@@ -581,20 +616,28 @@ def main() -> None:
     for name in [name for name in names if name in wanted and missing(name)]:
         console.print(f"left out, since {', '.join(missing(name))} is not installed: {name}")
         wanted.discard(name)
-    seconds = measure({n: r for n, r in ROUTES.items() if n in wanted}, data, options.rounds)
-    medians = {name: statistics.median(later) for name, (_, *later) in seconds.items()}
-    first, last = medians[names[0]], medians[names[-1]]
-    headings = ("route", "examples/s", "course = 1", "floor = 1", "first epoch + s", "peak MiB")
+    times = measure({n: r for n, r in ROUTES.items() if n in wanted}, data, options.rounds)
+    first, last = times[names[0]].median, times[names[-1]].median
+    headings = (
+        "route",
+        "examples/s",
+        "course = 1",
+        "floor = 1",
+        "cores",
+        "first epoch + s",
+        "peak MiB",
+    )
     rows = [
         (
             name,
-            f"{options.images / median:,.0f}",
-            f"{first / median:.1f}",
-            f"{last / median:.2f}",
-            f"{seconds[name][0] - median:.1f}",
+            f"{options.images / of.median:,.0f}",
+            f"{first / of.median:.1f}",
+            f"{last / of.median:.2f}",
+            f"{statistics.median(of.cores):.1f}",
+            f"{of.first - of.median:.1f}",
             str(peak_memory(name, options.images)),
         )
-        for name, median in medians.items()
+        for name, of in times.items()
     ]
     tables = [("one epoch of training", headings, rows)]
 
@@ -602,12 +645,11 @@ def main() -> None:
     rows = []
     for threads in sorted({1, torch.get_num_threads()}):
         torch.set_num_threads(threads)
-        seconds = measure(EVALUATIONS, held_out, options.rounds)
-        medians = {name: statistics.median(later) for name, (_, *later) in seconds.items()}
-        first = medians[next(iter(medians))]
+        times = measure(EVALUATIONS, held_out, options.rounds)
+        first = next(iter(times.values())).median
         rows += [
-            (name, str(threads), f"{len(held_out[1]) / median:,.0f}", f"{first / median:.1f}")
-            for name, median in medians.items()
+            (name, str(threads), f"{len(held_out[1]) / of.median:,.0f}", f"{first / of.median:.1f}")
+            for name, of in times.items()
         ]
     tables.append(("evaluation", ("route", "threads", "examples/s", "course = 1"), rows))
     for title, columns, lines in tables:
