@@ -32,7 +32,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mutants_plugin import NOTICED
+from mutants_plugin import NEEDED, NOTICED, STATISTICS, enough
 from results import write
 from rich.console import Console
 from rich.table import Table
@@ -95,13 +95,27 @@ def generate() -> list[str]:
     mutmut has no command for that alone: told to run none, it stops once it has done both. Few
     examples of a law show what it calls.
     """
-    (MUTANTS / NOTICED).unlink(missing_ok=True)
+    for path in (NOTICED, NEEDED):
+        (MUTANTS / path).unlink(missing_ok=True)
     said = mutmut("run", "no-such-mutant*", profile="dev", quiet=True)
     names = list(statuses())
-    if not names or not (MUTANTS / "mutmut-stats.json").exists():
+    if not names or not (MUTANTS / STATISTICS).exists():
         told = "\n".join(line for line in said.splitlines() if "Running stats" not in line)
         sys.exit(f"{told}\nmutmut could not begin: {failing()}")
     return names
+
+
+def note_needed(names: list[str]) -> None:
+    """Write down which tests these mutants will meet: the first enough of what calls a function.
+
+    Those that noticed a mutant elsewhere, and so come first, are among what is needed there.
+    """
+    found = json.loads((MUTANTS / STATISTICS).read_text(encoding="utf-8"))
+    durations, needed = found["duration_by_test"], set()
+    for function in {name.partition("__mutmut_")[0] for name in names}:
+        tests = sorted(found["tests_by_mangled_function_name"].get(function, []), key=durations.get)
+        needed.update(tests[: enough(durations[test] for test in tests)])
+    (MUTANTS / NEEDED).write_text("\n".join(sorted(needed)), encoding="utf-8")
 
 
 def describe(name: str, status: str, equivalents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -223,6 +237,7 @@ def main() -> None:
     before = statuses() if options.again else {}
     killed = {name for name in chosen if before.get(name) == "killed"}
     if run := [name for name in chosen if name not in killed]:
+        note_needed(run)
         mutmut("run", "--max-children", str(options.jobs), *run)
     took = time.perf_counter() - started
     equivalents = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]

@@ -4,7 +4,8 @@ mutmut forks a process for each mutant from one that has imported torch and coll
 There the tests run first that noticed other mutants of the same function, then of the same module,
 then the quickest, as many as take `ENOUGH` seconds without a mutant: what they let pass counts as
 let pass by all, so that the share of mutants killed is never too high. And the garbage collector
-leaves alone what the process was born with.
+leaves alone what the process was born with. The run without a mutant, before them, leaves out the
+tests that none of them will run.
 """
 
 import functools
@@ -13,14 +14,15 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
 
-# Both in the folder where mutmut works, in which it also runs pytest.
+# All in the folder where mutmut works, in which it also runs pytest.
 STATISTICS = Path("mutmut-stats.json")
 NOTICED = Path("noticed.txt")  # a function and a test that noticed one of its mutants, a line each
+NEEDED = Path("needed.txt")  # the tests that some mutant of a run will meet, a line each
 ENOUGH = 6.0  # seconds, of a few examples of each law
 PROGRAMMED = "fail"  # what mutmut has fail once, to see that a failure is seen
 
@@ -38,6 +40,11 @@ def mutated() -> str:
     """Return the name of the function of which a mutant is on trial, empty if none is."""
     function, mutant, _ = os.environ.get("MUTANT_UNDER_TEST", "").partition("__mutmut_")
     return function if mutant else ""
+
+
+def enough(durations: Iterable[float]) -> int:
+    """Return how many tests, from the first on, it takes to come to `ENOUGH` seconds."""
+    return 1 + sum(end < ENOUGH for end in itertools.accumulate(durations))
 
 
 def pytest_load_initial_conftests() -> None:
@@ -62,11 +69,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             durations.get(item.nodeid, 0.0),
         )
     )
+    left_out: list[pytest.Item] = []
     if function:
-        ends = list(itertools.accumulate(durations.get(item.nodeid, 0.0) for item in items))
-        enough = 1 + sum(end < ENOUGH for end in ends)
-        config.hook.pytest_deselected(items=items[enough:])
-        del items[enough:]
+        cut = enough(durations.get(item.nodeid, 0.0) for item in items)
+        items[:], left_out = items[:cut], items[cut:]
+    elif NEEDED.exists() and not config.option.collectonly:
+        needed = set(NEEDED.read_text(encoding="utf-8").splitlines())
+        left_out = [item for item in items if item.nodeid not in needed]
+        items[:] = [item for item in items if item.nodeid in needed]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(wrapper=True)
