@@ -25,6 +25,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -537,6 +538,18 @@ def test_a_malicious_checkpoint_is_refused(
         assert state_of(model) == before, "the model is as it was"
 
 
+def test_no_code_is_run_though_the_environment_allows_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch has a variable that turns its default round; a checkpoint does not depend on it."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with a_trap(folder, next(iter(GADGETS)), PLACES[0]) as (path, marker, model):
+        with pytest.raises(CheckpointError, match="pickled code, which was not run"):
+            load(path, model)
+
+        assert not marker.exists(), "no code is run while loading"
+
+
 # ------------------------------------------------- another architecture
 
 
@@ -835,6 +848,9 @@ def test_a_model_that_could_not_be_built_again_is_not_saved(folder: Path) -> Non
         save(path, Wider(2, [], 2), **parts_of(model))
     with pytest.raises(TypeError, match=r"content\['training'\]\['settings'\]\['device'\]"):
         save(path, model, **parts_of(model), training=training)
+    sizes = replace(training, settings={"sizes": [1, [2j]]})
+    with pytest.raises(TypeError, match=r"\['settings'\]\['sizes'\]\[1\]\[0\] is a complex"):
+        save(path, model, **parts_of(model), training=sizes)
     with pytest.raises(ValueError, match="2 outputs"):
         save(path, model, classes=["one"], normalization={})
 

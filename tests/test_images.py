@@ -474,6 +474,29 @@ def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
         read_rgb(tmp_path / "gone.png")
 
 
+def test_all_images_that_cannot_be_read_are_listed_on_a_line_each(tmp_path: Path) -> None:
+    """So that one can repair or remove them at once."""
+    (tmp_path / "cat").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "cat" / name).touch()
+
+    with pytest.raises(DataError) as error:
+        image_folder(tmp_path)
+
+    _, *lines = str(error.value).splitlines()
+    assert [line.partition(" cannot")[0] for line in lines] == [
+        f"the image {tmp_path / 'cat' / name}" for name in ("1.png", "2.png")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "grey"), [(-300, 0), (0, 0), (255, 0), (0x1234, 0x12), (0xFFFF, 255), (70_000, 255)]
+)
+def test_grey_of_32_bits_is_taken_for_16_and_ends_at_black_and_white(value: int, grey: int) -> None:
+    """Pillow opens PNG files of 16 bits in a mode of 32, which can hold more."""
+    assert to_rgb(Image.new("I", (1, 1), value)).getpixel((0, 0)) == (grey, grey, grey)
+
+
 # ------------------------------------------------- a pipeline of transforms
 
 MODES = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "I;16": 2}

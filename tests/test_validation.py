@@ -788,6 +788,12 @@ def test_a_label_that_is_no_class_is_refused(
     assert (bits(scores), bits(labels)) == before, "what is refused stays as it was"
 
 
+def test_the_error_about_a_label_says_which_there_are() -> None:
+    """Classes are counted from 0, so that the last is one less than their number."""
+    with pytest.raises(ValueError, match="of the 3 classes, numbered from 0 to 2"):
+        nll_loss(torch.zeros(1, 3), torch.tensor([3]))
+
+
 @pytest.mark.parametrize(
     ("loss_fn", "torchs"), [(nll_loss, F.nll_loss), (cross_entropy, F.cross_entropy)]
 )
