@@ -14,13 +14,14 @@ time, mutants_plugin.py saves. mutmut leaves functions under a decorator alone: 
 managers, what is cached.
 
 A survivor that changes nothing one could notice is listed in benchmarks/equivalent.toml, with the
-reason, by its function and the lines that it changes. Counted apart are those that put XX around
-words or change their capitals, as wording: the tests look for the words of a message that matter. A
-single word may be a key or a mode, and so it counts, as does a message that is left out. Counted
-apart are also those that leave out or change a device, which tests on the CPU alone cannot see.
+reason, by its function and the lines that it changes. Counted apart, and not run, are those that
+put XX around words or change their capitals, as wording: the tests look for the words of a message
+that matter. A single word may be a key or a mode, and so it counts, as does a message that is left
+out. Not run either are those that leave out or change a device: on the CPU alone few can be seen.
 """
 
 import argparse
+import difflib
 import json
 import os
 import random
@@ -118,18 +119,45 @@ def note_needed(names: list[str]) -> None:
     (MUTANTS / NEEDED).write_text("\n".join(sorted(needed)), encoding="utf-8")
 
 
-def describe(name: str, status: str, equivalents: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of a mutant: for a survivor what it changes, and why if it is equivalent."""
+def changes() -> dict[str, tuple[str, str]]:
+    """Return the lines that each mutant changes, as they were and as they are, by its name.
+
+    `mutmut show` takes most of a second for one. Like it, this compares the two versions of the
+    function in the mutated file; mutmut notes beside the file on which lines they are.
+    """
+    found = {}
+    for path in sorted(MUTANTS.glob("dlconcepts/**/*.py")):
+        noted = path.with_suffix(".py.spans")
+        if not noted.exists():
+            continue
+        spans = json.loads(noted.read_text(encoding="utf-8"))["spans"]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for name in json.loads(path.with_suffix(".py.meta").read_text())["exit_code_by_key"]:
+            mutant = name.rpartition(".")[2]
+            original = f"{mutant.partition('__mutmut_')[0]}__mutmut_orig"
+            before, after = (lines[spans[it][0] - 1 : spans[it][1]] for it in (original, mutant))
+            diff = list(difflib.ndiff(before, [line.replace(mutant, original) for line in after]))
+            changed = ([s[2:].strip() for s in diff if s.startswith(sign)] for sign in ("- ", "+ "))
+            found[name] = ("\n".join(next(changed)), "\n".join(next(changed)))
+    return found
+
+
+def apart(before: str, after: str) -> str | None:
+    """Return as what a mutant is counted apart, if it is."""
+    if is_wording(before, after):
+        return "wording"
+    return "device" if without_device(after) == without_device(before) else None
+
+
+def describe(
+    name: str, status: str, change: tuple[str, str], equivalents: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the row of a mutant: what it changes, and why it changes nothing if it is so."""
     lesson = name.removeprefix("dlconcepts.").partition(".x")[0]
-    row: dict[str, Any] = {"lesson": lesson, "mutant": name, "status": status}
+    status = apart(*change) or status
+    row = {"lesson": lesson, "mutant": name, "status": status, "before": change[0]}
+    row["after"] = change[1]
     if status in ("survived", "no tests"):
-        lines = mutmut("show", name, quiet=True).splitlines()
-        row["before"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "-" and s[:3] != "---")
-        row["after"] = "\n".join(s[1:].strip() for s in lines if s[:1] == "+" and s[:3] != "+++")
-        if is_wording(row["before"], row["after"]):
-            row["status"] = "wording"
-        elif without_device(row["after"]) == without_device(row["before"]):
-            row["status"] = "device"
         for known in equivalents:
             if means(known, row):
                 row |= {"status": "equivalent", "because": known["because"]}
@@ -236,18 +264,19 @@ def main() -> None:
     # mutmut forgets what it knew of a function that has changed.
     before = statuses() if options.again else {}
     killed = {name for name in chosen if before.get(name) == "killed"}
-    if run := [name for name in chosen if name not in killed]:
+    changed = changes()
+    if run := [name for name in chosen if name not in killed and not apart(*changed[name])]:
         note_needed(run)
         mutmut("run", "--max-children", str(options.jobs), *run)
     took = time.perf_counter() - started
     equivalents = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
     found = statuses()
-    rows = [describe(name, found[name], equivalents) for name in chosen]
+    rows = [describe(name, found[name], changed[name], equivalents) for name in chosen]
     show(rows)
     counts = Counter(row["status"] for row in rows)
     for known in equivalents:
         met = any(f in name for f in listed(known["function"]) for name in chosen)
-        if met and whole and not any(means(known, r) for r in rows if "after" in r):
+        if met and whole and not any(r.get("because") == known["because"] for r in rows):
             print(f"equivalent.toml lists what is no survivor: {known['function']}")
     earlier = f", {len(killed)} of them in an earlier run" if killed else ""
     result = f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}"

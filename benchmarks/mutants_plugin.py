@@ -23,7 +23,7 @@ import pytest
 STATISTICS = Path("mutmut-stats.json")
 NOTICED = Path("noticed.txt")  # a function and a test that noticed one of its mutants, a line each
 NEEDED = Path("needed.txt")  # the tests that some mutant of a run will meet, a line each
-ENOUGH = 6.0  # seconds, of a few examples of each law
+ENOUGH = 3.0  # seconds, of a few examples of each law
 PROGRAMMED = "fail"  # what mutmut has fail once, to see that a failure is seen
 
 
