@@ -52,7 +52,7 @@ def find_device(name: str) -> torch.device:
             torch.ones(1, device=name).add(1).item()
     except RuntimeError as error:
         raise DeviceUnavailableError(
-            f"device {name!r} is not available: {_explain(name, str(error))}"
+            f"device {name!r} is not available: {_explain(str(error))}"
         ) from error
     return torch.device(name)
 
@@ -244,7 +244,7 @@ def _is_built(name: str) -> bool:
     return True
 
 
-def _explain(name: str, error: str) -> str:
+def _explain(error: str) -> str:
     """Turn PyTorch's error for a device that failed into a reason and a remedy."""
     if "no NVIDIA driver" in error:
         return (

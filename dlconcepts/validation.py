@@ -240,8 +240,8 @@ def evaluate(
 
     Images of shape (N, ...), uint8 or floating point, and labels of shape (N,), int64. `loss_fn`
     takes logits and labels and returns the mean of a batch, cross-entropy by default. How the
-    examples are cut into batches does not matter. Dropout and the like are off meanwhile; the
-    model and the random state come back as they were, also when something raises.
+    examples are cut into batches, a thousand in each, does not matter. Dropout and the like are off
+    meanwhile; the model and the random state come back as they were, also when something raises.
 
     Raises an error as `dlconcepts.loading.batches` and `check_labels` do.
     Source: PyTorch documentation, "Optimizing Model Parameters".

@@ -851,6 +851,9 @@ def test_a_model_that_could_not_be_built_again_is_not_saved(folder: Path) -> Non
     sizes = replace(training, settings={"sizes": [1, [2j]]})
     with pytest.raises(TypeError, match=r"\['settings'\]\['sizes'\]\[1\]\[0\] is a complex"):
         save(path, model, **parts_of(model), training=sizes)
+    keys = replace(training, settings={"sizes": {1j: 1}})
+    with pytest.raises(TypeError, match=r"the key 1j of .*\['sizes'\] is a complex"):
+        save(path, model, **parts_of(model), training=keys)
     with pytest.raises(ValueError, match="2 outputs"):
         save(path, model, classes=["one"], normalization={})
 

@@ -483,7 +483,8 @@ def test_all_images_that_cannot_be_read_are_listed_on_a_line_each(tmp_path: Path
     with pytest.raises(DataError) as error:
         image_folder(tmp_path)
 
-    _, *lines = str(error.value).splitlines()
+    first, *lines = str(error.value).splitlines()
+    assert first == "2 of the 2 images cannot be read; repair, remove or skip them:"
     assert [line.partition(" cannot")[0] for line in lines] == [
         f"the image {tmp_path / 'cat' / name}" for name in ("1.png", "2.png")
     ]
@@ -851,6 +852,15 @@ def test_a_long_strip_takes_no_more_room_than_it_needs(monkeypatch: pytest.Monke
     eval_pipeline(28, resize=32)(Image.new("RGB", (1, 3000)))
 
     assert sizes == [(32, 320)]
+
+
+@pytest.mark.parametrize("height", [11, 13, 15, 17])
+def test_a_long_strip_is_cut_around_its_centre(height: int) -> None:
+    """What is cut off is as much above as below."""
+    strip = Image.new("L", (1, height))
+    strip.putpixel((0, height // 2), 255)
+
+    assert eval_pipeline(1, mean=(0,) * 3, std=(1,) * 3)(strip).eq(1).all()
 
 
 @st.composite

@@ -1586,6 +1586,17 @@ def test_two_evaluations_agree(
     assert results[0] == results[1], "two evaluations agree"
 
 
+def test_a_thousand_examples_are_evaluated_at_once_if_nothing_is_said() -> None:
+    """Few enough for the memory, and enough that calling the model hardly counts."""
+    computed: list[int] = []
+    model = nn.Identity()
+    model.register_forward_hook(lambda _module, _inputs, logits: computed.append(len(logits)))
+
+    evaluate(model, (torch.zeros(1001, 2), torch.zeros(1001, dtype=torch.int64)))
+
+    assert computed == [1000, 1]
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "error", "message"),
     [
