@@ -234,7 +234,8 @@ def train_step(
     `workers`, a group of torch.distributed, each process computes its part of it. The step is that
     of the whole batch either way, for models that treat each example alone.
 
-    Raises DivergedError, with every parameter as it was, if the loss is not finite.
+    Raises ValueError if there is not a label for each image, and DivergedError, with every
+    parameter as it was, if the loss is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)
@@ -245,6 +246,8 @@ def train_step(
     >>> model.weight.item()
     1.0
     """
+    if len(images) != len(labels):
+        raise ValueError(f"a batch has {len(images)} images but {len(labels)} labels")
     batch_loss = 0.0
     optimizer.zero_grad()
     for inputs, targets, share in pieces(images, labels, accumulate, workers):

@@ -1408,6 +1408,11 @@ def examples(n: int = 6) -> tuple[Tensor, Tensor]:
             "leave out the DistributedSampler",
         ),
         (DataLoader(Pairs(2), batch_size=3, drop_last=True), {"epochs": 1}, "no batch"),
+        (
+            DataLoader(Pairs(2), collate_fn=lambda _: (torch.ones(2, 2), torch.tensor([0]))),
+            {"epochs": 1, "accumulate": 2},
+            "a batch has 2 images but 1 labels",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(data: Any, options: dict[str, Any], reason: str) -> None:
