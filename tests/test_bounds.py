@@ -240,6 +240,35 @@ def test_functions_are_off_by_the_units_of_their_steps(dtype: torch.dtype, sprea
     assert 4 <= (exp.error - rule.tiny) / (rule.unit * exp.value) <= 5.01
 
 
+@pytest.mark.parametrize(("far", "error"), [(0.0, [0.5, 0.5]), (20.0, [0.5, 1.0]), (20.0, [3, 0])])
+@pytest.mark.parametrize("apart", [-1, 1])
+def test_scores_in_doubt_are_rounded_as_any_that_they_may_be(
+    far: float, error: list[float], apart: int
+) -> None:
+    """A logarithm of the softmax allows for each end of what its scores may be, with its rounding.
+
+    The further the scores may be apart, the more digits their difference loses.
+    """
+    scores = within([[0.0, far]], error)
+    moves = apart * torch.tensor([[-1.0, 1.0]], dtype=torch.float64) * scores.error
+
+    found = COARSE.log_softmax(scores)
+    end = COARSE.log_softmax(Bounded.exact(scores.value + moves))
+
+    assert ((end.value - found.value).abs() + end.error <= found.error + 1e-12).all()
+
+
+def test_the_rounding_of_a_row_depends_on_that_row_alone() -> None:
+    """Scores that are in doubt or far apart leave what is allowed to the other rows as it is."""
+    scores = within([[0.0, 1.0], [0.0, 50.0], [0.0, 1.0]], [[0.1, 0.2], [0.0, 0.0], [9.0, 0.0]])
+
+    found = COARSE.log_softmax(scores)
+
+    for row in (slice(0, 1), slice(1, 2), slice(2, 3)):
+        alone = COARSE.log_softmax(scores[row])
+        check(found[row], alone.value.tolist(), alone.error.tolist())
+
+
 # ------------------------------------------------- a network, its gradients and its steps
 
 
@@ -328,6 +357,25 @@ def test_the_loss_of_equal_scores_is_off_by_a_few_units(dtype: torch.dtype) -> N
     assert ((slope.value.abs() - 1 / 8).abs() <= 1e-12).all()
     assert (slope.error >= 2 * rule.unit / 8).all()
     assert (slope.error <= (30 if dtype == torch.float32 else 3.1) * rule.unit / 8).all()
+
+
+def test_the_slope_of_a_score_allows_for_each_of_its_roundings() -> None:
+    """A probability at either end of its bound, less 1 at the label, and divided by the examples.
+
+    The difference, the share that each example has in the mean, and the product are rounded.
+    """
+    unit = 2**-6
+    rule = Arithmetic(unit=unit, sum_unit=unit, product_unit=0.0, tiny=0.0, most=math.inf)
+    scores = within([[0.0, 0.0, -3.0]], 0.0)
+    wanted = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+
+    _, slope = loss_of(rule, scores, torch.tensor([0]))
+
+    share = rule.exp(rule.log_softmax(scores))
+    for end in (share.value - share.error, share.value + share.error):
+        for rounding in (1 - unit, 1 + unit):
+            off = ((end - wanted) * rounding**3 - slope.value).abs()
+            assert (off <= slope.error + 1e-12).all()
 
 
 OPTIMIZERS: dict[str, Callable[[Sequence[Tensor]], Optimizer]] = {
