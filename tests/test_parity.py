@@ -199,11 +199,18 @@ def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -
         parity.why_not_compiled()
 
 
-def test_the_last_layer_alone_loses_its_bias() -> None:
-    """The others keep theirs."""
-    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)])
-    images = torch.randn(2, 3)
-    expected = model(images) - model[-1].bias
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(lambda: nn.Linear(3, 3), (2, 3)), (lambda: nn.Conv2d(3, 3, 2), (2, 3, 6, 5))],
+)
+def test_the_last_layer_alone_loses_its_bias(
+    make: Callable[[], nn.Linear | nn.Conv2d], size: tuple[int, ...]
+) -> None:
+    """The others keep theirs, be they linear or convolutions."""
+    model = nn.Sequential(*[make() for _ in range(4)])
+    images = torch.randn(size)
+    bias = model[-1].bias
+    expected = model(images) - bias.reshape(-1, *[1] * (len(size) - 2))
 
     drops_a_bias(model)
 
@@ -253,6 +260,21 @@ def test_the_fault_of_the_sums_rounds_after_each_term(bias: bool) -> None:
     result = layer(torch.tensor([[1.0], [2.0]], dtype=torch.float16).expand(2, 3000))
 
     assert result.tolist() == [[4000.0 if bias else 2048.0, 2048.0], [4096.0, 4096.0]]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(4,), (2, 4), (2, 3, 4), (2, 1)])
+def test_the_fault_of_the_sums_takes_what_a_linear_layer_takes(
+    bias: bool, size: tuple[int, ...]
+) -> None:
+    """One example or a batch, with further dimensions or a single feature, and nothing is lost."""
+    layer = nn.Linear(size[-1], 3, bias=bias, dtype=torch.float64)
+    images = torch.randn(size, dtype=torch.float64)
+    expected = layer(images)
+
+    sums_in_the_dtype(layer)
+
+    torch.testing.assert_close(layer(images), expected)
 
 
 def test_tf32_keeps_the_dtype() -> None:
