@@ -409,14 +409,17 @@ def test_without_rounding_each_step_is_torchs_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("steps_before", [0, 2])
-@pytest.mark.parametrize(("slope", "error"), [(1.0, 0.25), (-0.5, 0.1), (0.1, 0.3), (0.0, 0.2)])
+@pytest.mark.parametrize(
+    ("slope", "error"), [(1.0, 0.25), (-0.5, 0.1), (0.1, 0.3), (0.0, 0.2), (-1.71, 1.71)]
+)
 def test_a_step_is_off_by_what_its_gradient_may_be_off(
     name: str, steps_before: int, slope: float, error: float
 ) -> None:
     """No gradient in its range leads further than the bound.
 
     Some of SGD's lead as far. Adam divides by a root that moves with the gradient, which the bound
-    does not know; but no step of it is much longer than the learning rate.
+    does not know; but no step of it is much longer than the learning rate, and the first is no
+    longer.
     """
     weight = nn.Parameter(torch.tensor([1.5], dtype=torch.float64))
     optimizer = OPTIMIZERS[name]([weight])
@@ -439,7 +442,20 @@ def test_a_step_is_off_by_what_its_gradient_may_be_off(
     if isinstance(optimizer, SGD):
         assert found.error.item() == pytest.approx(furthest)
     elif slope or steps_before:
-        assert found.error.item() <= 5 * 0.1
+        assert found.error.item() <= (5 if steps_before else 2 * (1 + 1e-9)) * 0.1
+
+
+@pytest.mark.parametrize("eps", [0.25, 2**-11])
+def test_adam_divides_by_no_less_than_eps_is_stored_as(eps: float) -> None:
+    """So far may a step lead where the root may be zero: any distance if eps may underflow."""
+    adam = Adam([nn.Parameter(torch.zeros(1))], lr=0.5, betas=(0.5, 0.5), eps=eps)
+
+    found, remembered = step_of(COARSE, adam, {}, within([0.0], 0.0), within([0.0], 0.125))
+
+    unit, tiny = STORED
+    least = eps - unit * eps - tiny
+    ratio = stored(0, remembered["exp_avg"].error.item() / least if least > 0 else math.inf)
+    check(found, [0.0], [stored(0, stored(0, ratio + ratio / 64))])
 
 
 @pytest.mark.parametrize(
