@@ -118,11 +118,9 @@ def _multiply_in_tf32(layer: Layer, inputs: tuple[Tensor, ...], result: Tensor) 
 
 def _sum_in_the_dtype(layer: Layer, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
     """Return what a layer gives if its sums are held in the dtype."""
-    bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
-    total = bias.expand(len(inputs[0]), -1)
-    rows = inputs[0].flatten(1)
-    for column, weights in zip(rows.unbind(1), layer.weight.unbind(1), strict=True):
-        total = total + column[:, None] * weights
+    total = torch.zeros_like(result) if layer.bias is None else layer.bias
+    for column, weights in zip(inputs[0].unbind(-1), layer.weight.unbind(1), strict=True):
+        total = total + column[..., None] * weights
     return total
 
 

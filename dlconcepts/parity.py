@@ -13,7 +13,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -227,13 +227,14 @@ def compare(triples: Iterable[Triple]) -> Comparison:
     """Compare what was computed with what it should be, and return the worst element.
 
     A ratio of 1 is all that rounding can do; above it, and at NaN, something else is wrong.
+    Raises ValueError if a result has another size than it should have, or there is none.
 
     >>> wrong = torch.tensor([1.0, 2.5])
     >>> bound = Bounded(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.25]))
     >>> compare([("result", wrong, bound)]).ratio
     2.0
     """
-    worst, least, spread = Comparison("nothing", 0, 0, 0, (math.inf, math.inf)), [], []
+    worst, shifts = [], []
     for name, computed, expected in triples:
         values = computed.detach().cpu().double().reshape(-1)
         target, allowed = expected.value.reshape(-1), expected.error.reshape(-1)
@@ -241,16 +242,16 @@ def compare(triples: Iterable[Triple]) -> Comparison:
             raise ValueError(f"{name} has {values.numel()} elements, not {target.numel()}")
         errors = (values - target).abs()
         ratios = torch.where(errors == 0, 0.0, errors / allowed)
-        ratios = ratios.masked_fill(ratios.isnan() | values.isnan(), math.inf)
+        ratios = ratios.masked_fill(ratios.isnan(), math.inf)
         at = int(ratios.argmax())
-        if ratios[at] > worst.ratio or worst.name == "nothing":
-            figures = float(errors[at]), float(allowed[at]), float(ratios[at])
-            worst = Comparison(f"{name}, element {at}", *figures, ulps=worst.ulps)
-        needed = smallest_shift(values, target, allowed, computed.dtype)
-        least.append(float(needed.min()))
-        spread.append(needed)
-    middle = float(torch.cat(spread).median()) if spread else math.inf
-    return replace(worst, ulps=(min(least, default=math.inf), middle))
+        figures = float(errors[at]), float(allowed[at]), float(ratios[at])
+        shifts.append(smallest_shift(values, target, allowed, computed.dtype))
+        worst.append((f"{name}, element {at}", *figures))
+    if not worst:
+        raise ValueError("there is no result to compare")
+    every = torch.cat(shifts)
+    ulps = float(every.min()), float(every.median())
+    return Comparison(*max(worst, key=lambda found: found[3]), ulps=ulps)
 
 
 def smallest_shift(values: Tensor, target: Tensor, allowed: Tensor, dtype: torch.dtype) -> Tensor:

@@ -193,7 +193,9 @@ def _adam(
     new_square = rule.add(rule.scale(square, beta2), squared)
     root = rule.scale(rule.sqrt(new_square), (1 - beta2**step) ** -0.5)
     below = rule.add(root, Bounded.exact(torch.full_like(root.value, options["eps"])))
-    ratio = rule.divide(new_mean, below, least=options["eps"] * (1 - 4 * rule.unit))
+    # The root is not negative, and so the sum is at least what eps alone is rounded to.
+    least = options["eps"] * (1 - rule.unit) - rule.tiny
+    ratio = rule.divide(new_mean, below, least=least)
     # Where the sign of the gradient is in doubt, the mean is still no larger than the root lets
     # it be: |m'| <= beta1 |m| + (1 - beta1) |g|, v' >= beta2 v and v' >= (1 - beta2) g^2.
     most = beta1 * mean.value.abs() / (beta2 * square.value).sqrt().clamp(min=1e-300)

@@ -240,6 +240,35 @@ def test_functions_are_off_by_the_units_of_their_steps(dtype: torch.dtype, sprea
     assert 4 <= (exp.error - rule.tiny) / (rule.unit * exp.value) <= 5.01
 
 
+@pytest.mark.parametrize(("far", "error"), [(0.0, [0.5, 0.5]), (20.0, [0.5, 1.0]), (20.0, [3, 0])])
+@pytest.mark.parametrize("apart", [-1, 1])
+def test_scores_in_doubt_are_rounded_as_any_that_they_may_be(
+    far: float, error: list[float], apart: int
+) -> None:
+    """A logarithm of the softmax allows for each end of what its scores may be, with its rounding.
+
+    The further the scores may be apart, the more digits their difference loses.
+    """
+    scores = within([[0.0, far]], error)
+    moves = apart * torch.tensor([[-1.0, 1.0]], dtype=torch.float64) * scores.error
+
+    found = COARSE.log_softmax(scores)
+    end = COARSE.log_softmax(Bounded.exact(scores.value + moves))
+
+    assert ((end.value - found.value).abs() + end.error <= found.error + 1e-12).all()
+
+
+def test_the_rounding_of_a_row_depends_on_that_row_alone() -> None:
+    """Scores that are in doubt or far apart leave what is allowed to the other rows as it is."""
+    scores = within([[0.0, 1.0], [0.0, 50.0], [0.0, 1.0]], [[0.1, 0.2], [0.0, 0.0], [9.0, 0.0]])
+
+    found = COARSE.log_softmax(scores)
+
+    for row in (slice(0, 1), slice(1, 2), slice(2, 3)):
+        alone = COARSE.log_softmax(scores[row])
+        check(found[row], alone.value.tolist(), alone.error.tolist())
+
+
 # ------------------------------------------------- a network, its gradients and its steps
 
 
@@ -330,6 +359,25 @@ def test_the_loss_of_equal_scores_is_off_by_a_few_units(dtype: torch.dtype) -> N
     assert (slope.error <= (30 if dtype == torch.float32 else 3.1) * rule.unit / 8).all()
 
 
+def test_the_slope_of_a_score_allows_for_each_of_its_roundings() -> None:
+    """A probability at either end of its bound, less 1 at the label, and divided by the examples.
+
+    The difference, the share that each example has in the mean, and the product are rounded.
+    """
+    unit = 2**-6
+    rule = Arithmetic(unit=unit, sum_unit=unit, product_unit=0.0, tiny=0.0, most=math.inf)
+    scores = within([[0.0, 0.0, -3.0]], 0.0)
+    wanted = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+
+    _, slope = loss_of(rule, scores, torch.tensor([0]))
+
+    share = rule.exp(rule.log_softmax(scores))
+    for end in (share.value - share.error, share.value + share.error):
+        for rounding in (1 - unit, 1 + unit):
+            off = ((end - wanted) * rounding**3 - slope.value).abs()
+            assert (off <= slope.error + 1e-12).all()
+
+
 OPTIMIZERS: dict[str, Callable[[Sequence[Tensor]], Optimizer]] = {
     "SGD": lambda p: SGD(p, lr=0.1),
     "SGD with momentum and decay": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3),
@@ -361,14 +409,17 @@ def test_without_rounding_each_step_is_torchs_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("steps_before", [0, 2])
-@pytest.mark.parametrize(("slope", "error"), [(1.0, 0.25), (-0.5, 0.1), (0.1, 0.3), (0.0, 0.2)])
+@pytest.mark.parametrize(
+    ("slope", "error"), [(1.0, 0.25), (-0.5, 0.1), (0.1, 0.3), (0.0, 0.2), (-1.71, 1.71)]
+)
 def test_a_step_is_off_by_what_its_gradient_may_be_off(
     name: str, steps_before: int, slope: float, error: float
 ) -> None:
     """No gradient in its range leads further than the bound.
 
     Some of SGD's lead as far. Adam divides by a root that moves with the gradient, which the bound
-    does not know; but no step of it is much longer than the learning rate.
+    does not know; but no step of it is much longer than the learning rate, and the first is no
+    longer.
     """
     weight = nn.Parameter(torch.tensor([1.5], dtype=torch.float64))
     optimizer = OPTIMIZERS[name]([weight])
@@ -391,7 +442,20 @@ def test_a_step_is_off_by_what_its_gradient_may_be_off(
     if isinstance(optimizer, SGD):
         assert found.error.item() == pytest.approx(furthest)
     elif slope or steps_before:
-        assert found.error.item() <= 5 * 0.1
+        assert found.error.item() <= (5 if steps_before else 2 * (1 + 1e-9)) * 0.1
+
+
+@pytest.mark.parametrize("eps", [0.25, 2**-11])
+def test_adam_divides_by_no_less_than_eps_is_stored_as(eps: float) -> None:
+    """So far may a step lead where the root may be zero: any distance if eps may underflow."""
+    adam = Adam([nn.Parameter(torch.zeros(1))], lr=0.5, betas=(0.5, 0.5), eps=eps)
+
+    found, remembered = step_of(COARSE, adam, {}, within([0.0], 0.0), within([0.0], 0.125))
+
+    unit, tiny = STORED
+    least = eps - unit * eps - tiny
+    ratio = stored(0, remembered["exp_avg"].error.item() / least if least > 0 else math.inf)
+    check(found, [0.0], [stored(0, stored(0, ratio + ratio / 64))])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ and what is said where nothing can be compiled.
 import copy
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,13 +73,16 @@ def test_a_parameter_without_a_gradient_is_compared_with_zero() -> None:
     assert exceeding(parity.gradients(subject, batch)) == ["output.bias"]
 
 
-@pytest.mark.parametrize(("second", "doubtful"), [(0.9, 1), (0.7, 1), (0.5, 0)])
+@pytest.mark.parametrize(("second", "doubtful"), [(0.75, 0.5), (0.5, 0.5), (0.25, 0)])
 def test_an_accuracy_is_in_doubt_where_rounding_may_exchange_the_best(
     second: float, doubtful: float
 ) -> None:
-    """Two scores of which each may be off by 0.2 change places if they are 0.4 apart or less."""
-    logits = torch.tensor([[1.0, second]])
-    bound = Bounded(logits.double(), torch.full((1, 2), 0.2, dtype=torch.float64))
+    """Two scores of which each may be off by 0.25 change places if they are 0.5 apart or less.
+
+    That is the case in one example of the two, if in any.
+    """
+    logits = torch.tensor([[1.0, second], [1.0, -1.0]])
+    bound = Bounded(logits.double(), torch.full((2, 2), 0.25, dtype=torch.float64))
     subject: Any = SimpleNamespace(
         run=nn.Identity(),
         rule=Arithmetic.of(torch.float32),
@@ -87,7 +91,7 @@ def test_an_accuracy_is_in_doubt_where_rounding_may_exchange_the_best(
 
     found = {
         name: expected
-        for name, _, expected in parity.evaluation(subject, (logits, torch.tensor([0])))
+        for name, _, expected in parity.evaluation(subject, (logits, torch.tensor([0, 0])))
     }
 
     assert list(found) == ["loss", "accuracy"]
@@ -120,6 +124,84 @@ def test_each_result_has_its_name() -> None:
     assert names(parity.forward_pass) == ["logits"]
     assert names(parity.loss) == ["loss"]
     assert names(parity.prediction) == ["probabilities"]
+
+
+def test_a_checkpoint_leaves_no_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights come back, and the folder where one works stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(2, 2))
+    subject = Subject(model, model, Arithmetic.of(torch.float32))
+
+    names = [n for n, *_ in parity.checkpoint(subject, (torch.ones(1, 2), torch.tensor([0])))]
+
+    assert names == ["0.weight", "0.bias", "logits"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", parity.DTYPES)
+def test_adams_eps_is_torchs_own_wherever_the_dtype_holds_its_square(dtype: torch.dtype) -> None:
+    """In float16, where 1e-8 is zero, it is the smallest whose square is a normal number."""
+    eps = parity.adam_eps(nn.Linear(1, 1, dtype=dtype))
+
+    own = torch.optim.Adam([torch.zeros(1)]).defaults["eps"]
+    assert eps == (2**-7 if dtype == torch.float16 else own)
+
+
+def test_no_device_computes_in_a_dtype_that_it_lacks() -> None:
+    """MPS has no float64; it has the others, as has the CPU, which has all."""
+    assert parity.dtypes_of(torch.device("cpu")) == parity.DTYPES
+    assert {*parity.DTYPES} - {*parity.dtypes_of(torch.device("mps"))} == {torch.float64}
+
+
+def test_the_worst_of_all_results_is_named() -> None:
+    """It comes closest to its bound, whichever is first; if all are exact, it is the first."""
+    exact = Bounded(torch.zeros(3).double(), torch.tensor([1.0, 0.0, 1.0]).double())
+    half = "half", torch.tensor([0.0, 0.0, -0.5]), exact
+    none, none_else = ("none", torch.zeros(3), exact), ("none else", torch.zeros(3), exact)
+    loose = "loose", torch.ones(1), Bounded(torch.zeros(1).double(), torch.full((1,), 9.0).double())
+
+    for triples in ([none, half, none_else], [half, none, loose], [loose, none, half]):
+        found = compare(triples)
+        assert (found.name, found.error, found.bound) == ("half, element 2", 0.5, 1.0)
+        assert found.ratio == 0.5
+    found = compare([none, none_else])
+    assert (found.name, found.error, found.ratio) == ("none, element 0", 0.0, 0.0)
+
+
+def test_to_compare_nothing_is_an_error() -> None:
+    """What was not computed keeps no bound."""
+    with pytest.raises(ValueError, match=r"^there is no result to compare$"):
+        compare([])
+
+
+def test_what_is_off_already_takes_a_smaller_shift_to_be_noticed() -> None:
+    """Of 3.5 units that are allowed two are used up: one more is not noticed, and two are."""
+    eps = torch.finfo(torch.float32).eps
+    bound = Bounded(*(torch.tensor([x], dtype=torch.float64) for x in (1.5, 3.5 * eps)))
+
+    def moved(units: int) -> parity.Comparison:
+        """Compare a number that is off by so many units in the last place."""
+        return compare([("number", torch.tensor([1.5 + units * eps]), bound)])
+
+    assert moved(2).ulps == (2, 2)
+    assert moved(3).holds
+    assert not moved(4).holds
+
+
+def test_the_least_and_the_middle_shift_are_those_of_all_elements_together() -> None:
+    """Whichever result they belong to, and however many elements each has."""
+    eps = torch.finfo(torch.float32).eps
+
+    def result(units: list[float]) -> parity.Triple:
+        """Return ones, of which each may be off by so many units."""
+        ones = torch.ones(len(units))
+        return "ones", ones, Bounded(ones.double(), eps * torch.tensor(units).double())
+
+    found = compare([result([0.5]), result([7.5, 8.5, 2.5, 3.5])])
+
+    assert found.ulps == (1, 4)
 
 
 def test_the_convolution_is_laid_out_by_channels_and_drawn_from_a_seed() -> None:
@@ -199,11 +281,18 @@ def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -
         parity.why_not_compiled()
 
 
-def test_the_last_layer_alone_loses_its_bias() -> None:
-    """The others keep theirs."""
-    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)])
-    images = torch.randn(2, 3)
-    expected = model(images) - model[-1].bias
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(lambda: nn.Linear(3, 3), (2, 3)), (lambda: nn.Conv2d(3, 3, 2), (2, 3, 6, 5))],
+)
+def test_the_last_layer_alone_loses_its_bias(
+    make: Callable[[], nn.Linear | nn.Conv2d], size: tuple[int, ...]
+) -> None:
+    """The others keep theirs, be they linear or convolutions."""
+    model = nn.Sequential(*[make() for _ in range(4)])
+    images = torch.randn(size)
+    bias = model[-1].bias
+    expected = model(images) - bias.reshape(-1, *[1] * (len(size) - 2))
 
     drops_a_bias(model)
 
@@ -253,6 +342,21 @@ def test_the_fault_of_the_sums_rounds_after_each_term(bias: bool) -> None:
     result = layer(torch.tensor([[1.0], [2.0]], dtype=torch.float16).expand(2, 3000))
 
     assert result.tolist() == [[4000.0 if bias else 2048.0, 2048.0], [4096.0, 4096.0]]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(4,), (2, 4), (2, 3, 4), (2, 1)])
+def test_the_fault_of_the_sums_takes_what_a_linear_layer_takes(
+    bias: bool, size: tuple[int, ...]
+) -> None:
+    """One example or a batch, with further dimensions or a single feature, and nothing is lost."""
+    layer = nn.Linear(size[-1], 3, bias=bias, dtype=torch.float64)
+    images = torch.randn(size, dtype=torch.float64)
+    expected = layer(images)
+
+    sums_in_the_dtype(layer)
+
+    torch.testing.assert_close(layer(images), expected)
 
 
 def test_tf32_keeps_the_dtype() -> None:
