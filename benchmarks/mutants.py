@@ -127,12 +127,12 @@ def changes() -> dict[str, tuple[str, str]]:
     """
     found = {}
     for path in sorted(MUTANTS.glob("dlconcepts/**/*.py")):
-        noted = path.with_suffix(".py.spans")
+        noted, known = path.with_suffix(".py.spans"), path.with_suffix(".py.meta")
         if not noted.exists():
             continue
         spans = json.loads(noted.read_text(encoding="utf-8"))["spans"]
         lines = path.read_text(encoding="utf-8").splitlines()
-        for name in json.loads(path.with_suffix(".py.meta").read_text())["exit_code_by_key"]:
+        for name in json.loads(known.read_text(encoding="utf-8"))["exit_code_by_key"]:
             mutant = name.rpartition(".")[2]
             original = f"{mutant.partition('__mutmut_')[0]}__mutmut_orig"
             before, after = (lines[spans[it][0] - 1 : spans[it][1]] for it in (original, mutant))

@@ -2,10 +2,10 @@
 
 mutmut forks a process for each mutant from one that has imported torch and collected the tests.
 There the tests run first that noticed other mutants of the same function, then of the same module,
-then the quickest, as many as take `ENOUGH` seconds without a mutant: what they let pass counts as
-let pass by all, so that the share of mutants killed is never too high. And the garbage collector
-leaves alone what the process was born with. The run without a mutant, before them, leaves out the
-tests that none of them will run.
+then the quickest. As many run as take `ENOUGH` seconds without a mutant, and of the quickest as
+many again: what they let pass counts as let pass by all, so that the share of mutants killed is
+never too high. And the garbage collector leaves alone what the process was born with. The run
+without a mutant, before them, leaves out the tests that none of them will run.
 """
 
 import functools
@@ -47,6 +47,11 @@ def enough(durations: Iterable[float]) -> int:
     return 1 + sum(end < ENOUGH for end in itertools.accumulate(durations))
 
 
+def first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests, from the first on, that take enough seconds."""
+    return items[: enough(seconds().get(item.nodeid, 0.0) for item in items)]
+
+
 def pytest_load_initial_conftests() -> None:
     """Take what is there already out of every collection: three in a run, 0.3 s each with torch."""
     gc.freeze()
@@ -69,15 +74,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             durations.get(item.nodeid, 0.0),
         )
     )
-    left_out: list[pytest.Item] = []
+    kept = {item.nodeid for item in items}
     if function:
-        cut = enough(durations.get(item.nodeid, 0.0) for item in items)
-        items[:], left_out = items[:cut], items[cut:]
+        # Of those that noticed others one may be slow: it must not keep the quickest from running.
+        quickest = sorted(items, key=lambda item: durations.get(item.nodeid, 0.0))
+        kept = {item.nodeid for order in (items, quickest) for item in first(order)}
     elif NEEDED.exists() and not config.option.collectonly:
-        needed = set(NEEDED.read_text(encoding="utf-8").splitlines())
-        left_out = [item for item in items if item.nodeid not in needed]
-        items[:] = [item for item in items if item.nodeid in needed]
-    config.hook.pytest_deselected(items=left_out)
+        kept = set(NEEDED.read_text(encoding="utf-8").splitlines())
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+    items[:] = [item for item in items if item.nodeid in kept]
 
 
 @pytest.hookimpl(wrapper=True)
