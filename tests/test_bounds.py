@@ -445,6 +445,25 @@ def test_a_step_is_off_by_what_its_gradient_may_be_off(
         assert found.error.item() <= (5 if steps_before else 2 * (1 + 1e-9)) * 0.1
 
 
+def test_a_step_of_adam_may_be_longer_than_its_rate_by_its_roundings() -> None:
+    """Where the sign of a gradient is in doubt, the step may lead the other way, and a bit further.
+
+    Each rounding goes the way that makes it longer: in the mean up, and in the root down.
+    """
+    unit = 2**-12
+    rule = Arithmetic(unit=unit, sum_unit=unit, product_unit=0.0, tiny=0.0, most=math.inf)
+    adam = Adam([nn.Parameter(torch.zeros(1))], lr=1.0, betas=(0.5, 0.5), eps=1e-30)
+
+    found, _ = step_of(rule, adam, {}, within([0.0], 0.0), within([0.5], 1.0))
+
+    up, down = 1 + unit, 1 - unit
+    mean, square = -0.5 * 0.5 * up**3, 0.5**2 * 0.5 * down**3
+    root = math.sqrt(square) * down / math.sqrt(0.5) * down**2
+    step = -mean / root * up / 0.5 * up
+    assert step > 1
+    assert abs(step - found.value.item()) <= found.error.item() <= 2 * (1 + 100 * unit)
+
+
 @pytest.mark.parametrize("eps", [0.25, 2**-11])
 def test_adam_divides_by_no_less_than_eps_is_stored_as(eps: float) -> None:
     """So far may a step lead where the root may be zero: any distance if eps may underflow."""

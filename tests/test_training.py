@@ -1426,6 +1426,17 @@ def test_what_cannot_be_trained_is_refused(data: Any, options: dict[str, Any], r
     assert [bits(parameter) for parameter in model.parameters()] == before
 
 
+def test_a_batch_is_computed_in_one_piece_if_nothing_is_said() -> None:
+    """Models that look at the batch as a whole, as BatchNorm does, see it whole."""
+    computed: list[int] = []
+    model = nn.Linear(2, 2)
+    model.register_forward_hook(lambda _module, _inputs, outputs: computed.append(len(outputs)))
+
+    train_step(model, F.cross_entropy, SGD(model.parameters(), lr=0.1), *examples(6))
+
+    assert computed == [6]
+
+
 def test_a_loss_that_diverges_names_epoch_batch_and_learning_rate() -> None:
     """The error says where it happened, and the weights are those of the step before."""
     model = nn.Linear(2, 2)
