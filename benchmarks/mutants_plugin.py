@@ -13,6 +13,7 @@ import gc
 import itertools
 import json
 import os
+import signal
 from collections import Counter
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ STATISTICS = Path("mutmut-stats.json")
 NOTICED = Path("noticed.txt")  # a function and a test that noticed one of its mutants, a line each
 NEEDED = Path("needed.txt")  # the tests that some mutant of a run will meet, a line each
 ENOUGH = 3.0  # seconds, of a few examples of each law
+HANGS = 60  # seconds after which a mutant counts as one that never ends
 PROGRAMMED = "fail"  # what mutmut has fail once, to see that a failure is seen
 
 
@@ -76,6 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     )
     kept = {item.nodeid for item in items}
     if function:
+        # mutmut would wait for thirty times what all tests take that call the function.
+        signal.alarm(HANGS)
         # Of those that noticed others one may be slow: it must not keep the quickest from running.
         quickest = sorted(items, key=lambda item: durations.get(item.nodeid, 0.0))
         kept = {item.nodeid for order in (items, quickest) for item in first(order)}
