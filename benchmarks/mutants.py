@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many of them, at random (100)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
-    parser.add_argument("--again", action="store_true", help="all; run those killed before no more")
+    parser.add_argument("--again", action="store_true", help="all; run those that lived before")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     started = time.perf_counter()
@@ -262,29 +262,33 @@ def main() -> None:
     chosen = sorted(random.Random(options.seed).sample(chosen, min(size, len(chosen))))
     if not chosen:
         sys.exit(f"there are no mutants of {options.lesson}")
-    # mutmut forgets what it knew of a function that has changed.
-    before = statuses() if options.again else {}
-    killed = {name for name in chosen if before.get(name) == "killed"}
+    equivalents = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
     changed = changes()
-    if run := [name for name in chosen if name not in killed and not apart(*changed[name])]:
+
+    def rows_of(found: dict[str, str]) -> list[dict[str, Any]]:
+        """Return the rows of the chosen mutants, which have these statuses."""
+        return [describe(n, found.get(n, "not run"), changed[n], equivalents) for n in chosen]
+
+    # mutmut forgets what it knew of a function that has changed.
+    before = rows_of(statuses() if options.again else {})
+    killed = sum(row["status"] == "killed" for row in before)
+    if run := [r["mutant"] for r in before if r["status"] in ("not run", "survived", "no tests")]:
         note_needed(run)
         mutmut("run", "--max-children", str(options.jobs), *run)
     took = time.perf_counter() - started
-    equivalents = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["equivalent"]
-    found = statuses()
-    rows = [describe(name, found[name], changed[name], equivalents) for name in chosen]
+    rows = rows_of(statuses())
     show(rows)
     counts = Counter(row["status"] for row in rows)
     for known in equivalents:
         met = any(f in name for f in listed(known["function"]) for name in chosen)
         if met and whole and not any(r.get("because") == known["because"] for r in rows):
             print(f"equivalent.toml lists what is no survivor: {known['function']}")
-    earlier = f", {len(killed)} of them in an earlier run" if killed else ""
+    earlier = f", {killed} of them in an earlier run" if killed else ""
     result = f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}"
     print(f"{result}{earlier}, in {took:.0f} s")
     if options.json:
         packages = ("torch", "mutmut", "hypothesis")
-        head: dict[str, Any] = {"seconds": round(took), **counts, "killed earlier": len(killed)}
+        head: dict[str, Any] = {"seconds": round(took), **counts, "killed earlier": killed}
         lived = [row for row in rows if row["status"] in ("equivalent", "survived", "no tests")]
         head |= {"share": f"{share(counts):.1%}", "lived": lived}
         write(options.json, by_lesson(rows), packages, **head)
