@@ -1586,7 +1586,7 @@ def test_two_evaluations_agree(
     assert results[0] == results[1], "two evaluations agree"
 
 
-def test_a_thousand_examples_are_evaluated_at_once_if_nothing_is_said() -> None:
+def test_so_many_examples_are_evaluated_at_once_as_is_promised() -> None:
     """Few enough for the memory, and enough that calling the model hardly counts."""
     computed: list[int] = []
     model = nn.Identity()
