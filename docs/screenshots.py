@@ -47,6 +47,7 @@ def take(browser: Browser, page: str, width: str, file: Path) -> None:
     path, _, anchor = page.partition("#")
     tab.goto((BOOK / path).as_uri() + (f"#{anchor}" if anchor else ""))
     if anchor:
+        tab.wait_for_timeout(2000)  # the page glides to the anchor
         tab.add_style_tag(content="html { scroll-behavior: auto !important }")
         tab.locator(f"[id='{anchor}']").evaluate(BRING_INTO_VIEW)
     tab.screenshot(path=file)
