@@ -194,7 +194,8 @@ def is_wording(before: str, after: str) -> bool:
 
 def without_device(line: str) -> str:
     """Return a line of code without what it says about devices."""
-    line = re.sub(r"\b(?:device|generators) = .*", "", line)
+    # Of several names at once, the others are not about devices.
+    line = re.sub(r"^(?:self\.)?(?:device|generators)(?:: [\w.]+)? = .*", "", line)
     line = line.replace("find_model_device(model)", "None")
     line = re.sub(r",? *(?:map_location|devices?|device_type)=(?:[^,()]|\([^()]*\))+", "", line)
     line = re.sub(r"\.to\(((?:[^()]|\([^()]*\))*)\)", moved_nowhere, line)
