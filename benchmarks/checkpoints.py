@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dlconcepts.files import load_file, save_file
 from dlconcepts.networks import Network
+from dlconcepts.support.checkpoint_files import load_file, save_file
 
 State = dict[str, Tensor]
 

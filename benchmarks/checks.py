@@ -36,7 +36,7 @@ from torchvision import models
 from dlconcepts import checks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import gallery
+import tests.gallery as gallery
 
 Parts = dict[str, Any]
 VERSIONS = ("torch", "torchvision")  # of the sweep

@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from dlconcepts.atomic import write_atomically
-from dlconcepts.datasets import fashion_mnist
-from dlconcepts.devices import DeviceUnavailableError, find_device, median_seconds
+from dlconcepts.devices import median_seconds
 from dlconcepts.loading import normalize
-from dlconcepts.parity import why_not_compiled
+from dlconcepts.parity.comparison import why_not_compiled
+from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.datasets import fashion_mnist
+from dlconcepts.support.devices import DeviceUnavailableError, find_device
 from dlconcepts.training import fit
 
 SIZES = (784, 128, 64, 10)

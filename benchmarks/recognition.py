@@ -30,7 +30,7 @@ from rich.table import Table
 
 from dlconcepts.practice.recognise import SECONDS, Judged, examples_of, recognise
 from dlconcepts.practice.techniques import TESTS, Technique, survey
-from dlconcepts.report import LESSONS
+from dlconcepts.testing.results import LESSONS
 
 # As in a run of pytest, each example starts from the same random state: conftest registers torch's.
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]

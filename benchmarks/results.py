@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dlconcepts.verify import processor
+from dlconcepts.cli.verify import processor
 
 
 def case_of(item: pytest.Item) -> Any:

@@ -43,9 +43,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
 from dlconcepts.autograd import ByHand
-from dlconcepts.datasets import fashion_mnist
 from dlconcepts.loading import normalize
-from dlconcepts.runs import one_thread
+from dlconcepts.support.datasets import fashion_mnist
+from dlconcepts.support.runs import one_thread
 from dlconcepts.training import fit
 from dlconcepts.validation import evaluate
 

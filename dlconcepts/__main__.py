@@ -41,12 +41,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     verify = commands.add_parser("verify", help="run the laws and report the verdicts")
     if argv[:1] == ["verify"]:
-        from dlconcepts.verify import add_arguments
+        from dlconcepts.cli.verify import add_arguments
 
         add_arguments(verify)
     practice = commands.add_parser("practice", help="write the techniques yourself")
     if argv[:1] == ["practice"]:
-        from dlconcepts.practice.command import add_arguments
+        from dlconcepts.cli.practice import add_arguments
 
         add_arguments(practice)
     train = commands.add_parser(

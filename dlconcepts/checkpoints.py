@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import dlconcepts
-from dlconcepts.files import CheckpointError, load_file, save_file
 from dlconcepts.networks import Network
+from dlconcepts.support.checkpoint_files import CheckpointError, load_file, save_file
 
 if TYPE_CHECKING:
     from dlconcepts.transfer import TransferNetwork

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from dlconcepts.datasets import DataError
 from dlconcepts.loading import image_pipeline
+from dlconcepts.support.datasets import DataError
 
 # The statistics of ImageNet, with which torchvision's pretrained networks were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

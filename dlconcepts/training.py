@@ -5,7 +5,6 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from dlconcepts.autograd import gradient
 from dlconcepts.loading import batches, check_data, normalize
-from dlconcepts.runs import (
+from dlconcepts.support.runs import (
+    Epoch,
+    History,
+    find_model_device,
     joined_workers,
     make_generator,
     one_thread,
@@ -24,7 +26,7 @@ from dlconcepts.runs import (
     seeded,
     sum_over_workers,
 )
-from dlconcepts.validation import LossFunction, evaluate, find_model_device
+from dlconcepts.validation import LossFunction, evaluate
 
 Batch = tuple[Tensor, Tensor]
 Data = Batch | Dataset[Batch] | DataLoader[Batch]
@@ -32,20 +34,6 @@ Data = Batch | Dataset[Batch] | DataLoader[Batch]
 
 class DivergedError(RuntimeError):
     """A loss that is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to: mean loss of its examples, held-out loss and accuracy, seconds."""
-
-    epoch: int
-    train_loss: float
-    held_out_loss: float | None
-    held_out_accuracy: float | None
-    seconds: float
-
-
-History = list[Epoch]
 
 
 def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchvision import models
 
-from dlconcepts.compare import same
-from dlconcepts.validation import find_model_device, inference
+from dlconcepts.support.bitwise import same
+from dlconcepts.support.runs import find_model_device
+from dlconcepts.validation import inference
 
 # Their weights are drawn so slowly that torchvision asks to say whether that is wanted.
 UNTRAINED = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}

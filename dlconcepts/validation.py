@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlconcepts.loading import batches
+from dlconcepts.support.runs import find_model_device
 
 Data = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -300,8 +301,3 @@ def inference(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def find_model_device(model: nn.Module) -> torch.device:
-    """Return the device of a model's parameters, the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

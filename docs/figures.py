@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import binom, t
 
-from dlconcepts.datasets import fashion_mnist
 from dlconcepts.networks import Network
-from dlconcepts.plots import Panel, compare_runs
+from dlconcepts.support.datasets import fashion_mnist
+from dlconcepts.support.plots import Panel, compare_runs
 from dlconcepts.training import fit
 from dlconcepts.validation import Data, LossFunction, evaluate, hold_out
 

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from dlconcepts.cli.verify import environment, find_devices
 from dlconcepts.data.make_photographs import PHOTOGRAPHS
-from dlconcepts.verify import environment, find_devices
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

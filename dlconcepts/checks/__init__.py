@@ -42,18 +42,18 @@ CheckFailedError. `parametrize` makes pytest items of them, and `python -m dlcon
 them from the shell. PyTorch is all that they need.
 """
 
-from dlconcepts.checks.lesson import REGISTRY, CheckFailedError, Lesson, NotCheckedError
+from dlconcepts.checks.registry import REGISTRY, CheckFailedError, Lesson, NotCheckedError
 
 # isort: split
 # The order of the course, in which the checks are registered and reported.
-from dlconcepts.checks.forward import (
+from dlconcepts.checks.laws.forward import (
     check_eval_mode_leaves_nothing_to_chance,
     check_examples_stay_apart,
     check_inputs_are_left_alone,
     check_softmax_is_over_the_classes,
     check_the_model_moves_as_a_whole,
 )
-from dlconcepts.checks.loss import (
+from dlconcepts.checks.laws.loss import (
     check_cross_entropy_is_given_logits,
     check_nll_is_given_log_probabilities,
     check_scores_are_not_cut_at_zero,
@@ -61,24 +61,24 @@ from dlconcepts.checks.loss import (
 )
 
 # isort: split
-from dlconcepts.checks.learning import (
+from dlconcepts.checks.laws.learning import (
     check_every_layer_is_registered,
     check_every_parameter_gets_a_gradient,
     check_the_optimizer_holds_the_model,
 )
 
 # isort: split
-from dlconcepts.checks.steps import (
+from dlconcepts.checks.laws.steps import (
     check_a_step_follows_its_own_batch,
     check_a_step_follows_the_gradient,
     check_the_loss_is_kept_as_a_number,
 )
 
 # isort: split
-from dlconcepts.checks.runs import check_a_seed_repeats_the_run
+from dlconcepts.checks.laws.runs import check_a_seed_repeats_the_run
 
 # isort: split
-from dlconcepts.checks.validation import (
+from dlconcepts.checks.laws.validation import (
     check_the_mode_is_restored,
     check_validation_changes_nothing,
     check_validation_is_in_eval_mode,
@@ -86,29 +86,29 @@ from dlconcepts.checks.validation import (
 )
 
 # isort: split
-from dlconcepts.checks.metrics import (
+from dlconcepts.checks.laws.metrics import (
     check_accuracy_counts_each_example,
     check_every_example_counts_once,
 )
 
 # isort: split
-from dlconcepts.checks.checkpoints import (
+from dlconcepts.checks.laws.checkpoints import (
     check_a_checkpoint_holds_the_model,
     check_a_checkpoint_holds_the_optimizer,
     check_a_partial_checkpoint_is_refused,
     check_kept_weights_are_a_copy,
 )
-from dlconcepts.checks.data import (
+from dlconcepts.checks.laws.data import (
     check_data_is_the_same_when_read_again,
     check_labels_stay_with_their_inputs,
     check_shared_memory_is_not_written_to,
     check_validation_data_is_left_to_no_chance,
 )
-from dlconcepts.checks.freezing import (
+from dlconcepts.checks.laws.freezing import (
     check_frozen_parameters_stay,
     check_frozen_statistics_stay,
 )
-from dlconcepts.checks.normalising import check_data_is_normalised_once
+from dlconcepts.checks.laws.normalising import check_data_is_normalised_once
 from dlconcepts.checks.report import Report, Result, check, parametrize
 
 __all__ = [

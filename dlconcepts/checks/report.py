@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlconcepts.checks.lesson import REGISTRY, Check, CheckFailedError, Lesson, NotCheckedError
 from dlconcepts.checks.project import PARTS, Project
+from dlconcepts.checks.registry import REGISTRY, Check, CheckFailedError, Lesson, NotCheckedError
 
 STATUSES = ("passed", "FAILED", "error", "excepted", "not checked")
 OUR_FOLDER = Path(__file__).parent

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlconcepts.datasets import DataError
 from dlconcepts.images import read_rgb
+from dlconcepts.support.datasets import DataError
 
 DEBIAN = Path("/usr/share/tuxpaint/stamps")
 # Where the tests look for them.

@@ -1,7 +1,7 @@
 """Make the Fashion-MNIST sample that comes with the package from the official files.
 
 Run as `python -m dlconcepts.data.make_sample` where the full set can be found; see
-`dlconcepts.datasets.fashion_mnist`. It draws as many images of each class, keeps them in the
+`dlconcepts.support.datasets.fashion_mnist`. It draws as many images of each class, keeps them in the
 official order, and writes them in the official format.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from dlconcepts.datasets import SAMPLE, fashion_mnist
+from dlconcepts.support.datasets import SAMPLE, fashion_mnist
 
 SEED = 0
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from dlconcepts.atomic import write_atomically
 from dlconcepts.practice.sheets import fingerprint, written
 from dlconcepts.practice.techniques import TESTS, Technique
+from dlconcepts.support.atomic import write_atomically
 
 PROGRESS = "progress.json"
 EVENTS, STUCK = "events.jsonl", "stuck.txt"

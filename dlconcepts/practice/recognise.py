@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from dlconcepts.compare import bits, state_of
+from dlconcepts.support.bitwise import bits, state_of
 
 ALIKE = 25  # examples that must agree, if there are as many
 FAILING = 5  # of which this many should fail; up to MOST examples are looked at for them

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dlconcepts.report import LESSONS
+from dlconcepts.testing.results import LESSONS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +22,12 @@ else:
 PACKAGE = Path(__file__).parents[1]
 TESTS = PACKAGE.parent / "tests"
 # What the laws are made of is no technique: their inputs, their comparisons, their data.
-TOOLS = ("dlconcepts.strategies", "dlconcepts.compare", "dlconcepts.datasets", "dlconcepts.data")
+TOOLS = (
+    "dlconcepts.strategies",
+    "dlconcepts.support.bitwise",
+    "dlconcepts.support.datasets",
+    "dlconcepts.data",
+)
 Definition = ast.FunctionDef | ast.ClassDef
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from book.suite import Chapter, Law
 from dlconcepts.autograd import history, inputs_of, operation
-from dlconcepts.datasets import fashion_mnist
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
-from dlconcepts.plots import Panel, compare_runs, descent_paths
+from dlconcepts.support.datasets import fashion_mnist
+from dlconcepts.support.plots import Panel, compare_runs, descent_paths
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -17,7 +17,7 @@ from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
 from book.suite import Chapter, Law, Plain, Subject, chapters, ledger
 from book.tables import cell, tables
-from dlconcepts.report import LESSONS
+from dlconcepts.testing.results import LESSONS
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The pages across the lessons, beside the library's own.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from book.suite import TESTS, Law, Subject
-from dlconcepts.report import Claim, Item, read
+from dlconcepts.testing.results import Claim, Item, read
 
 RESULTS = Path(__file__).parents[1] / "results"
 MISSING = "not run yet"

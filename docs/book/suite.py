@@ -23,7 +23,7 @@ import torch
 import torchvision.transforms.v2
 from torch import nn
 
-from dlconcepts.report import LESSONS
+from dlconcepts.testing.results import LESSONS
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,7 +5,7 @@ complains about what is right is seen at once. A mistake names the check that mu
 of what that check must say, and in `also` the checks that are rightly concerned too.
 """
 
-from gallery import (
+from tests.gallery import (
     checkpoints,
     correct,
     data,
@@ -15,7 +15,7 @@ from gallery import (
     loss,
     validation,
 )
-from gallery.base import CORRECT, MISTAKES, Mistake, Parts
+from tests.gallery.base import CORRECT, MISTAKES, Mistake, Parts
 
 __all__ = [
     "CORRECT",

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from gallery.base import classifier, mistake, project, train_step
+from tests.gallery.base import classifier, mistake, project, train_step
 
 
 def save_parameters(model, optimizer, path):

@@ -12,12 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 from torchvision import transforms
 
-from gallery.base import Examples, Network, arrays, correct, project, train_step
-from gallery.data import normalise, pictures
-from gallery.forward import attends_along_the_sequence, sequences
-from gallery.freezing import transfer
-from gallery.learning import adam, steps
-from gallery.loss import (
+from tests.gallery.base import Examples, Network, arrays, correct, project, train_step
+from tests.gallery.data import normalise, pictures
+from tests.gallery.forward import attends_along_the_sequence, sequences
+from tests.gallery.freezing import transfer
+from tests.gallery.learning import adam, steps
+from tests.gallery.loss import (
     Regression,
     fit_with,
     floating,
@@ -27,7 +27,7 @@ from gallery.loss import (
     own_cross_entropy,
     regression,
 )
-from gallery.validation import Plain, leaves_eval_mode
+from tests.gallery.validation import Plain, leaves_eval_mode
 
 
 def norms(layer):

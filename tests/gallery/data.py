@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gallery.base import Examples, Network, arrays, classifier, mistake, project, train_step
-from gallery.learning import adam
-from gallery.loss import fit_with
+from tests.gallery.base import Examples, Network, arrays, classifier, mistake, project, train_step
+from tests.gallery.learning import adam
+from tests.gallery.loss import fit_with
 
 
 class Batches:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gallery.base import Examples, Network, arrays, classifier, mistake, project
+from tests.gallery.base import Examples, Network, arrays, classifier, mistake, project
 
 
 class Sized(Network):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gallery.base import mistake, project
-from gallery.loss import fit_with
+from tests.gallery.base import mistake, project
+from tests.gallery.loss import fit_with
 
 
 class Transfer(nn.Module):

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gallery.base import Network, classifier, mistake, project, train_step
-from gallery.forward import Sized
-from gallery.loss import fit_with
+from tests.gallery.base import Network, classifier, mistake, project, train_step
+from tests.gallery.forward import Sized
+from tests.gallery.loss import fit_with
 
 
 class Listed(nn.Module):

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gallery.base import Examples, Network, arrays, classifier, mistake, predict, project
-from gallery.forward import Sized, log_softmax_over_the_classes, nll
+from tests.gallery.base import Examples, Network, arrays, classifier, mistake, predict, project
+from tests.gallery.forward import Sized, log_softmax_over_the_classes, nll
 
 
 def as_it_is(model, inputs):

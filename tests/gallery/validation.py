@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from gallery.base import accuracy, classifier, evaluate, mistake, project
-from gallery.freezing import frozen_for_good, transfer
-from gallery.learning import steps
-from gallery.loss import fit_with
+from tests.gallery.base import accuracy, classifier, evaluate, mistake, project
+from tests.gallery.freezing import frozen_for_good, transfer
+from tests.gallery.learning import steps
+from tests.gallery.loss import fit_with
 
 
 def in_training_mode(model, loader, loss_fn):

@@ -1,0 +1,1 @@
+"""Every technique on every backend against its float64 result, within derived error bounds."""

@@ -1,0 +1,1 @@
+"""Helpers of the lessons: files, data, pictures, devices, random state, bitwise comparison."""

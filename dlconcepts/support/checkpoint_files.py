@@ -1,0 +1,159 @@
+"""Lesson 6, the file: tensors on disk that are there whole, unharmed and without code, or an error.
+
+A file of `save_file` is an ordinary one of `torch.save`, a zip archive, and `torch.load` opens it.
+One thing is added: the comment of the archive is the CRC-32 of all bytes without it. CRC-32 finds
+every change within 32 neighbouring bits and misses one in four billion of the others; of the
+checksums that come with Python it costs least (benchmarks/checkpoints.py). An enemy could write a
+new one: against him, pickled code is never run.
+"""
+
+import os
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlconcepts.support.atomic import replacing
+
+PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, Tensor, nn.Parameter)
+MAGIC = b"PK\x03\x04"
+# An archive ends with the length of its comment, in two bytes, and the comment.
+NO_COMMENT = b"\0\0"
+LABEL = "CRC-32 "
+TRAILER = 2 + len(LABEL) + 8
+CHUNK = 2**18
+GIVE = "give one written by `python -m dlconcepts train`"
+
+
+class CheckpointError(RuntimeError):
+    """A file that is no checkpoint of this library, or a damaged one."""
+
+
+def save_file(content: Any, path: str | Path) -> None:
+    """Write tensors and plain values with a checksum: `torch.save`, but whole or not at all.
+
+    Raises TypeError for a value that `torch.load` would refuse, and OSError if the file cannot be
+    written; the old file is then as it was.
+    Source: PyTorch documentation, `torch.save`; the zip format's APPNOTE.TXT, 4.3.16.
+    """
+    check_plain(content)
+    with replacing(path) as file:
+        summed = Summed(file)
+        try:
+            torch.save(content, cast(BinaryIO, summed))  # torch calls write and flush alone
+        except RuntimeError as error:
+            # torch stumbles over what an error of the disk has left, and reports that.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.seek(-len(NO_COMMENT), os.SEEK_END)
+        file.write(trailer(summed.checksum))
+
+
+def load_file(path: str | Path) -> Any:
+    """Return what a file of `save_file` holds, on the CPU, once its checksum is seen to be right.
+
+    Raises CheckpointError if the file is missing, damaged, not written by `save_file`, or holds
+    anything but tensors and plain values: pickled code is never run.
+    Source: PyTorch documentation, `torch.load` with `weights_only`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"weight": torch.ones(2)}, f"{folder}/weights.pt")
+    ...     load_file(f"{folder}/weights.pt")
+    {'weight': tensor([1., 1.])}
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if fault := find_fault(file):
+                raise CheckpointError(f"the checkpoint {path} {fault}")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read: {error.strerror}; {GIVE}"
+        ) from error
+    except CheckpointError:
+        raise
+    # A pickle made by an enemy, with a checksum to go with it, can make torch raise anything.
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint {path} holds more than tensors and plain values, perhaps pickled "
+            "code, which was not run; do not use it"
+        ) from error
+
+
+class Summed:
+    """A file to write to, with the CRC-32 of all that was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.checksum = 0
+
+    def write(self, data: bytes) -> int:
+        """Write data, and return how many bytes that were."""
+        self.checksum = zlib.crc32(data, self.checksum)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self.file.flush()
+
+
+def check_plain(value: Any, name: str = "content") -> None:
+    """Raise TypeError, naming the place, if there is a value that `torch.load` would refuse.
+
+    >>> check_plain({"lr": complex(1, 0)})
+    Traceback (most recent call last):
+    ...
+    TypeError: content['lr'] is a complex; a checkpoint holds tensors and plain Python values only
+    """
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            check_plain(key, f"the key {key!r} of {name}")
+            check_plain(item, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            check_plain(item, f"{name}[{index}]")
+    elif type(value) not in PLAIN:
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain Python "
+            "values only"
+        )
+
+
+def find_fault(file: BinaryIO) -> str | None:
+    """Return what is wrong with a file, or None if its checksum is right."""
+    if file.read(len(MAGIC)) != MAGIC:
+        return f"is not one; {GIVE}"
+    end = file.seek(0, os.SEEK_END) - TRAILER
+    file.seek(max(end, 0))
+    found = file.read()
+    if not found[2:].startswith(LABEL.encode()):
+        return f"has no checksum: it is truncated or comes from elsewhere; {GIVE}"
+    if found != trailer(zlib.crc32(NO_COMMENT, crc32(file, end))):
+        return "is damaged: its checksum does not match; restore it from a copy"
+    return None
+
+
+def crc32(file: BinaryIO, end: int) -> int:
+    """Return the CRC-32 of the first `end` bytes of a file.
+
+    >>> import io
+    >>> crc32(io.BytesIO(b"123456789, and the rest"), 9) == 0xCBF43926
+    True
+    """
+    checksum, left = 0, end
+    file.seek(0)
+    while chunk := file.read(min(CHUNK, left)):
+        checksum, left = zlib.crc32(chunk, checksum), left - len(chunk)
+    return checksum
+
+
+def trailer(checksum: int) -> bytes:
+    """Return the last bytes of an archive whose comment is the checksum."""
+    comment = f"{LABEL}{checksum:08x}".encode("ascii")
+    return len(comment).to_bytes(2, "little") + comment

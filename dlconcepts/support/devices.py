@@ -1,0 +1,73 @@
+"""Find a device by its PyTorch name, or say why it cannot be used."""
+
+import warnings
+
+import torch
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS reads it once, when CUDA starts
+_GET_STARTED = "https://pytorch.org/get-started/locally/"
+
+
+class DeviceUnavailableError(RuntimeError):
+    """A known device that this build of PyTorch or this machine cannot use."""
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called `name` after one computation on it has succeeded.
+
+    Raises ValueError if the name is none of `DEVICES`, and DeviceUnavailableError if the device
+    cannot be used; the message says why and what to do.
+    Source: PyTorch documentation, "torch.device" and "CUDA semantics".
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    >>> find_device("gpu")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown device 'gpu': choose one of cpu, cuda, mps, xpu
+    """
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
+    if not _is_built(name):
+        raise DeviceUnavailableError(
+            f"device {name!r} is not available: this build of PyTorch ({torch.__version__}) has no "
+            f"support for it; install a build that has, see {_GET_STARTED}"
+        )
+    try:
+        # PyTorch warns about drivers that are too old before it raises; the error says it all.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.ones(1, device=name).add(1).item()
+    except RuntimeError as error:
+        raise DeviceUnavailableError(
+            f"device {name!r} is not available: {_explain(str(error))}"
+        ) from error
+    return torch.device(name)
+
+
+def _is_built(name: str) -> bool:
+    """Return whether this build of PyTorch contains code for the device at all."""
+    if name == "cuda":
+        return torch.version.cuda is not None or torch.version.hip is not None
+    if name == "mps":
+        return torch.backends.mps.is_built()
+    if name == "xpu":
+        return getattr(torch.version, "xpu", None) is not None
+    return True
+
+
+def _explain(error: str) -> str:
+    """Turn PyTorch's error for a device that failed into a reason and a remedy."""
+    if "no NVIDIA driver" in error:
+        return (
+            f"PyTorch is built for CUDA {torch.version.cuda}, but there is no NVIDIA driver; "
+            "install the driver (nvidia-smi must then list the device)"
+        )
+    if "No CUDA GPUs" in error:
+        return (
+            "there is a driver but no device; check that nvidia-smi lists one and that "
+            "CUDA_VISIBLE_DEVICES does not hide it"
+        )
+    first_line = (error.strip() or "no reason given").splitlines()[0]
+    return f"PyTorch says {first_line!r}; check the device's driver, or use the device 'cpu'"

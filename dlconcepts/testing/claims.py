@@ -1,0 +1,352 @@
+'''The claims of the course, read from the heads of their test files without importing them.
+
+A claim is a file, `tests/<lesson>/test_<claim>.py`. Its docstring is the head:
+
+    """A view is a new tensor over the same memory.
+
+    >>> x = torch.arange(6)
+    >>> x.view(2, 3)[0, 0] = 100
+    >>> x
+    tensor([100,   1,   2,   3,   4,   5])
+
+    Notes: `view` is like `resize` but immutable: it returns a new, resized tensor.
+    Verdict: corrected
+    Truth: The tensor object is new, its memory is not: a write through either shows in both.
+    """
+
+The verdict is one of
+
+- holds: true for every valid input
+- holds-if: true under the condition that Truth states
+- corrected: the notes are wrong or misleading; Truth is what the laws prove
+- opinion: nothing can test it; it has no law
+
+`CLAIMS` in the `__init__.py` of the lesson lists the claims in course order.
+'''
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+LESSONS = (
+    *("tensors", "networks", "autograd", "training", "validation"),
+    *("checkpoints", "images", "transfer", "devices"),
+)
+VERDICTS = ("holds", "holds-if", "corrected", "opinion")
+HEAD = re.compile(r'r?""".*?"""', re.DOTALL)
+FIELDS = re.compile(r"^(Notes|Verdict|Truth):[ \n]", re.MULTILINE)
+TESTS = Path(__file__).parents[2] / "tests"
+TYPED_LINES = range(3, 9)  # fewer show no point, more is not typed
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+class ClaimError(ValueError):
+    """A claim file that breaks a rule; the message has its path, the line and the remedy."""
+
+    def __init__(self, path: Path, line: int, said: str) -> None:
+        super().__init__(f"{path}:{line}: {said}")
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law as its file says it: name, line, sentence, right subject, mistakes with reasons."""
+
+    name: str
+    line: int
+    sentence: str
+    right: str
+    wrong: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """Name of the law as a sentence."""
+        return title_of(self.name)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the notes: what its head says, and the laws below it."""
+
+    path: Path
+    lesson: str
+    title: str
+    demonstration: str
+    notes: str
+    verdict: str
+    truth: str
+
+    @property
+    def id(self) -> str:
+        """The lesson and the name, as in `tensors.view-is-a-new-tensor`."""
+        return f"{self.lesson}.{name_of_file(self.path)}"
+
+    @property
+    def file(self) -> str:
+        """Path from the folder of the project."""
+        return f"tests/{self.lesson}/{self.path.name}"
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree of the file."""
+        return parsed(self.path)
+
+    @cached_property
+    def shared(self) -> ast.Module:
+        """The syntax tree of the lesson's `common.py`, empty if there is none."""
+        path = self.path.with_name("common.py")
+        return parsed(path) if path.is_file() else ast.Module([], [])
+
+    @cached_property
+    def laws(self) -> list[Law]:
+        """The laws, in the order of the file."""
+        constants = constants_of(self.shared) | constants_of(self.tree)
+        return [law_of(node, mark, constants) for node, mark in marked(self.tree)]
+
+    @property
+    def mistakes(self) -> dict[str, str]:
+        """The first sentence of each mistake, by its name."""
+        names = dict.fromkeys(name for law in self.laws for name in law.wrong)
+        found = definitions(self.shared) | definitions(self.tree)
+        return {name: sentence_of(found[name]) if name in found else "" for name in names}
+
+
+def title_of(test: str) -> str:
+    """Return the name of a test as a sentence.
+
+    >>> title_of("test_backward_adds")
+    'Backward adds'
+    """
+    words = test.removeprefix("test_").replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def name_of_file(path: Path) -> str:
+    """Return the claim's name without its lesson.
+
+    >>> name_of_file(Path("tests/tensors/test_to_numpy.py"))
+    'to-numpy'
+    """
+    return path.stem.removeprefix("test_").replace("_", "-")
+
+
+def file_of(claim: str, tests: Path = TESTS) -> Path:
+    """Return the file of a claim's id, whether or not it exists."""
+    lesson, _, name = claim.partition(".")
+    return tests / lesson / f"test_{name.replace('-', '_')}.py"
+
+
+def is_claim_file(path: Path) -> bool:
+    """Return whether a path looks like that of a claim: a test file in the folder of a lesson."""
+    return path.parent.name in LESSONS and path.name.startswith("test_") and path.suffix == ".py"
+
+
+def all_claims(tests: Path = TESTS, lessons: Sequence[str] = LESSONS) -> list[Claim]:
+    """Return the claims of these lessons, in course order.
+
+    Raises ClaimError for a claim that is listed but has no file, or a file that breaks a rule.
+    """
+    return [
+        claim_of_file(file_of(f"{lesson}.{name}", tests), tests)
+        for lesson in lessons
+        for name in listed(lesson, tests)
+    ]
+
+
+def listed(lesson: str, tests: Path = TESTS) -> list[str]:
+    """Return the names in CLAIMS of a lesson's `__init__.py`; none if the lesson is not there.
+
+    Raises ClaimError if a name has no file, or stands there twice.
+    """
+    path = tests / lesson / "__init__.py"
+    if not path.is_file():
+        return []
+    node = constants_of(parsed(path)).get("CLAIMS")
+    if not isinstance(node, ast.List | ast.Tuple):
+        raise ClaimError(path, 1, "has no list of claims; add CLAIMS = [...], in course order")
+    names: list[str] = []
+    for part in node.elts:
+        name = ast.literal_eval(part)
+        if name in names:
+            raise ClaimError(path, part.lineno, f"{name!r} is listed twice; delete one")
+        if not file_of(f"{lesson}.{name}", tests).is_file():
+            file = file_of(f"{lesson}.{name}", tests).name
+            raise ClaimError(path, part.lineno, f"{name!r} has no file; write {file} beside this")
+        names.append(name)
+    return names
+
+
+def claim_of_file(path: Path, tests: Path = TESTS) -> Claim:
+    """Return the claim of a test file; raise ClaimError unless it follows the rules."""
+    if not is_claim_file(path) or path.parents[1] != tests:
+        lessons = ", ".join(LESSONS)
+        raise ClaimError(path, 1, f"is in no lesson; move it to a folder of {tests}: {lessons}")
+    return read_claim(path, tests, path.stat().st_mtime_ns)
+
+
+@cache
+def read_claim(path: Path, tests: Path, saved: int) -> Claim:
+    """Read a claim file, once for each time it is saved."""
+    docstring = head_of(path)
+    place = Head(path, docstring)
+    above, *rest = FIELDS.split(docstring)
+    values = {
+        key: " ".join(value.split()) for key, value in zip(rest[::2], rest[1::2], strict=True)
+    }
+    title, _, demonstration = above.strip().partition("\n\n")
+    claim = Claim(
+        path,
+        path.parent.name,
+        " ".join(title.split()).rstrip("."),
+        demonstration.strip("\n"),
+        values.get("Notes", ""),
+        values.get("Verdict", ""),
+        values.get("Truth", ""),
+    )
+    place.check(claim)
+    if name_of_file(path) not in listed(claim.lesson, tests):
+        where = path.with_name("__init__.py")
+        raise ClaimError(
+            path, 1, f"{name_of_file(path)!r} is not listed; add it to CLAIMS in {where}"
+        )
+    return claim
+
+
+def head_of(path: Path) -> str:
+    """Return the docstring of a file, without parsing what is below it."""
+    text = path.read_text(encoding="utf-8")
+    found = HEAD.match(text)
+    if found is None:
+        raise ClaimError(path, 1, "has no head; begin with a docstring, as CONTRIBUTING.md shows")
+    return inspect.cleandoc(ast.literal_eval(found[0]))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The docstring of a claim file, with the lines on which its parts stand."""
+
+    path: Path
+    docstring: str
+
+    def error(self, sign: str, said: str) -> ClaimError:
+        """Return an error on the line that begins with a sign, or on the first."""
+        lines = self.docstring.splitlines()
+        line = next((n for n, text in enumerate(lines, 1) if text.startswith(sign)), 1)
+        return ClaimError(self.path, line, said)
+
+    def check(self, claim: Claim) -> None:
+        """Raise ClaimError unless the head has all of its parts."""
+        if not claim.title:
+            raise self.error("", "has no title; begin the docstring with one sentence")
+        for name in ("notes", "verdict"):
+            if not getattr(claim, name):
+                field_name = name.capitalize()
+                raise self.error("", f"has no {field_name}; add a line `{field_name}: ...`")
+        if claim.verdict not in VERDICTS:
+            known = ", ".join(VERDICTS)
+            raise self.error(
+                "Verdict:", f"unknown verdict {claim.verdict!r}; choose one of {known}"
+            )
+        if claim.verdict in ("holds-if", "corrected") and not claim.truth:
+            raise self.error("Verdict:", f"{claim.verdict} needs a Truth; say what the laws prove")
+        self.check_demonstration(claim.demonstration)
+
+    def check_demonstration(self, text: str) -> None:
+        """Raise ClaimError unless the demonstration is Python that prints something."""
+        try:
+            examples = doctest.DocTestParser().get_examples(text)
+        except ValueError as error:
+            raise self.error(">>>", f"the demonstration does not parse: {error}") from None
+        typed = sum(example.source.count("\n") for example in examples)
+        if typed not in TYPED_LINES or not any(example.want for example in examples):
+            raise self.error(
+                ">>>",
+                f"the demonstration types {typed} lines; write {TYPED_LINES[0]} to "
+                f"{TYPED_LINES[-1]} with >>>, and what they print",
+            )
+        for example in examples:
+            try:
+                compile(example.source, str(self.path), "single")
+            except SyntaxError as error:
+                first = example.source.splitlines()[0]
+                said = f"the demonstration is no Python: {error.msg}; mend it"
+                raise self.error(f">>> {first}", said) from None
+
+
+def check_marks(claim: Claim) -> None:
+    """Raise ClaimError for a mistake that stands twice in a mark, of which Python keeps one."""
+    for _, mark in marked(claim.tree):
+        wrong = next((word.value for word in mark.keywords if word.arg == "wrong"), None)
+        names = [ast.unparse(key) for key in getattr(wrong, "keys", ()) if key is not None]
+        for name in names:
+            if names.count(name) > 1:
+                said = f"two mistakes are named {name}; give each a name of its own"
+                raise ClaimError(claim.path, mark.lineno, said)
+
+
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file; raise ClaimError if it is not Python."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ClaimError(path, line, f"is no Python file in UTF-8: {error}; mend it") from None
+
+
+def marked(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
+    """Yield each function that carries a law mark, with the mark."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "law":
+                    yield node, mark
+
+
+def law_of(node: ast.FunctionDef, mark: ast.Call, constants: dict[str, ast.expr]) -> Law:
+    """Return the law of a marked function; the mark may use constants of the file."""
+    options = {word.arg: word.value for word in mark.keywords}
+    wrong = resolved(options.get("wrong", ast.Dict([], [])), constants)
+    pairs = zip(wrong.keys, wrong.values, strict=True) if isinstance(wrong, ast.Dict) else ()
+    return Law(
+        name=node.name,
+        line=node.lineno,
+        sentence=sentence_of(node),
+        right=ast.unparse(options["right"]) if "right" in options else "",
+        wrong={ast.unparse(key): reason_of(value, constants) for key, value in pairs if key},
+    )
+
+
+def reason_of(node: ast.expr, constants: dict[str, ast.expr]) -> str:
+    """Return the text of a reason, which may be a constant of the file."""
+    node = resolved(node, constants)
+    return str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node)
+
+
+def resolved(node: ast.expr, constants: dict[str, ast.expr]) -> ast.expr:
+    """Return the value of a name that is a constant of the file."""
+    return constants.get(node.id, node) if isinstance(node, ast.Name) else node
+
+
+def constants_of(tree: ast.Module) -> dict[str, ast.expr]:
+    """Return the values that a file assigns to single names at its top level."""
+    return {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+
+
+def definitions(tree: ast.Module) -> dict[str, Definition]:
+    """Return the functions and classes at the top level of a file by their names."""
+    return {node.name: node for node in tree.body if isinstance(node, Definition)}
+
+
+def sentence_of(node: Definition) -> str:
+    """Return the first paragraph of a docstring as one line."""
+    return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())

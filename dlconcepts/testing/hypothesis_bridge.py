@@ -1,0 +1,112 @@
+"""Everything here that Hypothesis does not document; no other module touches such a part.
+
+Each part is looked up at import. If Hypothesis renames one, the error names it at once, instead of
+a law that silently stops counting its examples.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import hypothesis
+import hypothesis.internal.conjecture.engine as engine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TRIED = "6.150 to 6.170"  # the versions that CI and `tox -e oldest` run
+EXHAUSTED = "nothing left to do"  # in the statistics of a test that ran out of examples
+
+
+def missing_parts() -> list[str]:
+    """Return the parts that this version of Hypothesis lacks, by their full names."""
+
+    @given(st.none())
+    def probe(_: None) -> None: ...
+
+    parts = {
+        "hypothesis.internal.conjecture.engine.MAX_SHRINKING_SECONDS": (
+            hasattr(engine, "MAX_SHRINKING_SECONDS")
+        ),
+        "hypothesis.internal.conjecture.engine.ConjectureRunner.generate_mutations_from": (
+            hasattr(getattr(engine, "ConjectureRunner", None), "generate_mutations_from")
+        ),
+        "the attribute hypothesis.inner_test of a test": (
+            hasattr(getattr(probe, "hypothesis", None), "inner_test")
+        ),
+        "the attribute _hypothesis_internal_use_settings of a test": (
+            hasattr(settings(max_examples=1)(probe), "_hypothesis_internal_use_settings")
+        ),
+    }
+    return [name for name, found in parts.items() if not found]
+
+
+def check() -> None:
+    """Raise ImportError, naming what is missing, unless this version of Hypothesis will do."""
+    if missing := missing_parts():
+        raise ImportError(
+            f"hypothesis {hypothesis.__version__} lacks {' and '.join(missing)}, which "
+            f"dlconcepts.testing needs; install a version from {TRIED}"
+        )
+
+
+check()
+
+
+def limit_shrinking(seconds: float) -> None:
+    """Stop the search for a smaller counterexample after so many seconds."""
+    engine.MAX_SHRINKING_SECONDS = seconds  # type: ignore[misc]
+
+
+def draw_every_example_anew() -> None:
+    """Turn off the variants that Hypothesis tries of each example it draws.
+
+    Up to five variants follow each example. Of 100 examples only a few are then draws of their own:
+    a law over the 20 valid combinations of SGD's settings met 8 of them, and 19 without variants.
+    """
+
+    def no_mutations(runner: Any, data: Any) -> None: ...
+
+    engine.ConjectureRunner.generate_mutations_from = no_mutations  # type: ignore[method-assign]
+
+
+def is_law(test: Callable[..., Any]) -> bool:
+    """Return whether a test is run by Hypothesis."""
+    return hasattr(test, "hypothesis")
+
+
+def subject_argument(test: Any) -> str:
+    """Return the name of a test's first argument, which takes the subject of a law."""
+    return next(iter(inspect.signature(inspect.unwrap(test.hypothesis.inner_test)).parameters))
+
+
+@contextmanager
+def replaced(
+    test: Any, around: Callable[[Callable[..., None]], Callable[..., None]], asked: settings
+) -> Generator[None]:
+    """Run a test with other settings, and `around(body)` in place of its body, for a block."""
+    body, before = test.hypothesis.inner_test, settings_of(test)
+    # Hypothesis reads the names of the arguments from the body.
+    test.hypothesis.inner_test = functools.wraps(body)(around(body))
+    test._hypothesis_internal_use_settings = asked
+    try:
+        yield
+    finally:
+        test.hypothesis.inner_test, test._hypothesis_internal_use_settings = body, before
+
+
+def settings_of(test: Any) -> settings:
+    """Return the settings that a test runs with."""
+    found: settings = test._hypothesis_internal_use_settings
+    return found
+
+
+def ran_out_of_examples(item: object) -> bool:
+    """Return whether Hypothesis stopped because there was no other example to try."""
+    return EXHAUSTED in statistics_of(item)
+
+
+def statistics_of(item: object) -> str:
+    """Return what Hypothesis says of the examples of an item that has run."""
+    return str(getattr(item, "hypothesis_statistics", ""))

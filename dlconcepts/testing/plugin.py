@@ -1,0 +1,203 @@
+"""The pytest plugin: make items of a law, run and judge them, and record what happened.
+
+Load it with `pytest_plugins = ["dlconcepts.testing.plugin"]`. The ini option `claims` names the
+folder whose test files hold the claims of a course, a folder a lesson; without it a law may stand
+anywhere. What happened is recorded in the JUnit XML properties of each item.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from _pytest.doctest import DoctestItem
+from hypothesis import settings
+from torch import nn
+
+from dlconcepts.support import devices
+from dlconcepts.testing import claims, hypothesis_bridge
+from dlconcepts.testing.laws import FAILURES, Law, case_of, cases_of
+from dlconcepts.testing.randomness import torch_random
+
+CHOSEN = pytest.StashKey[list[torch.device]]()
+MARKERS = (
+    "law(...): a test that accepts the right subject and rejects mistakes; see testing.laws.law",
+    "right(case): the run of a law on its right subject, made by the law mark",
+    "mistake(case): the run of a law on a mistake, made by the law mark",
+    "demonstration: the lines at the top of a claim file",
+    "slow: takes seconds",
+)
+# The names that the lines at the top of a claim file may use without an import.
+DEMONSTRATION_NAMES = {"torch": torch, "nn": nn, "F": F, "np": np}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --device and the ini option claims."""
+    parser.addini("claims", "folder whose test files hold the claims of a course", default="")
+    parser.addoption(
+        "--device",
+        action="append",
+        choices=[*devices.DEVICES, "all"],
+        help="device to run the laws on; may be given more than once (default: cpu)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the chosen devices; one that is missing ends the run with exit status 4."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    os.environ.setdefault(devices.WORKSPACE, ":4096:8")  # laws of determinism need it
+    names = config.getoption("--device") or ["cpu"]
+    try:
+        chosen = {name: devices.find_device(name) for name in names if name != "all"}
+    except devices.DeviceUnavailableError as error:
+        raise pytest.UsageError(str(error)) from None
+    if "all" in names:
+        for name in devices.DEVICES:
+            with suppress(devices.DeviceUnavailableError):
+                chosen[name] = devices.find_device(name)
+    config.stash[CHOSEN] = list(chosen.values())
+    modules = [getattr(torch, name, None) for name in chosen if name != "cpu"]
+    torch_random.modules = [module for module in modules if module]  # "meta" has none
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Name torch's version, the devices and the profile above every run."""
+    names = ", ".join(str(device) for device in config.stash[CHOSEN])
+    return f"torch {torch.__version__} on {names}, profile {settings.get_current_profile_name()}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hardware(
+    request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    """Record torch's version and the hardware behind each device."""
+    record_testsuite_property("torch", str(torch.__version__))
+    for device in request.config.stash[CHOSEN]:
+        module = getattr(torch, device.type, None)
+        describe = getattr(module, "get_device_name", platform.machine)
+        record_testsuite_property(str(device), describe())
+
+
+def claim_at(config: pytest.Config, path: Path) -> claims.Claim | None:
+    """Return the claim that a test file holds; None in a project without claims.
+
+    Raises CollectError, with file, line and remedy, for a file that breaks the rules of claims.
+    """
+    folder = config.getini("claims")
+    if not folder or not path.is_relative_to(config.rootpath / folder):
+        return None
+    try:
+        claim = claims.claim_of_file(path, config.rootpath / folder)
+        claims.check_marks(claim)
+        return claim
+    except claims.ClaimError as error:
+        raise pytest.Collector.CollectError(str(error)) from None
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
+    """Refuse a claim file that breaks the rules before it is imported."""
+    if claims.is_claim_file(module_path):
+        claim_at(parent.config, module_path)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one item of a law for each device, and one for each mistake."""
+    mark = metafunc.definition.get_closest_marker("law")
+    if mark is None:
+        return
+    test, law = metafunc.function, mark.args[0] if mark.args else None
+    path, line = metafunc.definition.path, test.__code__.co_firstlineno
+    fault = next(faults_of(metafunc, law), "")
+    if fault:
+        raise pytest.Collector.CollectError(f"{path}:{line}: the law {test.__name__} {fault}")
+    metafunc.parametrize(
+        hypothesis_bridge.subject_argument(test),
+        [
+            pytest.param(
+                case.subject,
+                id=f"{'wrong' if case.reason else case.device}-{case.name}",
+                marks=case.marks,
+            )
+            for case in cases_of(law, metafunc.config.stash[CHOSEN])
+        ],
+    )
+
+
+def faults_of(metafunc: pytest.Metafunc, law: object) -> Generator[str]:
+    """Yield what is wrong with a law: its mark, its claim, its inputs."""
+    if not isinstance(law, Law):
+        yield "has a bare mark; write @law(right=..., wrong={mistake: 'reason'})"
+        return
+    yield from law.faults()
+    path, config = metafunc.definition.path, metafunc.config
+    if not hypothesis_bridge.is_law(metafunc.function):
+        yield "has no generated inputs; add @given"
+    claim = claim_at(config, path)
+    if claim is None and config.getini("claims"):
+        yield f"is in no lesson; move its file to a folder of {config.getini('claims')}"
+    if claim is not None and claim.verdict == "opinion":
+        yield f"is about {claim.id}, an opinion, which has no law; change the verdict, or delete it"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Record what is known of an item before it runs, so that a skipped one is recorded too."""
+    case = case_of(item)
+    claim = claim_at(item.config, item.path) if claims.is_claim_file(item.path) else None
+    record: dict[str, object] = {}
+    if claim is not None:
+        record = {"claim": claim.id, "verdict": claim.verdict}
+    if case is not None:
+        record |= {
+            "kind": "wrong" if case.reason else "right",
+            "subject": case.name,
+            "reason": case.reason or case.law.because,
+            "device": str(case.device),
+            "cpu_only": case.law.cpu_only,
+            "torch": str(torch.__version__),  # a plain str, which pytest-xdist can send
+        }
+    elif claim is not None and is_demonstration(item):
+        # The lines must run as they are printed, without the names of the test file.
+        item.dtest.globs = {**DEMONSTRATION_NAMES, "__name__": "demonstration"}
+        item.add_marker("demonstration")
+        record["kind"] = "demonstration"
+    item.user_properties.extend(record.items())
+
+
+def is_demonstration(item: pytest.Item) -> TypeGuard[DoctestItem]:
+    """Return whether an item is the doctest of a whole file, not of a function in it."""
+    return isinstance(item, DoctestItem) and item.dtest.docstring == item.dtest.globs["__doc__"]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a case of a law, judge its outcome and record what happened."""
+    __tracebackhide__ = True
+    case = case_of(item)
+    if case is None or not isinstance(item, pytest.Function):
+        return (yield)
+    outcome: object = None
+    failure: BaseException | None = None
+    started = time.perf_counter()
+    with case.running(item.obj):
+        try:
+            outcome = yield
+        except FAILURES as error:
+            failure = error
+    record: dict[str, Any] = {
+        "examples": case.examples,
+        "counterexample": "\n".join(getattr(failure, "__notes__", [])),
+        "seconds": f"{time.perf_counter() - started:.3f}",
+    }
+    item.user_properties.extend(record.items())
+    case.judge(failure, item)
+    return outcome

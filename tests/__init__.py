@@ -1,0 +1,1 @@
+"""The laws, a folder a lesson and a file a claim, and the tests of the tools."""

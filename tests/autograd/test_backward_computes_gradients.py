@@ -1,0 +1,157 @@
+"""Backward.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: backward() goes back through the operations and computes the gradients of one tensor with
+    respect to another.
+Verdict: holds
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.autograd import central_differences, gradient
+from dlconcepts.strategies import shapes, tensors
+from dlconcepts.support.bitwise import bits
+from dlconcepts.testing.laws import law
+from tests.autograd.common import apply_chain, assert_close, chains, float64
+
+
+def mean_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | None:
+    """Return the gradient of the mean of function(x) with respect to x."""
+    return gradient(lambda x: function(x).mean(), x)
+
+
+def differentiates_the_sum(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | None:
+    """Take the sum for the mean."""
+    return gradient(lambda x: function(x).sum(), x)
+
+
+def reads_grad_of_a_non_leaf(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | None:
+    """Move or scale the input after it was asked to track, and read the gradient of the result."""
+    x = x.detach().clone().requires_grad_() * 1
+    function(x).mean().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of exactly this mistake
+        return x.grad
+
+
+def gradient_of_the_flat_input(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | None:
+    """Return the gradient as a vector, whatever the shape of the input."""
+    return gradient(lambda x: function(x).mean(), x.reshape(-1))
+
+
+CLOSED_FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Any], Any]]] = {
+    "square": (torch.square, lambda x: 2 * x),
+    "cube": (lambda x: x**3, lambda x: 3 * x**2),
+    "exp": (torch.exp, np.exp),
+    "sin": (torch.sin, np.cos),
+    "relu": (torch.relu, lambda x: (x > 0).astype(x.dtype)),
+    "softplus": (nn.functional.softplus, lambda x: 1 / (1 + np.exp(-x))),
+}
+
+
+@law(
+    right=mean_gradient,
+    wrong={
+        differentiates_the_sum: "closed form",
+        reads_grad_of_a_non_leaf: "only leaves keep their gradient",
+        gradient_of_the_flat_input: "its tensor's shape",
+    },
+)
+@given(
+    name=st.sampled_from(sorted(CLOSED_FORMS)),
+    x=tensors(shapes(min_side=1), float64, max_magnitude=5.0),
+)
+def test_gradients_equal_their_closed_forms(
+    mean_gradient: Callable[..., Tensor | None], name: str, x: Tensor
+) -> None:
+    """The gradient of the mean of n squares is 2x/n, and so for other functions."""
+    function, derivative = CLOSED_FORMS[name]
+    before = bits(x)
+
+    found = mean_gradient(function, x)
+
+    assert found is not None, "only leaves keep their gradient: here there is none"
+    assert found.shape == x.shape, "a gradient has its tensor's shape"
+    expected = torch.as_tensor(derivative(x.numpy(force=True)) / x.numel(), device=x.device)
+    assert_close(found, expected, "the gradient is the closed form")
+    assert bits(x) == before, "the argument stays as it was"
+
+
+def takes_a_long_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Approximate the gradient by differences over a step that is easily seen."""
+    return central_differences(function, x, step=0.01)
+
+
+def differentiates_in_half_precision(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Compute in bfloat16, which keeps eight bits."""
+    return gradient(lambda x: function(x.bfloat16().double()), x)
+
+
+@law(
+    right=gradient,
+    wrong={
+        takes_a_long_step: "central differences",
+        differentiates_in_half_precision: "central differences",
+    },
+)
+@given(names=chains, x=tensors((3,), float64, max_magnitude=2.0))
+def test_gradients_equal_central_differences(
+    gradient: Callable[..., Tensor], names: list[str], x: Tensor
+) -> None:
+    """For compositions of operations, backward agrees with differences of the function's values."""
+    assume(names.count("Pow") < 3 and "Abs" not in names)
+    factors = torch.tensor([1.0, -2.0, 3.0], dtype=float64)
+
+    def function(x: Tensor) -> Tensor:
+        return (apply_chain(names, x) * factors).sum()
+
+    expected = central_differences(function, x)
+    # The third derivative of these functions is below 1e5, times a sixth of the step squared.
+    assert_close(
+        gradient(function, x), expected, "backward agrees with central differences", atol=1e-5
+    )
+
+
+def forward_differences(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Take one value beside each coordinate: the error falls with the step, not its square."""
+    h = 1e-5
+    steps = h * torch.eye(len(x), dtype=x.dtype)
+    return torch.stack([(function(x + step) - function(x)) / h for step in steps])
+
+
+def differences_in_float32(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Take differences of float32 values, whose rounding is as large as they are."""
+    return central_differences(lambda y: function(y).float().double(), x)
+
+
+@law(
+    right=central_differences,
+    wrong={forward_differences: "quadratic", differences_in_float32: "quadratic"},
+)
+@given(
+    x=tensors((3,), float64, max_magnitude=9.0), matrix=tensors((3, 3), float64, max_magnitude=9.0)
+)
+def test_central_differences_are_exact_for_quadratics(
+    differences: Callable[..., Tensor], x: Tensor, matrix: Tensor
+) -> None:
+    """The yardstick itself: the error of central differences begins with the third derivative."""
+    expected = (matrix + matrix.T) @ x
+
+    found = differences(lambda x: (x @ matrix @ x).sum(), x)
+
+    # Rounding: values up to 9**3 * 9 carry 1e-12, which is divided by a step of 1e-5.
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=5e-7, msg="the derivative of a quadratic is exact"
+    )

@@ -1,0 +1,232 @@
+"""Micro-batches.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: (consequence of accumulation) Several small batches can stand for one large one.
+Verdict: holds-if
+Truth: If each micro-batch's mean loss is weighted by its share of the examples, and no layer
+    mixes examples (BatchNorm does).
+"""
+
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.autograd import accumulate
+from dlconcepts.strategies import Problem, batches, networks, problems
+from dlconcepts.testing.laws import law
+from dlconcepts.training import train_step
+from tests.autograd.common import (
+    OPTIMIZERS,
+    MicroBatches,
+    assert_close,
+    float64,
+    gradients,
+    gradients_of,
+)
+
+
+def adds_mean_losses(
+    model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
+) -> None:
+    """Add the gradients of the mean losses, unscaled."""
+    for inputs, labels in micro_batches:
+        loss_fn(model(inputs), labels).backward()
+
+
+def divides_by_their_number(
+    model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
+) -> None:
+    """Give each micro-batch the same weight, though one is smaller."""
+    for inputs, labels in micro_batches:
+        (loss_fn(model(inputs), labels) / len(micro_batches)).backward()
+
+
+def zeroes_in_between(
+    model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
+) -> None:
+    """Zero the gradients where a loop over batches does it."""
+    examples = sum(len(labels) for _, labels in micro_batches)
+    for inputs, labels in micro_batches:
+        model.zero_grad()
+        (loss_fn(model(inputs), labels) * len(labels) / examples).backward()
+
+
+def weights_by_the_first(
+    model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
+) -> None:
+    """Take the size of the first micro-batch for that of all: wrong for the last, smaller one."""
+    examples = sum(len(labels) for _, labels in micro_batches)
+    for inputs, labels in micro_batches:
+        (loss_fn(model(inputs), labels) * len(micro_batches[0][1]) / examples).backward()
+
+
+@st.composite
+def splits(
+    draw: st.DrawFn, problem: st.SearchStrategy[Problem], smallest: int = 1
+) -> tuple[Problem, MicroBatches]:
+    """Draw a problem and its batch, cut into micro-batches of any sizes."""
+    drawn = draw(problem)
+    sizes, rest = [], len(drawn.labels)
+    while rest:
+        size = draw(st.integers(smallest, rest))
+        sizes.append(size if rest - size >= smallest else rest)
+        rest -= sizes[-1]
+    pieces = zip(drawn.inputs.split(sizes), drawn.labels.split(sizes), strict=True)
+    return drawn, list(pieces)
+
+
+@law(
+    right=accumulate,
+    wrong={
+        adds_mean_losses: "full batch's gradient",
+        divides_by_their_number: "full batch's gradient",
+        zeroes_in_between: "full batch's gradient",
+        weights_by_the_first: "full batch's gradient",
+    },
+)
+@given(split=splits(problems(dtype=float64)), name=st.sampled_from(sorted(OPTIMIZERS)))
+def test_any_split_of_a_batch_gives_its_gradient_and_its_step(
+    accumulate: Callable[..., None], split: tuple[Problem, MicroBatches], name: str
+) -> None:
+    """Micro-batches, even or uneven, lead to the gradient and the step of the whole batch."""
+    problem, micro_batches = split
+    parameters = list(problem.model.parameters())
+    expected = gradients_of(problem.model, problem.loss_fn, problem.inputs, problem.labels)
+    whole = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    for parameter, grad in zip(whole, expected, strict=True):
+        parameter.grad = grad
+
+    accumulate(problem.model, problem.loss_fn, micro_batches)
+
+    for found, grad in zip(gradients(problem.model), expected, strict=True):
+        assert_close(found, grad, "a split gives the full batch's gradient")
+    OPTIMIZERS[name](whole).step()
+    OPTIMIZERS[name](parameters).step()
+    for parameter, other in zip(parameters, whole, strict=True):
+        # Adam divides by |g| + 1e-8: rounding of 1e-15 becomes 1e-7 of a step of 0.5.
+        torch.testing.assert_close(
+            parameter, other, rtol=1e-6, atol=1e-6, msg="a split takes the full batch's step"
+        )
+
+
+@st.composite
+def normalized_problems(draw: st.DrawFn) -> Problem:
+    """Draw batches of different examples for a network of one layer."""
+    inputs, labels = draw(batches(2, 2, min_size=4, dtype=float64, max_magnitude=5.0))
+    return Problem(draw(networks([2, 2], dtype=float64)), nn.CrossEntropyLoss(), inputs, labels)
+
+
+@law(
+    right=nn.LayerNorm,
+    wrong={nn.BatchNorm1d: "full batch's gradient"},
+)
+@given(split=splits(normalized_problems(), smallest=2))
+def test_no_layer_may_mix_the_examples(
+    normalization: Callable[..., nn.Module], split: tuple[Problem, MicroBatches]
+) -> None:
+    """A layer that normalises each example can be split; one that normalises the batch cannot."""
+    problem, micro_batches = split
+    model = nn.Sequential(normalization(2, dtype=float64), *problem.model)
+    expected = gradients_of(model, problem.loss_fn, problem.inputs, problem.labels)
+
+    accumulate(model, problem.loss_fn, micro_batches)
+
+    for found, grad in zip(gradients(model), expected, strict=True):
+        # Normalising equal values divides rounding by the square root of eps, 3e-3.
+        assert_close(found, grad, "a split gives the full batch's gradient", rtol=1e-6)
+
+
+def worker_step(
+    model: nn.Module,
+    loss_fn: Callable[..., Tensor],
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    workers: dist.ProcessGroup,
+    combine: Callable[[Tensor, float], Tensor | None],
+) -> None:
+    """Step on what `combine` makes of each worker's gradient and its share of the examples."""
+    mine = slice(workers.rank(), None, workers.size())
+    share = len(labels[mine]) / len(labels)
+    optimizer.zero_grad()
+    loss = loss_fn(model(inputs[mine]), labels[mine]) if share else 0 * model(inputs).sum()
+    loss.backward()
+    for parameter in model.parameters():
+        to_sum = combine(parameter.grad, share)
+        if to_sum is not None:
+            dist.all_reduce(to_sum, group=workers)
+            parameter.grad = to_sum
+    optimizer.step()
+
+
+def never_communicates(*arguments: Any, workers: dist.ProcessGroup) -> None:
+    """Let each worker step on its own part: the models drift apart."""
+    worker_step(*arguments, workers, lambda grad, share: None)
+
+
+def averages_over_workers(*arguments: Any, workers: dist.ProcessGroup) -> None:
+    """Take the mean of the gradients, as DistributedDataParallel does: right for even parts."""
+    worker_step(*arguments, workers, lambda grad, share: grad / workers.size())
+
+
+def sums_mean_gradients(*arguments: Any, workers: dist.ProcessGroup) -> None:
+    """Add the gradients of mean losses: the step is as many times too long as there are workers."""
+    worker_step(*arguments, workers, lambda grad, share: grad)
+
+
+@cache
+def groups_of_threads(size: int) -> list[dist.ProcessGroup]:
+    """Return process groups of torch.distributed, one for each thread that plays a worker."""
+    store = dist.HashStore()
+    limit = timedelta(seconds=30)
+    with ThreadPoolExecutor(size) as pool:
+        ranks = range(size)
+        return list(pool.map(lambda r: dist.ProcessGroupGloo(store, r, size, limit), ranks))
+
+
+@law(
+    right=train_step,
+    wrong={
+        never_communicates: "step of one process",
+        averages_over_workers: "step of one process",
+        sums_mean_gradients: "step of one process",
+    },
+    cpu_only="gloo, which connects processes on one machine, works on the CPU",
+)
+@given(problem=problems(dtype=float64), size=st.integers(2, 3), accumulate=st.integers(1, 2))
+def test_workers_that_share_a_batch_take_the_step_of_one_process(
+    step: Callable[..., object], problem: Problem, size: int, accumulate: int
+) -> None:
+    """Workers are micro-batches at the same time: any number of them, the parts even or uneven."""
+    inputs, labels = problem.inputs, problem.labels
+    slopes = gradients_of(problem.model, problem.loss_fn, inputs, labels)
+    expected = [
+        (p - 0.5 * slope).detach()
+        for p, slope in zip(problem.model.parameters(), slopes, strict=True)
+    ]
+    models, groups = [copy.deepcopy(problem.model) for _ in range(size)], groups_of_threads(size)
+    step = partial(step, accumulate=accumulate) if step is train_step else step
+
+    def work(rank: int) -> None:
+        optimizer = torch.optim.SGD(models[rank].parameters(), lr=0.5)
+        step(models[rank], problem.loss_fn, optimizer, inputs, labels, workers=groups[rank])
+
+    with ThreadPoolExecutor(size) as pool:
+        list(pool.map(work, range(size)))
+
+    for model in models:
+        for parameter, value in zip(model.parameters(), expected, strict=True):
+            assert_close(parameter.detach(), value, "workers take the step of one process")

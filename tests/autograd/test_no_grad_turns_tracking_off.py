@@ -1,0 +1,147 @@
+"""No_grad.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: torch.no_grad turns off all gradients inside it.
+Verdict: holds-if
+Truth: It stops recording. It changes no value, does not touch requires_grad of existing tensors
+    nor gradients already stored, and does not switch dropout off.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.strategies import Problem, problems, tensors
+from dlconcepts.support.bitwise import same, state_of
+from dlconcepts.testing.laws import law
+
+
+@contextmanager
+def never_restores_after_an_exception() -> Iterator[None]:
+    """Switch gradients off and on again, in a function that an exception leaves early."""
+    torch.set_grad_enabled(False)
+    yield
+    torch.set_grad_enabled(True)
+
+
+@contextmanager
+def always_switches_on_again() -> Iterator[None]:
+    """Switch gradients on at the end, whatever they were before."""
+    torch.set_grad_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(True)
+
+
+@contextmanager
+def records_everything() -> Iterator[None]:
+    """Do nothing at all."""
+    yield
+
+
+@law(
+    right=torch.no_grad,
+    wrong={
+        never_restores_after_an_exception: "as it was before an exception",
+        always_switches_on_again: "as it was around the block",
+        records_everything: "nothing is recorded",
+    },
+)
+@given(around=st.lists(st.booleans(), max_size=3), x=tensors((2,), requires_grad=True))
+def test_tracking_is_off_in_the_block_and_as_before_after_it(
+    no_grad: Callable[[], AbstractContextManager[None]], around: list[bool], x: Tensor
+) -> None:
+    """Whatever the nesting: off inside, restored after the block, an exception, a decorator."""
+    try:
+        for enabled in around:
+            torch.set_grad_enabled(enabled)
+        before = torch.is_grad_enabled()
+        others: list[bool] = []
+        with no_grad():
+            assert (x * 2).grad_fn is None, "nothing is recorded inside the block"
+            with torch.enable_grad():
+                assert (x * 2).grad_fn is not None, "enable_grad records inside the block"
+            assert (x * 2).grad_fn is None, "nothing is recorded after enable_grad ends"
+            other = threading.Thread(target=lambda: others.append(torch.is_grad_enabled()))
+            other.start()
+            other.join()
+        assert torch.is_grad_enabled() == before, "tracking is as it was around the block"
+        assert others == [True], "other threads go on recording"
+        assert no_grad()(torch.is_grad_enabled)() is False, "off in a decorated function"
+        assert torch.is_grad_enabled() == before, "tracking is as it was before a decorated call"
+        with pytest.raises(KeyError), no_grad():
+            raise KeyError
+        assert torch.is_grad_enabled() == before, "tracking is as it was before an exception"
+    finally:
+        torch.set_grad_enabled(True)
+
+
+def compute_untracked(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Call a model inside no_grad."""
+    with torch.no_grad():
+        return model(inputs)
+
+
+def freezes_for_good(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Set requires_grad to False on the parameters, and leave it so."""
+    return model.requires_grad_(False)(inputs)
+
+
+def calls_eval_and_tracks(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Take eval mode for no_grad."""
+    result = model.eval()(inputs)
+    model.train()
+    return result
+
+
+def switches_dropout_off(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Expect no_grad to switch dropout off as well."""
+    model.eval()
+    result = compute_untracked(model, inputs)
+    model.train()
+    return result
+
+
+def clears_gradients(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Take 'turns off all gradients' at its word."""
+    model.zero_grad()
+    return compute_untracked(model, inputs)
+
+
+@law(
+    right=compute_untracked,
+    wrong={
+        freezes_for_good: "leaves the model as it was",
+        calls_eval_and_tracks: "nothing is recorded",
+        switches_dropout_off: "changes no value",
+        clears_gradients: "leaves the model as it was",
+    },
+)
+@given(problem=problems(), seed=st.integers(0, 99))
+def test_no_grad_changes_neither_values_nor_model(
+    compute: Callable[[nn.Module, Tensor], Tensor], problem: Problem, seed: int
+) -> None:
+    """Same values, dropout included; requires_grad and the gradients stored stay as they were."""
+    model = nn.Sequential(*problem.model, nn.Dropout(0.5))
+    problem.loss_fn(model(problem.inputs), problem.labels).backward()
+    torch.manual_seed(seed)
+    tracked = model(problem.inputs)
+    before = state_of(model)
+    torch.manual_seed(seed)
+
+    result = compute(model, problem.inputs)
+
+    assert state_of(model) == before, "no_grad leaves the model as it was"
+    assert result.grad_fn is None, "nothing is recorded inside no_grad"
+    assert same(result, tracked.detach()), "no_grad changes no value"

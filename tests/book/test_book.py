@@ -1,0 +1,440 @@
+"""The book, as it is built: complete, true to the records, and usable by everyone.
+
+It is built once, and then read as files and in a headless Chromium. Without the `docs` extra, or
+without Chromium, the tests that need them are skipped, and say what is missing.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from filelock import FileLock
+
+sphinx = pytest.importorskip("sphinx", reason="the book needs `pip install -e .[docs]`")
+pytest.importorskip("furo", reason="the book needs `pip install -e .[docs]`")
+nbformat = pytest.importorskip("nbformat", reason="the book needs `pip install -e .[docs]`")
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install chromium")
+WIDTHS = {"desktop": 1280, "phone": 390}
+# What axe looks at in a chapter: all of it, but unfolded only the first of its many mistakes.
+UNFOLD = "[...document.querySelectorAll('details')].slice(0, 12).forEach(d => { d.open = true })"
+REPORT = {"resultTypes": ["violations"]}
+KINDS = (
+    *("index", "search", "genindex"),
+    *(
+        f"generated/{name}"
+        for name in ("claims", "corrected", "mistakes", "rot", "runs", "power", "measured")
+    ),
+    *("generated/lessons/autograd", "generated/api/dlconcepts.autograd"),
+    "_modules/dlconcepts/autograd",
+)
+
+
+def build(out: Path) -> None:
+    """Build the book, warnings being errors, from a copy of its sources."""
+    for folder in ("docs", "tests", "dlconcepts"):
+        leave_out = shutil.ignore_patterns("__pycache__", "generated")
+        shutil.copytree(ROOT / folder, out / folder, ignore=leave_out)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(out), "PYTHONWARNINGS": "default"}
+    done = subprocess.run(
+        [*command, "docs", "build"], cwd=out, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the book once for all processes that test, or take the one in $DLCONCEPTS_BOOK."""
+    if "DLCONCEPTS_BOOK" in os.environ:
+        return ROOT / os.environ["DLCONCEPTS_BOOK"]
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    out = folder / "book"
+    with FileLock(folder / "book.lock"):
+        if not (out / "build" / "index.html").is_file():
+            build(out)
+    return out / "build"
+
+
+class Page(HTMLParser):
+    """What a page says: its links, what can be linked to, its text, and what it loads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.ids: set[str] = set()
+        self.images: list[dict[str, str | None]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what a tag links to, loads or names."""
+        found = dict(attrs)
+        if found.get("id"):
+            self.ids.add(str(found["id"]))
+        if tag == "a" and found.get("href"):
+            self.links.append(str(found["href"]))
+        if tag in ("img", "script") and found.get("src"):
+            self.loads.append(str(found["src"]))
+        if tag == "link" and "stylesheet" in str(found.get("rel")):
+            self.loads.append(str(found["href"]))
+        if tag == "img":
+            self.images.append(found)
+
+    def handle_data(self, data: str) -> None:
+        """Note the text."""
+        self.text += data
+
+
+@pytest.fixture(scope="session")
+def pages(book: Path) -> dict[Path, Page]:
+    """Return every page by its path."""
+    return {path: Page(path) for path in sorted(book.rglob("*.html"))}
+
+
+# ------------------------------------------------------------------------ the pages as files
+
+
+def test_every_link_leads_somewhere(book: Path, pages: dict[Path, Page]) -> None:
+    """Each link and each picture of each page is there, and so is each anchor."""
+    broken = []
+    for path, page in pages.items():
+        for link in [*page.links, *page.loads]:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file():
+                broken.append(f"{path.relative_to(book)}: {link}")
+            elif parts.fragment and target.suffix == ".html":
+                anchor = unquote(parts.fragment)
+                # The viewer of code marks lines by name only in what it has highlighted.
+                if anchor not in pages[target].ids:
+                    broken.append(f"{path.relative_to(book)}: {link}")
+
+    assert not broken, "every link and anchor is there"
+
+
+def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page]) -> None:
+    """Scripts, styles and pictures lie beside the pages, styles load no fonts from a host."""
+    elsewhere = [load for page in pages.values() for load in page.loads if urlsplit(load).netloc]
+
+    assert not elsewhere, "no page loads anything from another host"
+
+
+def test_every_picture_says_what_it_shows(pages: dict[Path, Page]) -> None:
+    """Who cannot see a picture can read what is on it."""
+    silent = [image for page in pages.values() for image in page.images if not image.get("alt")]
+
+    assert not silent, "every picture has an alternative text"
+
+
+def test_every_claim_is_in_the_index(book: Path, pages: dict[Path, Page]) -> None:
+    """The index lists the whole ledger, also opinions and what has no law yet."""
+    ledger = (ROOT / "tests" / "claims.toml").read_text(encoding="utf-8")
+    index = pages[book / "generated" / "claims.html"].text
+
+    for claim in re.findall(r'^id = "(.*)"$', ledger, flags=re.MULTILINE):
+        assert claim in index, f"{claim} is in the index of claims"
+
+
+def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
+    """Each counterexample that a chapter shows stands in a record, word for word."""
+    recorded = {
+        " ".join(found.get("value", "").split())
+        for file in RESULTS.glob("torch-*.xml")
+        for found in ET.parse(file).iter("property")
+        if found.get("name") == "counterexample"
+    }
+    shown = 0
+    for path, page in pages.items():
+        if path.parent.name != "lessons":
+            continue
+        text = " ".join(page.text.split())
+        shown += text.count("Smallest counterexample")
+        found = re.findall(
+            r"Smallest counterexample, as found with torch [\d.]+, \S+: (.{40})", text
+        )
+        for start in found:
+            assert any(value.startswith(start) for value in recorded), start
+
+    assert shown > 100, "the chapters show counterexamples"
+
+
+def with_the_book(program: str, *arguments: str) -> str:
+    """Return what a program prints that imports the book's own modules."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_what_was_not_run_is_said_to_be_so(tmp_path: Path) -> None:
+    """Without a record of its law a claim is shown as not run yet, and no figure is invented."""
+    program = (
+        "import sys; from pathlib import Path; from book import records;"
+        "records.RESULTS = Path(sys.argv[1]); from book import pages;"
+        "from book.suite import chapters; law = chapters()[0].laws[0];"
+        "print(pages.word(law, law.right), pages.counterexample(law, law.mistakes[0]))"
+    )
+
+    assert with_the_book(program, str(tmp_path)).strip() == "not run yet None"
+
+
+def test_a_fault_that_no_law_notices_is_shown_as_such() -> None:
+    """It counts among the faults of its lesson, and without any record the page says so."""
+    missed = {"lesson": "tensors", "sentence": "It is off.", "breaks": ["torch.sin"]}
+    record = {"faults": 1, "noticed": 0, "by_a_crash": 0, "seconds": 1, "rows": [missed]}
+    record |= {"command": "python power.py", "date": "today", "versions": {"torch": "2"}}
+    program = (
+        "import json, sys; from book.pages import environment;"
+        "page = environment().get_template('power.rst');"
+        "print(page.render(faults=json.loads(sys.argv[1]), mutants=None, kinds=None))"
+    )
+
+    found, empty = (with_the_book(program, json.dumps(faults)) for faults in (record, None))
+
+    assert "0 of 1 were noticed" in found
+    assert "Broken: ``torch.sin``. Not noticed." in found
+    assert "Nothing is recorded yet." in empty
+    assert "Nothing is recorded yet." not in found
+
+
+def test_records_hold_nothing_of_the_machine() -> None:
+    """Neither host names nor paths nor addresses in memory are in what is recorded."""
+    files = [path for path in RESULTS.rglob("*") if path.suffix in (".json", ".xml")]
+    absolute = r"(?<![\w./:<])/\w[\w.-]*/\w"  # a path of two folders or more
+
+    assert files, "something is recorded"
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        for leak in (r"hostname", absolute, r"\bat 0x", r"site-packages"):
+            assert not re.search(leak, text), f"{file.name} holds {leak}"
+
+
+def test_every_drawing_belongs_to_a_law() -> None:
+    """A law that was renamed takes its drawing along."""
+    drawings = (ROOT / "docs" / "book" / "drawings.py").read_text(encoding="utf-8")
+    laws = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_*.py"))
+    names = re.findall(r'^    "(test_\w+)": ', drawings, flags=re.MULTILINE)
+
+    assert names
+    assert [name for name in names if f"def {name}(" not in laws] == []
+
+
+def test_the_examples_of_the_book_s_own_docstrings_run() -> None:
+    """The modules that make the book are outside the folders that pytest collects by itself."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    folders = ["docs/book", "docs/record.py", "docs/rot.py"]
+    leave_out = "--ignore=docs/book/notebook_setup.py"  # a cell of a notebook, and no module
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+
+    done = subprocess.run(
+        [*command, leave_out, *folders], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_chapter_is_a_notebook(book: Path) -> None:
+    """Each chapter can be had as a notebook, with a cell that runs each law."""
+    notebooks = sorted((book / "_downloads").rglob("*.ipynb"), key=lambda path: path.stem)
+    lessons = sorted((book / "generated" / "lessons").glob("*.html"))
+    assert [path.stem for path in notebooks] == [path.stem for path in lessons]
+
+    for path in notebooks:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        laws = sum(cell.source.startswith("run_law(") for cell in notebook.cells)
+        text = (ROOT / "tests" / f"test_{path.stem}.py").read_text(encoding="utf-8")
+        assert laws == len(re.findall(r"^@claim\($|^@claim\(\S", text, flags=re.MULTILINE))
+
+
+def test_a_notebook_runs(book: Path, tmp_path: Path) -> None:
+    """The notebook of the first lesson runs from its first cell to its last."""
+    nbclient = pytest.importorskip("nbclient", reason="needs `pip install -e .[docs]`")
+    pytest.importorskip("ipykernel", reason="needs `pip install -e .[docs]`")
+    (path,) = (book / "_downloads").rglob("tensors.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+
+    nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": tmp_path}}
+    ).execute()
+
+    printed = [
+        out.text for cell in notebook.cells for out in cell.get("outputs", ()) if "text" in out
+    ]
+    laws = sum(cell.source.startswith("run_law(") for cell in notebook.cells)
+    assert sum("holds on" in text for text in printed) == laws
+    assert any("rejected, since" in text for text in printed)
+
+
+# ------------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start Chromium."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need `pip install -e .[docs]`"
+    )
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """Open a tab that allows no error in the console and no request off the page's own files."""
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("file:", "data:", "blob:"))
+            else complaints.append(request.url)
+        ),
+    )
+    yield page
+    page.close()
+    assert not complaints, "no errors, and no request to a host"
+
+
+@needs_chromium
+def test_search_finds_a_claim(book: Path, tab: Any) -> None:
+    """The full-text search works from files, and leads to the section of the claim."""
+    tab.goto(f"{(book / 'search.html').as_uri()}?q=micro-batches-add-up-to-a-batch")
+    tab.wait_for_selector("#search-results ul.search li a")
+
+    links = tab.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
+
+    assert any("lessons/autograd.html" in link for link in links)
+
+
+@needs_chromium
+def test_the_filter_hides_all_but_what_was_chosen(book: Path, tab: Any) -> None:
+    """Lesson, verdict and text narrow the index down, and the number shown is said."""
+    tab.goto((book / "generated" / "claims.html").as_uri())
+    everything = tab.locator(".claim:visible").count()
+
+    tab.select_option("select[name=verdict]", "corrected")
+    tab.select_option("select[name=lesson]", "tensors")
+
+    rows = tab.locator(".claim:visible")
+    assert 0 < rows.count() < everything
+    assert all("corrected tensors." in text.replace("\n", " ") for text in rows.all_inner_texts())
+    assert tab.locator("form output").inner_text() == f"{rows.count()} of {everything} claims"
+    assert tab.locator("h2:visible").count() == 1, "lessons without a claim left are hidden too"
+    tab.fill("input[name=text]", "resize")
+    assert all("resize" in text for text in tab.locator(".claim:visible").all_inner_texts())
+    assert tab.locator(".claim:visible").count() > 0
+    tab.fill("input[name=text]", "no claim says this")
+    assert tab.locator(".claim:visible").count() == 0
+
+
+@needs_chromium
+def test_the_filter_works_by_keyboard(book: Path, tab: Any) -> None:
+    """Tab leads to the fields, and typing chooses."""
+    tab.goto((book / "generated" / "claims.html").as_uri())
+    tab.focus("input[name=text]")
+    tab.keyboard.type("zigzag")
+    assert tab.locator(".claim:visible").count() < 5
+    tab.fill("input[name=text]", "")
+
+    tab.keyboard.press("Tab")
+    tab.keyboard.type("aut")
+
+    assert tab.locator("select[name=lesson]").input_value() == "autograd"
+
+
+@needs_chromium
+def test_without_scripts_everything_is_shown(book: Path, browser: Any) -> None:
+    """The filter is not there, and all claims are."""
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((book / "generated" / "claims.html").as_uri())
+
+    assert not page.locator("#filter").is_visible()
+    ledger = (ROOT / "tests" / "claims.toml").read_text(encoding="utf-8")
+    assert page.locator(".claim:visible").count() == ledger.count("\n[[claim]]\n")
+    page.close()
+
+
+@needs_chromium
+def test_a_counterexample_opens(book: Path, tab: Any) -> None:
+    """A mistake is folded, opens by keyboard, and shows code and counterexample."""
+    tab.goto((book / "generated" / "lessons" / "autograd.html").as_uri())
+    fold = tab.locator("details.mistake").first
+    shown = fold.get_by_text("Smallest counterexample")
+    assert not shown.is_visible()
+
+    fold.locator("summary").focus()
+    tab.keyboard.press("Enter")
+
+    assert shown.is_visible()
+    assert fold.get_by_text("Failing test case").is_visible()
+
+
+@needs_chromium
+def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
+    """From the catalogue one arrives at the mistake, unfolded."""
+    tab.goto((book / "generated" / "mistakes.html").as_uri())
+
+    tab.locator("article dt a").first.click()
+
+    tab.wait_for_url("**/lessons/*.html#*")
+    tab.wait_for_selector("details.mistake[open]")
+    assert tab.locator("details.mistake[open]").first.get_by_text("Failing test case").is_visible()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_are_accessible_and_fit(book: Path, browser: Any, width: str, scheme: str) -> None:
+    """On every kind of page axe finds no serious violation, and nothing is too wide for it.
+
+    Each chapter is looked at in both widths and both schemes, in two of their four pairs.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(
+        viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme
+    )
+    page = context.new_page()
+    lessons = [f"generated/lessons/{path.stem}" for path in (book / "generated/lessons").iterdir()]
+    if (width, scheme) not in (("desktop", "light"), ("phone", "dark")):
+        lessons = []
+    found = []
+    for name in dict.fromkeys([*KINDS, *lessons]):
+        page.goto((book / f"{name}.html").as_uri())
+        page.evaluate(UNFOLD)
+        inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        if inner[0] > inner[1]:
+            found.append(f"{name}: {inner[0]} pixels on {inner[1]}")
+        for violation in axe.run(page, options=REPORT).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:150] for node in violation["nodes"]][:3]
+                found.append(
+                    f"{name}: {violation['id']} {len(violation['nodes'])} {json.dumps(nodes)}"
+                )
+    context.close()
+
+    assert not found, "\n".join(found)

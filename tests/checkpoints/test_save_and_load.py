@@ -1,0 +1,225 @@
+"""There and back.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: torch.save stores the state_dict at a path, torch.load and load_state_dict bring it back.
+Verdict: holds
+"""
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlconcepts.checkpoints import load, save
+from dlconcepts.networks import Network
+from dlconcepts.strategies import DTYPES, aliases, easily_lost, shapes, tensors
+from dlconcepts.support.bitwise import bits
+from dlconcepts.support.checkpoint_files import CheckpointError, load_file, save_file
+from dlconcepts.testing.laws import law
+from tests.checkpoints.common import (
+    GADGETS,
+    PLACES,
+    Store,
+    a_trap,
+    models,
+    parts_of,
+    train_a_step,
+    values_of,
+)
+
+
+def through_half(tensor: Any, file: Any) -> None:
+    """Round the numbers to half precision on the way."""
+    rounded = copy.deepcopy(tensor)
+    size = rounded.untyped_storage().nbytes() // rounded.itemsize
+    memory = rounded.as_strided((size,), (1,), 0)
+    if tensor.is_floating_point():
+        memory.copy_(memory.half())
+    torch.save(rounded, file)
+
+
+def as_contiguous(tensor: Any, file: Any) -> None:
+    """Lay the elements out row by row."""
+    torch.save(tensor.contiguous(), file)
+
+
+def as_float32(tensor: Any, file: Any) -> None:
+    """Save every number as what most numbers are."""
+    torch.save(tensor.float() if tensor.is_floating_point() else tensor, file)
+
+
+ANY_TENSOR = easily_lost() | tensors(
+    dtype=st.sampled_from(DTYPES), allow_nan=True, allow_infinity=True
+)
+
+
+def assert_unchanged(tensor: Tensor, loaded: Tensor) -> None:
+    """Assert that a tensor came back with its bits, dtype, shape and strides."""
+    assert loaded.dtype == tensor.dtype, "a tensor comes back in its dtype"
+    assert loaded.shape == tensor.shape, "a tensor comes back in its shape"
+    assert bits(loaded) == bits(tensor), "a tensor comes back bit for bit"
+    assert loaded.stride() == tensor.stride(), "a tensor comes back with its strides"
+
+
+@law(
+    right=torch.save,
+    wrong={
+        through_half: "bit for bit",
+        as_contiguous: "with its strides",
+        as_float32: "in its dtype",
+    },
+)
+@given(tensor=ANY_TENSOR, kind=st.sampled_from(["str", "Path", "file"]))
+def test_a_tensor_comes_back_as_it_was(
+    store: Store, tensor: Tensor, kind: str, folder: Path
+) -> None:
+    """torch.save and torch.load keep every bit, to a str, a Path and a file object."""
+    path = folder / "tensor.pt"
+    file: Any = {"str": str(path), "Path": path, "file": io.BytesIO()}[kind]
+
+    store(tensor, file)
+    if kind == "file":
+        file.seek(0)
+
+    assert_unchanged(tensor, torch.load(file, weights_only=True))
+
+
+def clones(content: Any, file: Any) -> None:
+    """Give every tensor memory of its own."""
+    save_file([tensor.clone() for tensor in content], file)
+
+
+def one_by_one(content: Any, file: Any) -> None:
+    """Pickle the tensors one after the other, each without a look at those before."""
+    save_file([torch.load(_pickled(tensor), weights_only=True) for tensor in content], file)
+
+
+def _pickled(tensor: Tensor) -> io.BytesIO:
+    """Return a tensor in a file of its own."""
+    file = io.BytesIO()
+    torch.save(tensor, file)
+    file.seek(0)
+    return file
+
+
+@law(
+    right=save_file,
+    wrong={
+        torch.save: "no checksum",
+        clones: "come back sharing it",
+        one_by_one: "come back sharing it",
+    },
+)
+@given(
+    tensor=ANY_TENSOR,
+    shared=aliases(tensors(shapes(max_dims=2, min_side=1, max_side=3))),
+    kind=st.sampled_from([str, Path]),
+)
+def test_a_file_with_a_checksum_is_one_of_torch(
+    store: Store,
+    tensor: Tensor,
+    shared: tuple[Tensor, Tensor],
+    kind: Callable[[Path], Any],
+    folder: Path,
+) -> None:
+    """`load_file` and plain torch.load bring back the same tensors, bit for bit."""
+    path = kind(folder / "content.pt")
+
+    store([tensor, *shared], path)
+
+    try:
+        loaded = load_file(path)
+    except CheckpointError as error:
+        pytest.fail(str(error))
+    for content in (loaded, torch.load(path, weights_only=True)):
+        storages = {part.untyped_storage().data_ptr() for part in content[1:]}
+        assert len(storages) == 1, "tensors that share memory come back sharing it"
+        for part, original in zip(content, [tensor, *shared], strict=True):
+            assert_unchanged(original, part)
+
+
+def saves_before_training(path: Path, model: Network, train: Callable[[], None]) -> None:
+    """Save first, for safety."""
+    save(path, model, **parts_of(model))
+    train()
+
+
+def saves_after_training(path: Path, model: Network, train: Callable[[], None]) -> None:
+    """Save what was learnt."""
+    train()
+    save(path, model, **parts_of(model))
+
+
+def saves_half(path: Path, model: Network, train: Callable[[], None]) -> None:
+    """Save a copy in half precision, and bring it back to the old one for the CPU."""
+    train()
+    save(path, copy.deepcopy(model).half().to(model.output.weight.dtype), **parts_of(model))
+
+
+@law(
+    right=saves_after_training,
+    wrong={saves_before_training: "what was learnt", saves_half: "bit-identical"},
+)
+@given(model=models(), data=st.data())
+def test_a_model_comes_back_with_its_outputs(
+    store: Callable[..., None], model: Network, data: st.DataObject, folder: Path
+) -> None:
+    """A trained network gives bit-identical outputs in eval mode once it was saved and loaded."""
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    inputs = data.draw(tensors((2, model.in_features), dtype, max_magnitude=10))
+    model.to(dtype)
+
+    def train() -> None:
+        """Train a step."""
+        train_a_step(model, inputs, torch.zeros(2, dtype=torch.int64))
+
+    untrained = copy.deepcopy(model)
+    store(folder / "model.pt", model, train)
+    loaded = load(folder / "model.pt").model
+
+    assert not loaded.training, "a model is loaded in eval mode"
+    assert values_of(loaded) != values_of(untrained), "what was learnt is in the file"
+    assert values_of(loaded) == values_of(model), "the state is bit-identical"
+    expected, outputs = model.eval()(inputs), loaded.to(inputs.device)(inputs)
+    assert bits(outputs) == bits(expected), "the outputs are bit-identical"
+
+
+def loads_weights_only(path: Path, model: Network) -> None:
+    """Let torch.load make tensors and plain values, nothing else."""
+    torch.load(path, weights_only=True)
+
+
+def allows_code(path: Path, model: Network) -> None:
+    """Load as it was the default before torch 2.6."""
+    torch.load(path, weights_only=False)
+
+
+@law(
+    right=loads_weights_only,
+    wrong={allows_code: "no code is run"},
+)
+@given(gadget=st.sampled_from(list(GADGETS)), place=st.sampled_from(PLACES))
+def test_weights_only_runs_no_code(
+    read: Callable[[Path, Network], None], gadget: str, place: str, folder: Path
+) -> None:
+    """torch.load with weights_only refuses a file that would call a function."""
+    with a_trap(folder, gadget, place) as (path, marker, model):
+        try:
+            read(path, model)
+            raised = False
+        except Exception:
+            raised = True
+
+        assert not marker.exists(), "no code is run while loading"
+        assert raised, "a file with code is refused"

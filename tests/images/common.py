@@ -1,0 +1,73 @@
+"""Shared by several claims of the lesson images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import note
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from dlconcepts.loading import image_pipeline
+
+HOST = "PIL images live in the memory of the CPU"
+
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+MODES = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "I;16": 2}
+
+
+PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+
+
+def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
+    """Return an image of noise; in a palette, one of the colours is transparent if seed is odd."""
+    count = size[0] * size[1] * MODES[mode]
+    noise = np.random.default_rng(seed).integers(0, 256, count, np.uint8).tobytes()
+    if mode == "1":
+        return Image.frombytes("L", size, noise).convert("1", dither=Image.Dither.NONE)
+    image = Image.frombytes(mode, size, noise)
+    if mode == "P":
+        image.putpalette(PALETTE.tobytes())
+        if seed % 2:
+            image.info["transparency"] = image.getpixel((0, 0))
+    if image.width * image.height <= 4:
+        note(f"(the pixels are {np.asarray(image).tolist()})")
+    return image
+
+
+def squashes(size: int, *, resize: int, **statistics: Any) -> Transform:
+    """Resize to a square with a pair, where the number for the short side was meant."""
+    return v2.Compose(
+        [v2.Resize((resize, resize)), v2.CenterCrop(size), image_pipeline(**statistics)]
+    )
+
+
+@st.composite
+def ramps(draw: st.DrawFn) -> tuple[Image.Image, bool]:
+    """Draw images that go from black to white along their long side, and whether that is x."""
+    short = draw(st.integers(8, 24))
+    long = draw(st.integers(2 * short, 4 * short) | st.integers(4 * short, 40 * short))
+    ramp = np.rint(np.linspace(0, 255, long)).astype(np.uint8)
+    pixels, along_x = np.tile(ramp, (short, 1)), draw(st.booleans())
+    return Image.fromarray(pixels if along_x else pixels.T.copy()).convert("RGB"), along_x
+
+
+def profile(output: Tensor, along_x: bool) -> NDArray[np.float64]:
+    """Return the levels, 0 to 255, that an output of mean 0 and std 1 has along a ramp."""
+    levels = output[0].double().numpy() * 255
+    return levels.mean(axis=0 if along_x else 1)
+
+
+SIDE = 64
+
+
+def places() -> Image.Image:
+    """Return an image that shows where each pixel is: red is 4x, green is 4y, blue is 128."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    return Image.fromarray(np.stack([4 * x, 4 * y, np.full_like(x, 128)], axis=2).astype(np.uint8))

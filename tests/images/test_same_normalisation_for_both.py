@@ -1,0 +1,90 @@
+"""The same normalisation for both.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: (implied) What the model is tested on should look like what it was trained on.
+Verdict: holds
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.models import MobileNet_V2_Weights
+
+from dlconcepts.images import eval_pipeline, train_pipeline
+from dlconcepts.support.bitwise import bits
+from dlconcepts.testing.laws import law
+from tests.images.common import HOST, Transform
+
+
+def both_pipelines(**statistics: Any) -> tuple[Transform, Transform]:
+    """Give both pipelines the same statistics, by default ImageNet's."""
+    return train_pipeline(4, degrees=0, **statistics), eval_pipeline(4, **statistics)
+
+
+def normalises_training_only(**statistics: Any) -> tuple[Transform, Transform]:
+    """Leave the test images between 0 and 1."""
+    unchanged = {"mean": (0,) * 3, "std": (1,) * 3}
+    return train_pipeline(4, degrees=0, **statistics), eval_pipeline(4, **unchanged)
+
+
+def forgets_the_given_statistics(**statistics: Any) -> tuple[Transform, Transform]:
+    """Pass the statistics to one pipeline and leave the other its defaults."""
+    return train_pipeline(4, degrees=0, **statistics), eval_pipeline(4)
+
+
+def halves(**statistics: Any) -> tuple[Transform, Transform]:
+    """Take 0.5 for both, as in the lessons before, where ImageNet's were meant."""
+    statistics = statistics or {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return both_pipelines(**statistics)
+
+
+def uses_each_image_statistics(**statistics: Any) -> tuple[Transform, Transform]:
+    """Normalise each test image by its own mean."""
+    train, test = both_pipelines(**statistics)
+    return train, lambda image: test(image) - test(image).mean((1, 2), keepdim=True)
+
+
+@law(
+    right=both_pipelines,
+    wrong={
+        normalises_training_only: "the same in both",
+        forgets_the_given_statistics: "the same in both",
+        uses_each_image_statistics: "the same in both",
+        halves: "the pretrained network's statistics",
+    },
+    cpu_only=HOST,
+)
+@given(
+    colour=st.tuples(*[st.integers(0, 255)] * 3),
+    own=st.booleans(),
+    data=st.data(),
+)
+def test_both_pipelines_normalise_alike(
+    pipelines: Callable[..., tuple[Transform, Transform]],
+    colour: tuple[int, int, int],
+    own: bool,
+    data: st.DataObject,
+) -> None:
+    """A colour becomes (colour / 255 - mean) / std in both pipelines, ImageNet's by default."""
+    numbers = st.tuples(*[st.integers(1, 99).map(lambda number: number / 100)] * 3)
+    statistics = {name: data.draw(numbers, label=name) for name in ("mean", "std")} if own else {}
+    image = Image.new("RGB", (6, 5), colour)
+
+    train, test = (pipeline(image) for pipeline in pipelines(**statistics))
+
+    official = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+    mean = np.array(statistics.get("mean", official.mean))
+    std = np.array(statistics.get("std", official.std))
+    expected = torch.from_numpy((np.array(colour) / 255 - mean) / std)[:, None, None]
+    assert bits(train) == bits(test), "a colour is the same in both"
+    close = torch.allclose(train.double(), expected.expand(3, 4, 4), rtol=1e-5, atol=1e-5)
+    assert close, "it is normalised with the pretrained network's statistics, or the given ones"

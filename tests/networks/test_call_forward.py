@@ -1,0 +1,105 @@
+"""Calling the model.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: Call forward to get the class scores.
+Verdict: corrected
+Truth: Call the model: model(x) runs the hooks, model.forward(x) skips them. The values are the
+    same.
+"""
+
+from collections.abc import Callable
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.strategies import networks, tensors
+from dlconcepts.support.bitwise import same
+from dlconcepts.testing.laws import law
+
+
+def calls_the_model(model: nn.Module, x: Tensor) -> Tensor:
+    """Call the model, which calls forward between its hooks."""
+    return model(x)
+
+
+def calls_forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Call forward, as the notes say."""
+    return model.forward(x)
+
+
+def calls_each_layer(model: nn.Module, x: Tensor) -> Tensor:
+    """Walk through the layers oneself."""
+    for layer in model.children():
+        x = layer(x)
+    return x
+
+
+def calls_twice(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the model once for nothing."""
+    model(x)
+    return model(x)
+
+
+@law(
+    right=calls_the_model,
+    wrong={
+        calls_forward: "runs each hook exactly once",
+        calls_each_layer: "runs each hook exactly once",
+        calls_twice: "runs each hook exactly once",
+    },
+)
+@given(
+    model=networks([2, 3, 2]),
+    x=tensors((2, 2)),
+    hooks=st.lists(st.sampled_from(["before", "after"]), min_size=1, max_size=3),
+)
+def test_calling_the_model_runs_its_hooks(
+    call: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, x: Tensor, hooks: list[str]
+) -> None:
+    """model(x) runs each hook once, model.forward(x) none, and the values are the same."""
+    ran: list[int] = []
+    for number, kind in enumerate(hooks):
+        register = {
+            "before": model.register_forward_pre_hook,
+            "after": model.register_forward_hook,
+        }[kind]
+        register(lambda *_, number=number: ran.append(number))
+
+    without = model.forward(x)
+    skipped = list(ran)
+    values = call(model, x)
+
+    assert skipped == [], "forward runs no hook of its model"
+    assert sorted(ran) == list(range(len(hooks))), "calling runs each hook exactly once"
+    assert same(values, without), "the values are the same"
+
+
+def keeps_the_output(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the hooks but return what forward returned."""
+    output = model.forward(x)
+    model(x)
+    return output
+
+
+@law(
+    right=calls_the_model,
+    wrong={
+        calls_forward: "is what a hook made of it",
+        keeps_the_output: "is what a hook made of it",
+    },
+)
+@given(model=networks([2, 2]), x=tensors((1, 2), max_magnitude=10), factor=st.integers(2, 3))
+def test_a_hook_may_change_the_output(
+    call: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, x: Tensor, factor: int
+) -> None:
+    """What a forward hook returns takes the place of what forward returned."""
+    expected = model(x) * factor
+    assume(bool(expected.any()))
+    model.register_forward_hook(lambda module, arguments, output: output * factor)
+
+    assert same(call(model, x), expected), "the output is what a hook made of it"

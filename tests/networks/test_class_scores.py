@@ -1,0 +1,189 @@
+"""Class scores.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: The forward pass gives the probabilities of the classes, which can be drawn beside the
+    image (view_classify).
+Verdict: holds
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlconcepts.strategies import tensors
+from dlconcepts.support.bitwise import bits
+from dlconcepts.support.plots import view_classify
+from dlconcepts.testing.laws import law
+from tests.networks.common import WRITABLE
+
+
+def log_probabilities_as_bars(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Draw what a network that ends in LogSoftmax returns."""
+    figure = view_classify(image, probabilities, classes, **options)
+    for bar, value in zip(figure.axes[1].patches, probabilities.log().tolist(), strict=True):
+        bar.set_width(max(value, -1e3))
+    return figure
+
+
+def reshapes_its_argument(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Shape the caller's image for the drawing, as the course's helper does."""
+    return view_classify(image.resize_(image.shape[-2:]), probabilities, classes, **options)
+
+
+def sorts_bars_but_not_labels(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Draw the longest bar first, under the first class's name."""
+    return view_classify(image, probabilities.sort(descending=True).values, classes, **options)
+
+
+def stretches_the_contrast(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Let Matplotlib make the darkest pixel black and the brightest white."""
+    figure = view_classify(image, probabilities, classes, **options)
+    figure.axes[0].images[0].autoscale()
+    return figure
+
+
+def shows_the_normalised_image(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Show the numbers that the network sees."""
+    figure = view_classify(image, probabilities, classes, **options)
+    (shown,) = figure.axes[0].images
+    shown.set_data((shown.get_array() - options.get("mean", 0.5)) / options.get("std", 0.5))
+    return figure
+
+
+def normalises_the_scores_in_place(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Divide the caller's probabilities by the largest, to fill the axis."""
+    figure = view_classify(image, probabilities, classes, **options)
+    probabilities /= probabilities.max()
+    return figure
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> tuple[Tensor, NDArray[np.float64], dict[str, float]]:
+    """Draw an image, bytes or normalised, what is to be seen of it from 0 to 1, and how."""
+    channels = draw(st.sampled_from([(), (1,), (3,)]))
+    height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    image = draw(tensors((*channels, height, width), torch.uint8, layouts=WRITABLE))
+    colours = image.numpy(force=True).reshape(-1, height, width) / 255
+    shown = np.moveaxis(colours, 0, -1) if channels == (3,) else colours[0]
+    if not draw(st.booleans()):
+        return image, shown, {}
+    mean, std = draw(st.sampled_from([(0.5, 0.5), (0.3, 0.2)]))
+    return (image.double() / 255 - mean) / std, shown, {"mean": mean, "std": std}
+
+
+@law(
+    right=view_classify,
+    wrong={
+        log_probabilities_as_bars: "as long as its probability",
+        reshapes_its_argument: "neither argument is changed",
+        sorts_bars_but_not_labels: "as long as its probability",
+        stretches_the_contrast: "0 is black and 1 is white",
+        shows_the_normalised_image: "the image before it was normalised",
+        normalises_the_scores_in_place: "neither argument is changed",
+    },
+    share=0.2,
+    because="each example draws a figure",
+)
+@given(
+    picture=pictures(),
+    weights=st.lists(st.integers(0, 9), min_size=2, max_size=4).filter(any),
+    labelled=st.booleans(),
+)
+def test_the_figure_shows_the_image_and_a_bar_for_each_class(
+    view: Callable[..., Figure],
+    picture: tuple[Tensor, NDArray[np.float64], dict[str, float]],
+    weights: list[int],
+    labelled: bool,
+) -> None:
+    """The un-normalised image, and a bar for each class that is as long as its probability."""
+    image, shown, statistics = picture
+    probabilities = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    classes = ["cat", "dog", "owl", "ant"][: len(weights)]
+    expected = dict(zip(classes, probabilities.tolist(), strict=True))
+    before = (bits(image), image.shape, bits(probabilities), probabilities.shape)
+
+    figure = view(image, probabilities, classes, label=0 if labelled else None, **statistics)
+
+    after = (bits(image), image.shape, bits(probabilities), probabilities.shape)
+    assert after == before, "neither argument is changed"
+    left, right = figure.axes
+    (drawn,) = left.images
+    assert np.allclose(drawn.get_array(), shown, rtol=0, atol=1e-12), (
+        "the figure shows the image before it was normalised"
+    )
+    assert drawn.get_clim() == (0, 1), "0 is black and 1 is white"
+    ticks = zip(right.get_yticks(), right.get_yticklabels(), strict=True)
+    names = {position: label.get_text() for position, label in ticks}
+    bars = {names[bar.get_y() + bar.get_height() / 2]: bar.get_width() for bar in right.patches}
+    assert bars == expected, "each class has one bar, as long as its probability"
+
+
+def draws_anything(
+    image: Tensor, scores: Tensor, classes: Sequence[str], label: int | None = None
+) -> Figure:
+    """Draw scores of any kind, with as many of the names as there are."""
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    left.imshow(image.numpy(force=True).reshape(image.shape[-1], -1))
+    right.barh([str(name) for name, _ in zip(classes, scores.flatten(), strict=False)], 1)
+    return figure
+
+
+@st.composite
+def unfit_scores(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
+    """Draw arguments of which one is unfit, a label, and what the error says."""
+    case = draw(st.sampled_from(["logits", "classes", "image", "label"]))
+    image, fair, classes = torch.zeros(2, 2), torch.tensor([0.5, 0.5]), ["cat", "dog"]
+    if case == "logits":
+        scores = draw(
+            st.sampled_from([[2.0, -1.0], [-0.7, -0.7], [0.9, 0.9], [0.2, 0.2], [math.nan, 1.0]])
+        )
+        return (image, torch.tensor(scores), classes), None, "no probabilities"
+    if case == "classes":
+        names = draw(st.sampled_from([["cat"], ["cat", "dog", "owl"]]))
+        return (image, fair, names), None, f"{len(names)} classes.*2"
+    if case == "image":
+        shape = draw(st.sampled_from([(4,), (2, 2, 2), (1, 1, 2, 2)]))
+        return (torch.zeros(shape), fair, classes), None, "image has shape"
+    label = draw(st.sampled_from([-1, 2]))
+    return (image, fair, classes), label, f"label.*{label}"
+
+
+@law(
+    right=view_classify,
+    wrong={draws_anything: "DID NOT RAISE"},
+)
+@given(case=unfit_scores())
+def test_scores_that_are_no_probabilities_are_not_drawn(
+    view: Callable[..., Figure], case: tuple[tuple[Any, ...], int | None, str]
+) -> None:
+    """Logits, log-probabilities, too few names, other shapes and labels that are no class raise."""
+    arguments, label, message = case
+
+    with pytest.raises(ValueError, match=message):
+        view(*arguments, label=label)

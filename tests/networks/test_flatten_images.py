@@ -1,0 +1,102 @@
+"""Flattening.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: 28 x 28 images become vectors of 784 with resize_(64, 1, 784), or with the row count taken
+    from the tensor's shape.
+Verdict: holds-if
+Truth: With the batch size taken from the tensor, and without resize_. A hard-coded 64 invents
+    pixels in the last, smaller batch.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlconcepts.networks import flatten
+from dlconcepts.strategies import FLOATS, tensors
+from dlconcepts.support.bitwise import bits, same
+from dlconcepts.testing.laws import law
+
+
+def resizes_to_four(images: Tensor, in_features: int) -> Tensor:
+    """Hard-code the size of a full batch, as in resize_(64, 784): pixels are invented or lost."""
+    return images.clone().resize_(4, in_features)
+
+
+def column_by_column(images: Tensor, in_features: int) -> Tensor:
+    """Flatten from top to bottom."""
+    return images.transpose(-1, -2).flatten(1)
+
+
+def channel_last(images: Tensor, in_features: int) -> Tensor:
+    """Put the channels of a pixel beside each other."""
+    return images.permute(0, 2, 3, 1).flatten(1)
+
+
+@law(
+    right=flatten,
+    wrong={
+        resizes_to_four: "one row for each image",
+        column_by_column: "pixel (b, c, i, j)",
+        channel_last: "pixel (b, c, i, j)",
+    },
+)
+@given(
+    images=tensors(
+        st.tuples(
+            st.sampled_from([1, 2, 3, 5, 0]),
+            st.integers(1, 3),
+            st.integers(1, 4),
+            st.integers(1, 4),
+        ),
+        st.sampled_from(FLOATS),
+    )
+)
+def test_each_image_becomes_a_row(flatten: Callable[..., Tensor], images: Tensor) -> None:
+    """Pixel (b, c, i, j) is at position (c * H + i) * W + j of row b, and comes back."""
+    batch, channels, height, width = images.shape
+    before = bits(images)
+
+    rows = flatten(images, channels * height * width)
+
+    assert rows.shape == (batch, channels * height * width), "one row for each image"
+    for b, c, i, j in np.ndindex(*images.shape):
+        there = same(rows[b, (c * height + i) * width + j], images[b, c, i, j])
+        assert there, "pixel (b, c, i, j) is at position (c * H + i) * W + j of row b"
+    assert same(rows.reshape(images.shape), images), "the images can be had back"
+    assert bits(images) == before, "the images stay as they were"
+
+
+def views_as_rows(images: Tensor, in_features: int) -> Tensor:
+    """Let view find the number of rows, which mixes images of another size without an error."""
+    return images.contiguous().view(-1, in_features)
+
+
+def resizes_to_rows(images: Tensor, in_features: int) -> Tensor:
+    """Resize to the rows that should come out."""
+    return images.clone().resize_(len(images), in_features)
+
+
+@law(
+    right=flatten,
+    wrong={views_as_rows: "DID NOT RAISE", resizes_to_rows: "DID NOT RAISE"},
+)
+@given(
+    in_features=st.integers(1, 4), factor=st.integers(2, 3), batch=st.integers(1, 3), data=st.data()
+)
+def test_images_of_another_size_are_not_mixed(
+    flatten: Callable[..., Tensor], in_features: int, factor: int, batch: int, data: st.DataObject
+) -> None:
+    """Images with twice the pixels raise; they do not become twice the images."""
+    images = data.draw(tensors((batch, 1, factor, in_features)), label="images")
+
+    with pytest.raises(ValueError, match=f"{in_features} values.* {factor * in_features} each"):
+        flatten(images, in_features)

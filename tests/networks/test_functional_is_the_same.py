@@ -1,0 +1,139 @@
+"""Modules and functions.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: torch.nn.functional has the same functions.
+Verdict: holds
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.strategies import shapes
+from dlconcepts.support.bitwise import bits
+from dlconcepts.testing.laws import law
+from tests.networks.common import inputs, seeds, values_and_gradients
+
+
+def functional_form(module: Any, *arguments: Tensor) -> Tensor:
+    """Call the function of a module with the module's own parameters and settings."""
+    forms: dict[type[nn.Module], Callable[..., Tensor]] = {
+        nn.Linear: lambda x: F.linear(x, module.weight, module.bias),
+        nn.ReLU: F.relu,
+        nn.LeakyReLU: lambda x: F.leaky_relu(x, module.negative_slope),
+        nn.PReLU: lambda x: F.prelu(x, module.weight),
+        nn.GELU: F.gelu,
+        nn.Tanh: torch.tanh,
+        nn.Sigmoid: torch.sigmoid,
+        nn.Softmax: lambda x: F.softmax(x, dim=module.dim),
+        nn.LogSoftmax: lambda x: F.log_softmax(x, dim=module.dim),
+        nn.Dropout: lambda x: F.dropout(x, module.p, training=module.training),
+        nn.NLLLoss: lambda x, labels: F.nll_loss(x, labels, reduction=module.reduction),
+        nn.CrossEntropyLoss: lambda x, labels: F.cross_entropy(
+            x, labels, reduction=module.reduction
+        ),
+    }
+    return forms[type(module)](*arguments)
+
+
+def dropout_by_default(module: Any, *arguments: Tensor) -> Tensor:
+    """Call F.dropout(x), whose training=True knows nothing of eval mode."""
+    if isinstance(module, nn.Dropout):
+        return F.dropout(*arguments, module.p)
+    return functional_form(module, *arguments)
+
+
+def forgets_the_bias(module: Any, *arguments: Tensor) -> Tensor:
+    """Multiply with the weight and leave out the bias."""
+    if isinstance(module, nn.Linear):
+        return F.linear(*arguments, module.weight)
+    return functional_form(module, *arguments)
+
+
+def forgets_the_slope(module: Any, *arguments: Tensor) -> Tensor:
+    """Call the function with its default instead of the module's setting."""
+    if isinstance(module, nn.LeakyReLU):
+        return F.leaky_relu(*arguments)
+    return functional_form(module, *arguments)
+
+
+def forgets_the_reduction(module: Any, *arguments: Tensor) -> Tensor:
+    """Take the mean of the batch, whatever reduction the module has."""
+    if isinstance(module, nn.CrossEntropyLoss):
+        return F.cross_entropy(*arguments)
+    return functional_form(module, *arguments)
+
+
+def cuts_the_slope(module: Any, *arguments: Tensor) -> Tensor:
+    """Detach a parameter on the way to its function."""
+    if isinstance(module, nn.PReLU):
+        return F.prelu(*arguments, module.weight.detach())
+    return functional_form(module, *arguments)
+
+
+LOSSES = (nn.NLLLoss, nn.CrossEntropyLoss)
+
+
+KINDS = (
+    *(nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Softmax),
+    *(nn.LogSoftmax, nn.Linear, *LOSSES),
+)
+
+
+@st.composite
+def module_calls(draw: st.DrawFn) -> tuple[nn.Module, list[Tensor]]:
+    """Draw a module in either mode, and what it is called with."""
+    batch, width = draw(shapes(2, 2, min_side=1, max_side=4))
+    kind = draw(st.sampled_from(KINDS))
+    options: dict[str, Any] = {}
+    if kind is nn.Linear:
+        options = {"in_features": width, "out_features": 3}
+    elif kind is nn.LeakyReLU:
+        options = {"negative_slope": 0.2}
+    elif kind in (nn.Softmax, nn.LogSoftmax):
+        options = {"dim": draw(st.integers(0, 1))}
+    elif kind in LOSSES:
+        options = {"reduction": draw(st.sampled_from(["mean", "sum", "none"]))}
+    arguments = [draw(inputs(batch, width, requires_grad=True))]
+    if kind in LOSSES:
+        labels = draw(st.lists(st.integers(0, width - 1), min_size=batch, max_size=batch))
+        arguments.append(torch.tensor(labels))
+    return kind(**options).double().train(draw(st.booleans())), arguments
+
+
+@law(
+    right=functional_form,
+    wrong={
+        dropout_by_default: "of Dropout in eval mode",
+        forgets_the_bias: "of Linear",
+        forgets_the_slope: "of LeakyReLU",
+        forgets_the_reduction: "of CrossEntropyLoss",
+        cuts_the_slope: "the gradients of PReLU",
+    },
+)
+@given(drawn=module_calls(), seed=seeds)
+def test_a_module_and_its_function_are_the_same(
+    functional: Callable[..., Tensor], drawn: tuple[nn.Module, list[Tensor]], seed: int
+) -> None:
+    """With the module's parameters and settings its function gives the same values, gradients."""
+    module, arguments = drawn
+    expected, *gradients = values_and_gradients(
+        lambda module, *arguments: module(*arguments), module, arguments, seed
+    )
+
+    values, *found = values_and_gradients(functional, module, arguments, seed)
+
+    name, mode = type(module).__name__, "training" if module.training else "eval"
+    assert bits(values) == bits(expected), f"the function has the values of {name} in {mode} mode"
+    assert [bits(gradient) for gradient in found] == [bits(gradient) for gradient in gradients], (
+        f"the function has the gradients of {name} in {mode} mode"
+    )

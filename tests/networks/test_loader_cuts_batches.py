@@ -1,0 +1,232 @@
+"""Batches.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: A DataLoader takes a batch size and gives mini-batches.
+Verdict: holds
+"""
+
+import itertools
+import multiprocessing
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from dlconcepts.loading import READ_AT_ONCE, batches, normalize
+from dlconcepts.support.bitwise import same
+from dlconcepts.testing.laws import law
+from tests.networks.common import Batch, numbered, positions
+
+
+def always_drops_the_rest(
+    dataset: TensorDataset, batch_size: int, drop_last: bool = False
+) -> Iterable[Batch]:
+    """Drop the last partial batch, asked or not."""
+    return DataLoader(dataset, batch_size, drop_last=True)
+
+
+def drops_the_last_batch(
+    dataset: TensorDataset, batch_size: int, drop_last: bool = False
+) -> Iterable[Batch]:
+    """Drop the last batch when drop_last says so, be it full or not."""
+    found = list(DataLoader(dataset, batch_size))
+    return found[:-1] if drop_last else found
+
+
+def draws_with_replacement(
+    dataset: TensorDataset, batch_size: int, drop_last: bool = False
+) -> Iterable[Batch]:
+    """Draw as many examples as there are, each from all of them."""
+    order = [random.randrange(len(dataset)) for _ in range(len(dataset))]
+    return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last)
+
+
+def pads_the_last_batch(
+    dataset: TensorDataset, batch_size: int, drop_last: bool = False
+) -> Iterable[Batch]:
+    """Fill the last batch with the first examples."""
+    missing = -len(dataset) % batch_size if not drop_last else 0
+    order = [i % len(dataset) for i in range(len(dataset) + missing)]
+    return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last)
+
+
+@law(
+    right=DataLoader,
+    wrong={
+        always_drops_the_rest: "each example comes exactly once",
+        drops_the_last_batch: "drop_last drops a partial batch only",
+        draws_with_replacement: "each example comes exactly once",
+        pads_the_last_batch: "each example comes exactly once",
+    },
+)
+@given(n=st.integers(0, 12), batch_size=st.integers(1, 5), drop_last=st.booleans())
+def test_one_pass_yields_each_example_once(
+    load: Callable[..., Iterable[Batch]], n: int, batch_size: int, drop_last: bool
+) -> None:
+    """A pass yields each example once with its label, in full batches and one with the rest."""
+    found = positions(load(numbered(n), batch_size, drop_last=drop_last))
+
+    seen = sorted(itertools.chain.from_iterable(found))
+    full, rest = divmod(n, batch_size)
+    if drop_last:
+        assert len(seen) == full * batch_size, "drop_last drops a partial batch only"
+        assert len(set(seen)) == len(seen), "no example comes twice"
+    else:
+        assert seen == list(range(n)), "each example comes exactly once"
+    sizes = [batch_size] * full + [rest] * (rest > 0 and not drop_last)
+    assert [len(batch) for batch in found] == sizes, "all batches but the last are full"
+
+
+class EachWorkerYieldsAll(IterableDataset[Any]):
+    """A stream of examples that does not ask which worker it runs in."""
+
+    def __init__(self, dataset: TensorDataset) -> None:
+        """Keep the examples."""
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield every example, in every worker."""
+        return (self.dataset[i] for i in range(len(self.dataset)))
+
+
+def streams(dataset: TensorDataset, batch_size: int, **options: Any) -> Iterable[Batch]:
+    """Load from a stream instead of a dataset with positions."""
+    return DataLoader(EachWorkerYieldsAll(dataset), batch_size, **options)
+
+
+@law(
+    right=DataLoader,
+    wrong={streams: "what one process yields"},
+    share=0.05,
+    because="each example starts two processes",
+    cpu_only="worker processes load into the memory of the CPU",
+)
+@given(n=st.integers(1, 6), batch_size=st.integers(1, 3), drop_last=st.booleans())
+# Python 3.12 warns whoever forks while threads run, as torch's loader does on Linux.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_worker_processes_change_nothing(
+    load: Callable[..., Iterable[Batch]], n: int, batch_size: int, drop_last: bool
+) -> None:
+    """Two worker processes yield the same batches in the same order as none."""
+    fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    workers = {"num_workers": 2, "multiprocessing_context": fork}
+
+    found = positions(load(numbered(n), batch_size, drop_last=drop_last, **workers))
+
+    alone = positions(DataLoader(numbered(n), batch_size, drop_last=drop_last))
+    assert found == alone, "two workers yield what one process yields"
+
+
+def cuts_without_the_rest(data: tuple[Tensor, Tensor], batch_size: int, **options: Any) -> Any:
+    """Cut n // batch_size batches."""
+    full = len(data[0]) // batch_size
+    return itertools.islice(batches(data, batch_size, **options), full)
+
+
+def ignores_the_order(data: tuple[Tensor, Tensor], batch_size: int, **options: Any) -> Any:
+    """Cut the examples as they lie."""
+    return batches(data, batch_size)
+
+
+def reorders_images_only(
+    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
+) -> Any:
+    """Apply the order to the images and forget the labels."""
+    images, labels = data
+    return batches((images if order is None else images[order], labels), batch_size)
+
+
+def reads_once(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None) -> Any:
+    """Read as much as fits the cache, and take it for all there is."""
+    order = torch.arange(len(data[1])) if order is None else order
+    read = order[: max(1, READ_AT_ONCE // data[0][0].numel())]
+    return batches(data, batch_size, order=read)
+
+
+def leaves_bytes(
+    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
+) -> Any:
+    """Yield bytes as they are."""
+    order = torch.arange(len(data[1])) if order is None else order
+    return ((data[0][cut].float(), data[1][cut]) for cut in order.split(batch_size))
+
+
+@law(
+    right=batches,
+    wrong={
+        cuts_without_the_rest: "the batches of a DataLoader",
+        ignores_the_order: "the batches of a DataLoader",
+        reorders_images_only: "the batches of a DataLoader",
+        reads_once: "the batches of a DataLoader",
+        leaves_bytes: "bytes come normalised",
+    },
+)
+@given(
+    order=st.integers(1, 8).flatmap(lambda n: st.permutations(range(n))),
+    batch_size=st.integers(1, 5),
+    as_bytes=st.booleans(),
+    values=st.sampled_from([1, READ_AT_ONCE // 2]),
+    reordered=st.booleans(),
+)
+def test_batches_are_those_of_a_loader(
+    batches: Callable[..., Iterable[tuple[Tensor, Tensor]]],
+    order: list[int],
+    batch_size: int,
+    as_bytes: bool,
+    values: int,
+    reordered: bool,
+) -> None:
+    """Cutting two tensors, in an order or as they lie, gives a DataLoader's batches, normalised."""
+    if not reordered:
+        order = sorted(order)
+    images, labels = numbered(len(order)).tensors
+    images = images.to(torch.uint8) if as_bytes else images
+    images = images[:, :1].expand(-1, values)  # two large ones are as much as is read at once
+
+    options = {"order": torch.tensor(order)} if reordered else {}
+    found = list(batches((images, labels), batch_size, **options))
+
+    expected = list(DataLoader(TensorDataset(images, labels), batch_size, sampler=order))
+    assert [labels.tolist() for _, labels in found] == [
+        labels.tolist() for _, labels in expected
+    ], "the labels are in the batches of a DataLoader"
+    for (cut, _), (whole, _) in zip(found, expected, strict=True):
+        same_images = same(cut, normalize(whole) if as_bytes else whole)
+        assert same_images, "the images are in the batches of a DataLoader, bytes come normalised"
+
+
+def checks_at_the_first_batch(data: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Any]:
+    """Check in a generator function, whose body runs only when the first batch is taken."""
+    yield from batches(data, batch_size)
+
+
+def cuts_what_there_is(data: tuple[Tensor, Tensor], batch_size: int) -> Any:
+    """Pair images and labels until one of them ends."""
+    return list(zip(*(part.split(abs(batch_size) or 1) for part in data), strict=False))
+
+
+@law(
+    right=batches,
+    wrong={checks_at_the_first_batch: "DID NOT RAISE", cuts_what_there_is: "DID NOT RAISE"},
+)
+@given(n=st.integers(0, 3), m=st.integers(0, 3), batch_size=st.integers(-1, 2))
+def test_examples_that_cannot_be_cut_are_refused_at_once(
+    batches: Callable[..., Iterable[Any]], n: int, m: int, batch_size: int
+) -> None:
+    """No examples, fewer labels than images, and a batch size below 1 raise before any batch."""
+    assume(n != m or n == 0 or batch_size < 1)
+    counts = f"{n} images but {m} labels" if n != m else "no examples"
+    message = counts if n != m or n == 0 else f"batch_size is {batch_size}"
+
+    with pytest.raises(ValueError, match=message):
+        batches((torch.zeros(n, 2), torch.zeros(m, dtype=torch.int64)), batch_size)

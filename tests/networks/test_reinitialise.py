@@ -1,0 +1,199 @@
+"""Re-initialisation.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: Biases can be set to zero and weights drawn from a normal distribution, through
+    model.layer.weight.data.
+Verdict: holds-if
+Truth: In place, under no_grad (nn.init), so that the parameter stays the same object and the
+    optimizer still trains it.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2, kstest
+from torch import nn
+
+from dlconcepts.networks import reinitialize
+from dlconcepts.support.bitwise import bits, same
+from dlconcepts.testing.laws import law
+from tests.networks.common import seeds, sides
+
+
+def draws_uniformly(layer: nn.Linear, std: float) -> None:
+    """Draw from a uniform distribution of the same deviation."""
+    nn.init.uniform_(layer.weight, -std * math.sqrt(3), std * math.sqrt(3))
+    nn.init.zeros_(layer.bias)
+
+
+def truncates_at_two_deviations(layer: nn.Linear, std: float) -> None:
+    """Draw from the normal distribution without its tails."""
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    nn.init.zeros_(layer.bias)
+
+
+def takes_std_for_the_variance(layer: nn.Linear, std: float) -> None:
+    """Pass the root of the deviation."""
+    reinitialize(layer, std=math.sqrt(std))
+
+
+def sets_all_to_zero(layer: nn.Linear, std: float) -> None:
+    """Set the weights to zero like the bias."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def draws_the_bias_too(layer: nn.Linear, std: float) -> None:
+    """Draw every parameter of the layer."""
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=std)
+
+
+@law(
+    right=reinitialize,
+    wrong={
+        truncates_at_two_deviations: "normal with the given deviation",
+        draws_uniformly: "normal with the given deviation",
+        takes_std_for_the_variance: "normal with the given deviation",
+        sets_all_to_zero: "normal with the given deviation",
+        draws_the_bias_too: "the bias is zero",
+    },
+)
+@given(std=st.sampled_from([0.01, 0.5, 2.0]), seed=seeds)
+def test_reinitialised_weights_are_normal(
+    reinitialize: Callable[..., None], std: float, seed: int
+) -> None:
+    """The bias is zero and the weights are normal around zero with the deviation asked for.
+
+    An exact Kolmogorov-Smirnov test of the shape, and of the deviation the sum of squares, which is
+    chi-squared: chance fails each with probability 1e-12.
+    """
+    layer = nn.Linear(256, 128)
+    torch.manual_seed(seed)
+
+    reinitialize(layer, std=std)
+
+    assert not bool(layer.bias.any()), "the bias is zero"
+    weights = layer.weight.flatten().double().numpy(force=True)
+    shape = kstest(weights, "norm", args=(0, std), method="exact").pvalue
+    below = chi2.cdf(np.square(weights / std).sum(), len(weights))
+    scale = 2 * min(below, 1 - below)
+    assert min(shape, scale) > 1e-12, "the weights are normal with the given deviation"
+
+
+def replaces_the_parameters(layer: nn.Linear, std: float) -> None:
+    """Assign new Parameters, which the optimizer does not know."""
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight) * std)
+    layer.bias = nn.Parameter(torch.zeros_like(layer.bias))
+
+
+def assigns_a_tensor(layer: nn.Linear, std: float) -> None:
+    """Assign a plain tensor where a Parameter was."""
+    layer.weight = torch.randn_like(layer.weight) * std
+
+
+def deletes_and_assigns_a_tensor(layer: nn.Linear, std: float) -> None:
+    """Delete the Parameter, so that torch accepts a plain tensor under its name."""
+    weight = torch.randn_like(layer.weight) * std
+    del layer.weight
+    layer.weight = weight
+
+
+def writes_under_autograd(layer: nn.Linear, std: float) -> None:
+    """Write into the weights where autograd watches."""
+    layer.weight.normal_(std=std)
+
+
+@law(
+    right=reinitialize,
+    wrong={
+        replaces_the_parameters: "an optimizer built before still trains the layer",
+        assigns_a_tensor: "cannot assign",
+        deletes_and_assigns_a_tensor: "stays a Parameter",
+        writes_under_autograd: "a leaf Variable that requires grad",
+    },
+)
+@given(sizes=st.tuples(sides, sides), std=st.sampled_from([0.01, 0.5, 2.0]))
+def test_an_optimizer_still_trains_the_layer(
+    reinitialize: Callable[..., None], sizes: tuple[int, int], std: float
+) -> None:
+    """The Parameters stay the same objects, and an optimizer built before still moves them."""
+    layer = nn.Linear(*sizes)
+    parameters = {"weight": layer.weight, "bias": layer.bias}
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    try:
+        reinitialize(layer, std=std)
+    except (TypeError, RuntimeError) as error:
+        pytest.fail(str(error))
+
+    for name in parameters:
+        stays = isinstance(getattr(layer, name), nn.Parameter)
+        assert stays, f"the {name} stays a Parameter"
+    before = {name: bits(getattr(layer, name)) for name in parameters}
+    layer(torch.ones(1, sizes[0])).sum().backward()
+    optimizer.step()
+    moved = all(bits(getattr(layer, name)) != before[name] for name in parameters)
+    assert moved, "an optimizer built before still trains the layer"
+    same_objects = all(getattr(layer, name) is part for name, part in parameters.items())
+    assert same_objects, "the Parameters are the same objects"
+
+
+def draws_from_the_global_generator(
+    layer: nn.Linear, std: float, generator: torch.Generator
+) -> None:
+    """Forget the generator that was given."""
+    reinitialize(layer, std=std)
+
+
+@law(
+    right=reinitialize,
+    wrong={draws_from_the_global_generator: "a generator that is given draws the weights"},
+)
+@given(seed=seeds, sizes=st.tuples(sides, sides))
+def test_a_generator_draws_the_same_weights_again(
+    reinitialize: Callable[..., None], seed: int, sizes: tuple[int, int]
+) -> None:
+    """Two layers get the same weights from generators with one seed, and torch's own rests."""
+    layers = nn.Linear(*sizes), nn.Linear(*sizes)
+    device = layers[0].weight.device
+    torch_state = torch.get_rng_state()
+
+    for layer in layers:
+        generator = torch.Generator(device).manual_seed(seed)
+        reinitialize(layer, std=1.0, generator=generator)
+
+    alike = same(layers[0].weight, layers[1].weight)
+    assert alike, "a generator that is given draws the weights"
+    assert torch_state.equal(torch.get_rng_state()), "and torch's own is left alone"
+
+
+def draws_with_any_deviation(layer: nn.Linear, std: float) -> None:
+    """Multiply with whatever comes, be it nothing or no number."""
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn_like(layer.weight) * std)
+
+
+@law(
+    right=reinitialize,
+    wrong={draws_with_any_deviation: "DID NOT RAISE"},
+)
+@given(std=st.sampled_from([0.0, -1.0, math.nan, math.inf]))
+def test_a_deviation_that_is_none_is_refused(reinitialize: Callable[..., None], std: float) -> None:
+    """A deviation of zero, below it, or no number raises and changes nothing."""
+    layer = nn.Linear(2, 2)
+    before = bits(layer.weight), bits(layer.bias)
+
+    with pytest.raises(ValueError, match=f"above 0, but it is {std}"):
+        reinitialize(layer, std=std)
+
+    assert (bits(layer.weight), bits(layer.bias)) == before, "a refused deviation changes nothing"

@@ -1,0 +1,1 @@
+"""Tests of the techniques beyond the claims: bad input, edge cases."""

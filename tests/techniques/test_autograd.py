@@ -1,0 +1,93 @@
+"""Techniques of autograd: bad input, edge cases and speed, beyond the claims."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor, nn
+
+from dlconcepts.autograd import ByHand, central_differences, draw_history, gradient, history, leaves
+from dlconcepts.strategies import Problem, problems
+from dlconcepts.support.bitwise import same, state_of
+from tests.autograd.common import assert_close, float64
+
+
+def test_the_history_of_a_long_chain_is_no_recursion() -> None:
+    """Ten thousand operations are walked without running out of stack; the drawing shows each."""
+    x = torch.ones((), requires_grad=True)
+    y = x
+    for _ in range(10_000):
+        y = y * 1.0
+
+    assert len(history(y)) == 10_001
+    assert leaves(y)[0] is x
+    assert len(draw_history(y).splitlines()) == 10_001
+
+
+def test_the_drawing_names_inputs_by_their_lines() -> None:
+    """Each line has a number, an operation and the numbers of its inputs; leaves have shapes."""
+    weight = torch.ones(2, 3, requires_grad=True)
+    drawing = draw_history((weight * weight.exp()).mean())
+
+    assert [line.split() for line in drawing.splitlines()] == [
+        ["1", "Mean", "of", "2"],
+        ["2", "Mul", "of", "4,", "3"],
+        ["3", "Exp", "of", "4"],
+        ["4", "leaf", "of", "shape", "(2,", "3)"],
+    ]
+    assert draw_history(torch.ones(1)) == ""
+
+
+@pytest.mark.parametrize("differentiate", [gradient, central_differences])
+def test_a_tensor_without_elements_has_a_gradient_without_elements(
+    differentiate: Callable[..., Tensor],
+) -> None:
+    """Where there is no coordinate there is no slope, in the shape of the argument."""
+    assert differentiate(torch.sum, torch.zeros(0, 2, dtype=float64)).shape == (0, 2)
+
+
+def test_what_a_function_does_not_depend_on_has_the_gradient_zero() -> None:
+    """Neither a constant nor a function of another tensor has a slope at x."""
+    x, other = torch.ones(2, dtype=float64), torch.ones(2, dtype=float64, requires_grad=True)
+
+    for function in (lambda x: torch.ones(()), lambda x: other.sum()):
+        assert same(gradient(function, x), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [],
+        [nn.ReLU()],
+        [nn.Linear(2, 2), nn.ReLU()],
+        [nn.Linear(2, 2), nn.Linear(2, 2)],
+        [nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)],
+        [nn.Linear(2, 2, bias=False)],
+        [shared := nn.Linear(2, 2), nn.ReLU(), shared],
+    ],
+    ids=str,
+)
+def test_a_chain_that_is_none_is_refused(layers: list[nn.Module]) -> None:
+    """The backward by hand says which layers it takes, before it touches a parameter."""
+    model = nn.Sequential(*layers)
+    before = state_of(model)
+
+    with pytest.raises(ValueError, match="Linear layer"):
+        ByHand(model)
+
+    assert state_of(model) == before
+
+
+@given(problem=problems(dtype=float64))
+def test_the_model_learns_what_is_learnt_by_hand(problem: Problem) -> None:
+    """The model's parameters are views of the flat one; inputs can have a gradient, too."""
+    by_hand = ByHand(nn.Sequential(nn.Flatten(), *problem.model))
+    inputs = problem.inputs.clone().requires_grad_()
+    by_hand(inputs).sum().backward()
+    expected = gradient(lambda x: problem.model(x).sum(), problem.inputs)
+
+    torch.optim.SGD(by_hand.parameters(), lr=0.5).step()
+
+    assert_close(inputs.grad, expected, "the gradient of the inputs")
+    assert_close(by_hand(inputs).detach(), problem.model(problem.inputs).detach(), "one function")

@@ -1,0 +1,194 @@
+"""Techniques of images: bad input, edge cases and speed, beyond the claims."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import binomtest
+from torchvision.models import MobileNet_V2_Weights
+from torchvision.transforms import v2
+
+from dlconcepts.images import (
+    MEAN,
+    STD,
+    ImageFolder,
+    eval_pipeline,
+    image_folder,
+    read_rgb,
+    split,
+    to_rgb,
+    train_pipeline,
+)
+from dlconcepts.support.bitwise import bits
+from dlconcepts.support.datasets import DataError
+from dlconcepts.support.plots import view_augmentations
+from tests.images.common import picture, places
+
+
+@given(
+    sizes=st.lists(st.integers(2, 9), min_size=1, max_size=4),
+    size=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_a_split_holds_out_the_same_share_of_each_class(
+    sizes: list[int], size: float, seed: int
+) -> None:
+    """Each image is in one of the parts; of each class, as near to the share as images come."""
+    samples = [(Path(f"{k}/{i}"), k) for k, n in enumerate(sizes) for i in range(n)]
+    folder = ImageFolder([str(k) for k in range(len(sizes))], samples)
+
+    train, held_out = split(folder, size, seed=seed)
+
+    assert sorted(train.samples + held_out.samples) == samples, "each image is in one part, once"
+    for label, n in enumerate(sizes):
+        held = held_out.targets.count(label)
+        nearest = min(max(size * n, 1), n - 1)
+        assert abs(held - nearest) <= 0.5, "the share is kept, as near as whole images come"
+    assert split(folder, size, seed=seed) == (train, held_out), "one seed gives one split"
+
+
+def test_a_split_is_that_of_seed_0_unless_another_is_given() -> None:
+    """Who gives no seed gets the same split each time, that of 0: a fifth of each class."""
+    folder = ImageFolder(["cat"], [(Path(str(i)), 0) for i in range(100)])
+
+    assert split(folder) == split(folder, 0.2, seed=0)
+
+
+def test_a_folder_without_a_transform_gives_its_images_as_they_are(tmp_path: Path) -> None:
+    """An RGB image of PIL, beside its label."""
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "cat" / "one.png")
+
+    image, label = image_folder(tmp_path)[0]
+
+    assert (image.size, image.getpixel((0, 0)), label) == ((3, 2), (1, 2, 3), 0)
+
+
+def test_each_image_is_held_out_as_often_as_any_other() -> None:
+    """Over 2,000 seeds a third of 6 images is held out: each is in a binomial number of splits.
+
+    An exact p of 1e-12 is allowed to each of 6 images: the seeds are fixed, so it holds or not.
+    """
+    folder = ImageFolder(["cat"], [(Path(str(i)), 0) for i in range(6)])
+    held = [path for seed in range(2000) for path, _ in split(folder, 1 / 3, seed=seed)[1].samples]
+
+    for path, _ in folder.samples:
+        assert binomtest(held.count(path), 2000, 1 / 3).pvalue > 1e-12
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, -0.5, 3, math.nan])
+def test_a_share_that_is_none_is_refused(size: float) -> None:
+    """What is held out is a share between 0 and 1."""
+    folder = ImageFolder(["cat"], [(Path("1"), 0), (Path("2"), 0)])
+
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split(folder, size)
+
+
+def test_a_class_with_one_image_cannot_be_split() -> None:
+    """The error names the class that is too small for two parts."""
+    with pytest.raises(ValueError, match="the class cat has 1 image"):
+        split(ImageFolder(["cat"], [(Path("1"), 0)]))
+
+
+def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
+    """An image that disappears after the check is an error that names it."""
+    with pytest.raises(DataError, match=r"gone\.png cannot be read"):
+        read_rgb(tmp_path / "gone.png")
+
+
+def test_all_images_that_cannot_be_read_are_listed_on_a_line_each(tmp_path: Path) -> None:
+    """So that one can repair or remove them at once."""
+    (tmp_path / "cat").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "cat" / name).touch()
+
+    with pytest.raises(DataError) as error:
+        image_folder(tmp_path)
+
+    first, *lines = str(error.value).splitlines()
+    assert first == "2 of the 2 images cannot be read; repair, remove or skip them:"
+    assert [line.partition(" cannot")[0] for line in lines] == [
+        f"the image {tmp_path / 'cat' / name}" for name in ("1.png", "2.png")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "grey"), [(-300, 0), (0, 0), (255, 0), (0x1234, 0x12), (0xFFFF, 255), (70_000, 255)]
+)
+def test_grey_of_32_bits_is_taken_for_16_and_ends_at_black_and_white(value: int, grey: int) -> None:
+    """Pillow opens PNG files of 16 bits in a mode of 32, which can hold more."""
+    assert to_rgb(Image.new("I", (1, 1), value)).getpixel((0, 0)) == (grey, grey, grey)
+
+
+def test_the_default_is_what_the_weights_were_tested_with() -> None:
+    """Without a `resize`, 224 pixels are cut out of 256, as for torchvision's weights."""
+    image = picture("RGB", (300, 280), seed=0)
+
+    same_bits = bits(eval_pipeline(224)(image)) == bits(
+        MobileNet_V2_Weights.IMAGENET1K_V1.transforms()(image)
+    )
+
+    assert same_bits
+
+
+def test_by_default_a_training_image_is_turned_by_up_to_30_degrees() -> None:
+    """Smoothly, and with white where the corners were."""
+    rotation = train_pipeline(8).transforms[1]
+
+    assert (rotation.degrees, rotation.fill) == ([-30, 30], 255)
+    assert rotation.interpolation == v2.InterpolationMode.BILINEAR
+
+
+def test_a_long_strip_takes_no_more_room_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip of 1 x 3,000 pixels is cut before it is scaled up, not afterwards."""
+    sizes, resize = [], Image.Image.resize
+
+    def recorded(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Any:
+        """Note the size, and resize."""
+        sizes.append(size)
+        return resize(image, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", recorded)
+    eval_pipeline(28, resize=32)(Image.new("RGB", (1, 3000)))
+
+    assert sizes == [(32, 320)]
+
+
+@pytest.mark.parametrize("height", [11, 13, 15, 17])
+def test_a_long_strip_is_cut_around_its_centre(height: int) -> None:
+    """What is cut off is as much above as below."""
+    strip = Image.new("L", (1, height))
+    strip.putpixel((0, height // 2), 255)
+
+    assert eval_pipeline(1, mean=(0,) * 3, std=(1,) * 3)(strip).eq(1).all()
+
+
+def test_the_picture_of_augmentations_shows_what_was_drawn() -> None:
+    """Each row is an image and its draws, un-normalised, in the order in which they were drawn."""
+    images, transform = [places(), picture("RGB", (6, 9), seed=0)], train_pipeline(16)
+    torch.manual_seed(0)
+    figure = view_augmentations(images, transform, draws=3, mean=MEAN, std=STD)
+    torch.manual_seed(0)
+
+    shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+
+    official = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    for image, row in zip(images, (shown[:4], shown[4:]), strict=True):
+        assert (row[0] == np.asarray(image)).all(), "the first of a row is the image"
+        for drawn in row[1:]:
+            expected = (transform(image) * official[1] + official[0]).permute(1, 2, 0)
+            assert np.abs(drawn - expected.numpy()).max() < 1e-6, "the others are the draws"
+
+
+@pytest.mark.parametrize(("images", "draws"), [([], 1), ([places()], 0)])
+def test_a_picture_of_nothing_is_refused(images: list[Image.Image], draws: int) -> None:
+    """Without an image or a draw there is nothing to show."""
+    with pytest.raises(ValueError, match="1 is the least"):
+        view_augmentations(images, train_pipeline(8), draws=draws, mean=MEAN, std=STD)

@@ -1,0 +1,141 @@
+"""Techniques of validation: bad input, edge cases and speed, beyond the claims."""
+
+from collections.abc import Callable
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dlconcepts.strategies import shapes
+from dlconcepts.support.bitwise import state_of
+from dlconcepts.support.plots import Panel, compare_runs
+from dlconcepts.validation import confusion_matrix, cross_entropy, evaluate, hold_out, nll_loss
+from tests.validation.common import close
+
+
+def test_a_split_is_that_of_seed_0_unless_another_is_given() -> None:
+    """Who gives no seed gets the same split each time, that of 0."""
+    data = torch.zeros(100, 1), torch.arange(100)
+
+    assert hold_out(data, 10)[1][1].equal(hold_out(data, 10, seed=0)[1][1])
+
+
+def test_images_and_labels_of_different_number_are_not_split() -> None:
+    """Labels that belong to no image are an error."""
+    with pytest.raises(ValueError, match="3 images but 2 labels"):
+        hold_out((torch.zeros(3, 1), torch.arange(2)), 1)
+
+
+def test_the_error_about_a_label_says_which_there_are() -> None:
+    """Classes are counted from 0, so that the last is one less than their number."""
+    with pytest.raises(ValueError, match="of the 3 classes, numbered from 0 to 2"):
+        nll_loss(torch.zeros(1, 3), torch.tensor([3]))
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "torchs"), [(nll_loss, F.nll_loss), (cross_entropy, F.cross_entropy)]
+)
+def test_without_options_a_loss_is_torchs(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], torchs: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """The mean over the examples whose label is not -100, each of the same weight."""
+    scores = torch.tensor([[1.0, 3.0], [0.0, 0.5], [2.0, 0.0]]).log_softmax(dim=1)
+    labels = torch.tensor([0, -100, 1])
+
+    assert close(loss_fn(scores, labels), torchs(scores, labels))
+
+
+@pytest.mark.parametrize("loss_fn", [nll_loss, cross_entropy])
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        (torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), "there are no examples"),
+        (torch.zeros(2, 1), torch.tensor([-100, -100]), "there are no examples"),
+        (torch.zeros(2, 1), torch.tensor([[0], [0]]), "one label for each example"),
+        (torch.zeros(1), torch.tensor(0), "one label for each example"),
+        (torch.zeros(2, 1, 3), torch.zeros(3, 2, dtype=torch.int64), "one label for each example"),
+    ],
+)
+def test_a_loss_of_nothing_and_labels_of_another_shape_are_refused(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], scores: Tensor, labels: Tensor, message: str
+) -> None:
+    """Where torch gives NaN for no examples or for ignored ones alone, there is an error."""
+    with pytest.raises(ValueError, match=message):
+        loss_fn(scores, labels)
+
+
+@pytest.mark.parametrize("numbers", [(2, 0), (0, 2), (-1, 0)])
+def test_a_confusion_of_other_classes_is_refused(numbers: tuple[int, int]) -> None:
+    """A prediction or a label that is none of the classes would be counted in another's cell."""
+    prediction, label = torch.tensor(numbers).split(1)
+    with pytest.raises(ValueError, match="the classes are 0 to 1"):
+        confusion_matrix(prediction, label, classes=2)
+
+
+def test_so_many_examples_are_evaluated_at_once_as_is_promised() -> None:
+    """Few enough for the memory, and enough that calling the model hardly counts."""
+    computed: list[int] = []
+    model = nn.Identity()
+    model.register_forward_hook(lambda _module, _inputs, logits: computed.append(len(logits)))
+
+    evaluate(model, (torch.zeros(1001, 2), torch.zeros(1001, dtype=torch.int64)))
+
+    assert computed == [1000, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "message"),
+    [
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), ValueError, "no examples"),
+        (torch.zeros(3, 2), torch.tensor([0, 1]), ValueError, "3 images but 2 labels"),
+        (torch.zeros(2, 2), torch.tensor([0, 2]), ValueError, "label 2 is none of the 2 classes"),
+        (torch.zeros(2, 2), torch.tensor([0.0, 1.0]), TypeError, "positions of classes"),
+        (torch.zeros(2, 2), torch.tensor([[0], [1]]), ValueError, "one label for each example"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    images: Tensor, labels: Tensor, error: type[Exception], message: str
+) -> None:
+    """No examples, and labels that belong to none, are errors that say so."""
+    model = nn.Sequential(nn.Dropout())
+    before = state_of(model)
+
+    with pytest.raises(error, match=message):
+        evaluate(model, (images, labels))
+
+    assert state_of(model) == before
+
+
+@given(runs=hnp.arrays(float, shapes(2, 2, min_side=1), elements=st.floats(0, 1)))
+@settings(max_examples=10)  # a figure takes long beside a tensor
+def test_runs_are_drawn_as_their_mean_between_the_lowest_and_the_highest(
+    runs: NDArray[np.float64],
+) -> None:
+    """Each name has a line through the means, epoch by epoch, and a band that holds all runs."""
+    panel = Panel("Accuracy", {"SGD": runs.tolist()}, levels={"chance": 0.1})
+
+    (axes,) = compare_runs([panel]).axes
+
+    line, level = axes.get_lines()
+    epochs = np.arange(1, runs.shape[1] + 1)
+    assert np.allclose(line.get_xydata(), np.stack([epochs, runs.mean(axis=0)], axis=1))
+    assert set(level.get_ydata()) == {0.1}
+    band = axes.collections[0].get_paths()[0].vertices
+    for epoch, values in zip(epochs, runs.T, strict=True):
+        heights = band[band[:, 0] == epoch, 1]
+        assert np.allclose([heights.min(), heights.max()], [values.min(), values.max()])
+
+
+@pytest.mark.parametrize(
+    "panels", [[], [Panel("Loss", {"SGD": []})], [Panel("Loss", {"SGD": [[]]})]]
+)
+def test_pictures_without_a_run_are_refused(panels: list[Panel]) -> None:
+    """An empty picture is an error that says what is missing."""
+    with pytest.raises(ValueError, match="at least one run of one epoch"):
+        compare_runs(panels)

@@ -1,0 +1,142 @@
+"""From numpy.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: A numpy array is turned into a tensor with from_numpy.
+Verdict: holds-if
+Truth: For the dtypes both know, native byte order, non-negative strides. Values (NaN payloads,
+    -0.0, infinities, subnormals), shape and dtype are kept: float64 stays float64. Arrays that
+    are read-only, byte-swapped, negatively strided or of object/string dtype get a clear error
+    from the library (torch only warns for read-only ones: writing is undefined behaviour).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlconcepts.strategies import shapes
+from dlconcepts.support.bitwise import bits
+from dlconcepts.tensors import NUMPY_DTYPES, from_numpy
+from dlconcepts.testing.laws import law
+from tests.tensors.common import HOST
+
+
+@st.composite
+def arrays(draw: st.DrawFn, min_dims: int = 0) -> NDArray[Any]:
+    """Draw arrays of every shared dtype and any bits, often NaN payloads, -0.0 and subnormals."""
+    name = draw(st.sampled_from(sorted(str(dtype)[6:] for dtype in NUMPY_DTYPES)))
+    dtype = np.dtype(name)
+    shape = draw(shapes(min_dims=min_dims, max_dims=3, max_side=3))
+    size = int(np.prod(shape, dtype=int)) * dtype.itemsize
+    raw = bytearray(draw(st.binary(min_size=size, max_size=size)))
+    if special := draw(st.sampled_from(specials_of(dtype))):
+        raw[:] = special * (size // len(special))
+    if name == "bool":
+        raw = bytearray(byte % 2 for byte in raw)
+    array = np.frombuffer(raw, dtype).reshape(shape)
+    layout = draw(st.sampled_from(["C", "transposed", "every other"]))
+    if layout == "every other" and shape:
+        return np.repeat(array, 2, axis=-1)[..., ::2]
+    return array.T if layout == "transposed" else array
+
+
+def specials_of(dtype: np.dtype[Any]) -> list[bytes]:
+    """Return the bytes of single numbers that are easily lost, or none to draw any bytes."""
+    if dtype.kind not in "fc":
+        return [b""]
+    real = np.zeros(1, dtype).real.dtype
+    payload = (np.array([np.inf], real).view(f"u{real.itemsize}") + 1).tobytes()
+    numbers = (real.type(-0.0), real.type(np.finfo(real).smallest_subnormal))
+    return [b"", payload, *(number.tobytes() for number in numbers)]
+
+
+def always_float32(array: NDArray[Any]) -> Tensor:
+    """Call the constructor torch.Tensor, which makes float32 of everything."""
+    return torch.Tensor(array.astype(np.float32))
+
+
+@law(right=from_numpy, wrong={always_float32: "keeps the dtype"}, cpu_only=HOST)
+@given(array=arrays())
+def test_from_numpy_keeps_shape_dtype_and_every_bit(
+    from_numpy: Callable[[NDArray[Any]], Tensor], array: NDArray[Any]
+) -> None:
+    """The tensor has the array's shape, dtype and bits: float64 stays float64."""
+    tensor = from_numpy(array)
+
+    assert str(tensor.dtype) == f"torch.{array.dtype}", "from_numpy keeps the dtype"
+    assert tuple(tensor.shape) == array.shape, "from_numpy keeps the shape"
+    assert bits(tensor) == array.tobytes(), "from_numpy keeps every bit"
+
+
+def accepts_read_only(array: NDArray[Any]) -> Tensor:
+    """Hand out the memory of a read-only array, to be written by anyone."""
+    if array.flags.writeable:
+        return from_numpy(array)
+    array.setflags(write=True)
+    tensor = from_numpy(array)
+    array.setflags(write=False)
+    return tensor
+
+
+@st.composite
+def unfit_arrays(draw: st.DrawFn) -> tuple[NDArray[Any], type[Exception], str]:
+    """Draw an array that cannot become a tensor, the error and what it says, with the remedy."""
+    case = draw(st.sampled_from(["read-only", "byte-swapped", "negative strides", "no dtype"]))
+    array = draw(arrays(min_dims=1))
+    if case == "read-only":
+        array.setflags(write=False)
+        return array, ValueError, r"read-only.* pass array\.copy\(\), or .*setflags\(write=True\)"
+    if case == "byte-swapped":
+        assume(array.dtype.itemsize > 1)
+        swapped = array.byteswap().view(array.dtype.newbyteorder())
+        return swapped, TypeError, r"byte-swapped: .* with array\.astype\(.*newbyteorder\('='\)\)$"
+    if case == "negative strides":
+        backwards = array[::-1]
+        assume(min(backwards.strides) < 0)
+        return backwards, ValueError, r"negative strides .*: pass array\.copy\(\)$"
+    kind = draw(st.sampled_from(["object", "U3", "S3", "datetime64[s]"]))
+    return np.zeros(array.shape, kind), TypeError, r"no dtype .* array\.astype\(numpy\.float32\)$"
+
+
+def byte_swaps_silently(array: NDArray[Any]) -> Tensor:
+    """Read foreign bytes as if they were this machine's own."""
+    return from_numpy(array if array.dtype.isnative else array.view(array.dtype.newbyteorder("=")))
+
+
+def copies_backwards(array: NDArray[Any]) -> Tensor:
+    """Copy an array that walks backwards, and share no memory without a word."""
+    return from_numpy(array.copy() if min(array.strides) < 0 else array)
+
+
+@law(
+    right=from_numpy,
+    wrong={
+        accepts_read_only: "DID NOT RAISE",
+        byte_swaps_silently: "DID NOT RAISE",
+        copies_backwards: "DID NOT RAISE",
+    },
+    cpu_only=HOST,
+)
+@given(case=unfit_arrays())
+def test_an_array_that_cannot_be_shared_is_refused(
+    from_numpy: Callable[[NDArray[Any]], Tensor],
+    case: tuple[NDArray[Any], type[Exception], str],
+) -> None:
+    """Read-only, byte-swapped, backwards and object arrays raise, and say what to do."""
+    array, error, message = case
+    before = array.tobytes()
+
+    with pytest.raises(error, match=message):
+        from_numpy(array)
+
+    assert array.tobytes() == before, "a refused array stays as it was"

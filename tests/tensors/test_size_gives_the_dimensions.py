@@ -1,0 +1,46 @@
+"""Size.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: size() gives the dimensions, and another tensor can be made from them.
+Verdict: holds
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from dlconcepts.strategies import tensors
+from dlconcepts.testing.laws import law
+
+
+def length(tensor: Tensor) -> tuple[int, ...]:
+    """Take len(), which knows the first dimension only."""
+    return (len(tensor),) if tensor.ndim else ()
+
+
+def element_count(tensor: Tensor) -> tuple[int, ...]:
+    """Take the number of elements for the dimensions."""
+    return (tensor.numel(),)
+
+
+@law(
+    right=Tensor.size,
+    wrong={length: "one entry for each dimension", element_count: "one entry for each dimension"},
+)
+@given(tensor=tensors())
+def test_size_is_the_shape(size: Callable[[Tensor], tuple[int, ...]], tensor: Tensor) -> None:
+    """The size is a tuple of ints, one for each dimension, from which a tensor of it is made."""
+    dimensions = size(tensor)
+
+    assert len(dimensions) == tensor.dim(), "the size has one entry for each dimension"
+    assert all(type(side) is int for side in dimensions), "the entries are ints"
+    assert np.prod(dimensions, dtype=int) == tensor.numel(), "their product is numel()"
+    assert tuple(dimensions) == tensor.numpy(force=True).shape, "the size is numpy's shape"
+    assert torch.zeros(dimensions).shape == tensor.shape, "a tensor made from it has the same shape"

@@ -1,0 +1,96 @@
+"""To numpy.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: .numpy() turns a tensor back into an array.
+Verdict: holds-if
+Truth: For CPU tensors without grad, conj or neg bit, of a dtype numpy has (not bfloat16, not
+    float8). Others need detach(), cpu(), resolve_conj() or a cast first, and the library says
+    which.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlconcepts.strategies import DTYPES, shapes, tensors
+from dlconcepts.support.bitwise import bits
+from dlconcepts.tensors import NUMPY_DTYPES, to_numpy
+from dlconcepts.testing.laws import law
+from tests.tensors.common import HOST
+
+
+def through_a_list(tensor: Tensor) -> NDArray[Any]:
+    """Go through Python numbers, which have no dtype."""
+    return np.array(tensor.tolist())
+
+
+@law(right=to_numpy, wrong={through_a_list: "keeps the dtype"}, cpu_only=HOST)
+@given(
+    tensor=tensors(
+        dtype=st.sampled_from(sorted(NUMPY_DTYPES & set(DTYPES), key=str)),
+        allow_nan=True,
+        allow_infinity=True,
+    )
+)
+def test_to_numpy_keeps_shape_dtype_and_every_bit(
+    to_numpy: Callable[[Tensor], NDArray[Any]], tensor: Tensor
+) -> None:
+    """The array has the tensor's shape, dtype and bits, whatever the strides."""
+    array = to_numpy(tensor)
+
+    assert f"torch.{array.dtype}" == str(tensor.dtype), "to_numpy keeps the dtype"
+    assert array.shape == tuple(tensor.shape), "to_numpy keeps the shape"
+    assert array.tobytes() == bits(tensor), "to_numpy keeps every bit"
+
+
+def forces(tensor: Tensor) -> NDArray[Any]:
+    """Detach, convert and copy whatever comes, as numpy(force=True) does."""
+    dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return (dense if dense.dtype in NUMPY_DTYPES else dense.float()).numpy(force=True)
+
+
+STEPS = ("detach", "to_dense", "cpu", "resolve_conj", "resolve_neg", "float")
+
+
+@st.composite
+def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, set[str]]:
+    """Draw a tensor that is no array yet, and the steps that it lacks."""
+    step = draw(st.sampled_from([step for step in STEPS if step != "cpu"]))
+    if step == "detach":
+        several = draw(st.booleans())
+        dtype = torch.bfloat16 if several else torch.float32
+        return draw(tensors(dtype=dtype, requires_grad=True)), {step, *["float"] * several}
+    if step == "float":
+        low = [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+        return draw(tensors()).to(draw(st.sampled_from(low))), {step}
+    if step == "to_dense":
+        return draw(tensors(shapes(min_dims=1))).to_sparse(), {step}
+    conjugate = draw(tensors(dtype=torch.complex64)).conj()
+    return (conjugate if step == "resolve_conj" else conjugate.imag), {step}
+
+
+@law(right=to_numpy, wrong={forces: "DID NOT RAISE"})
+@given(case=unfit_tensors())
+def test_a_tensor_that_is_no_array_yet_is_refused(
+    to_numpy: Callable[[Tensor], NDArray[Any]], case: tuple[Tensor, set[str]]
+) -> None:
+    """A gradient, a lazy conjugate, a sparse layout and bfloat16 raise and name the next steps."""
+    tensor, missing = case
+    on_host = tensor.device.type == "cpu"
+    steps = [step for step in STEPS if step in missing or (step == "cpu" and not on_host)]
+    calls = "".join(f".{step}()" for step in steps)
+
+    with pytest.raises(TypeError, match=re.escape(f": call {calls} first")):
+        to_numpy(tensor)

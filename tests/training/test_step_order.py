@@ -1,0 +1,159 @@
+"""The order of a step.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: Forward, loss, backward, step, with the gradients zeroed once in each iteration.
+Verdict: holds
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from dlconcepts.strategies import Problem, batches, problems
+from dlconcepts.support.bitwise import bits
+from dlconcepts.testing.laws import law
+from dlconcepts.training import DivergedError, train_step
+from tests.training.common import assert_close, float64
+
+
+def never_zeroes(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Forget zero_grad."""
+    loss = loss_fn(model(batch[0]), batch[1])
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def zeroes_before_the_step(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Zero between backward and step."""
+    loss = loss_fn(model(batch[0]), batch[1])
+    loss.backward()
+    optimizer.zero_grad()
+    optimizer.step()
+    return loss.item()
+
+
+def goes_back_twice(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Call backward twice."""
+    optimizer.zero_grad()
+    loss = loss_fn(model(batch[0]), batch[1])
+    loss.backward(retain_graph=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def steps_before_backward(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Step on the gradients of the batch before."""
+    loss = loss_fn(model(batch[0]), batch[1])
+    optimizer.step()
+    optimizer.zero_grad()
+    loss.backward()
+    return loss.item()
+
+
+def detaches_the_outputs(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Compute the loss on outputs that are cut off, and silence the error."""
+    optimizer.zero_grad()
+    loss = loss_fn(model(batch[0]).detach().requires_grad_(), batch[1])
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def reports_the_loss_after_the_step(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Call the model again for the loss to report."""
+    train_step(model, loss_fn, optimizer, *batch)
+    return loss_fn(model(batch[0]), batch[1]).item()
+
+
+@st.composite
+def problems_with_a_past(draw: st.DrawFn) -> tuple[Problem, tuple[Tensor, Tensor]]:
+    """Draw a problem, and a batch that its model has seen before."""
+    problem = draw(problems(dtype=float64))
+    sizes = problem.model[0].in_features, problem.model[-1].out_features
+    return problem, draw(batches(*sizes, max_size=2, dtype=float64))
+
+
+@law(
+    right=train_step,
+    wrong={
+        never_zeroes: "its own batch alone",
+        zeroes_before_the_step: "its own batch alone",
+        goes_back_twice: "its own batch alone",
+        steps_before_backward: "its own batch alone",
+        detaches_the_outputs: "its own batch alone",
+        reports_the_loss_after_the_step: "the loss before the step",
+    },
+)
+@given(drawn=problems_with_a_past(), accumulate=st.integers(1, 3))
+def test_a_step_follows_its_own_batch_alone(
+    train_step: Callable[..., float],
+    drawn: tuple[Problem, tuple[Tensor, Tensor]],
+    accumulate: int,
+) -> None:
+    """It lands at w - lr * gradient of its batch's loss, whatever earlier batches have left."""
+    problem, earlier = drawn
+    model, loss_fn = problem.model, problem.loss_fn
+    optimizer = SGD(model.parameters(), lr=0.5)
+    loss_fn(model(earlier[0]), earlier[1]).backward()
+    loss = loss_fn(model(problem.inputs), problem.labels)
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    expected = [(p - 0.5 * g).detach() for p, g in zip(model.parameters(), slopes, strict=True)]
+    pieces = {"accumulate": accumulate} if train_step.__name__ == "train_step" else {}
+
+    reported = train_step(model, loss_fn, optimizer, problem.inputs, problem.labels, **pieces)
+
+    for parameter, value in zip(model.parameters(), expected, strict=True):
+        assert_close(parameter, value, "a step follows the gradient of its own batch alone")
+    assert type(reported) is float, "the loss is a Python number"
+    assert math.isclose(reported, loss.item(), rel_tol=1e-9, abs_tol=1e-12), (
+        "the loss reported is the loss before the step"
+    )
+
+
+def steps_on_anything(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Step without a look at the loss: the weights are NaN from then on."""
+    return never_zeroes(model, loss_fn, optimizer, *batch)
+
+
+@law(right=train_step, wrong={steps_on_anything: "DID NOT RAISE"})
+@given(problem=problems(), bad=st.sampled_from([math.nan, math.inf]), lr=st.sampled_from([0.1, 2]))
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    train_step: Callable[..., float], problem: Problem, bad: float, lr: float
+) -> None:
+    """A NaN or infinite loss raises an error with the learning rate; the parameters stay."""
+    before = [bits(parameter) for parameter in problem.model.parameters()]
+    optimizer = SGD(problem.model.parameters(), lr=lr)
+
+    def loss_fn(outputs: Tensor, labels: Tensor) -> Tensor:
+        return problem.loss_fn(outputs, labels) + bad
+
+    with pytest.raises(DivergedError, match=f"the loss is {bad} with learning rate {lr};"):
+        train_step(problem.model, loss_fn, optimizer, problem.inputs, problem.labels)
+
+    assert [bits(p) for p in problem.model.parameters()] == before, "the parameters stay"

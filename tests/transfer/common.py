@@ -1,0 +1,148 @@
+"""Shared by several claims of the lesson transfer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.regnet import BlockParams
+
+from dlconcepts.transfer import UNTRAINED, has_parameters
+
+HEADS = ("classifier", "fc", "head", "heads.head")
+
+
+def build(name: str) -> nn.Module:
+    """Return an untrained classifier of torchvision on the meta device."""
+    from_init_params = BlockParams.from_init_params
+
+    def on_cpu(*args: Any, **kwargs: Any) -> BlockParams:
+        """Let RegNet compute its widths, which it does with tensors, on the CPU."""
+        with torch.device("cpu"):
+            return from_init_params(*args, **kwargs)
+
+    with patch.object(BlockParams, "from_init_params", on_cpu), torch.device("meta"):
+        return models.get_model(name, weights=None, **UNTRAINED.get(name, {}))
+
+
+def images_for(name: str, model: nn.Module) -> Tensor:
+    """Return two images of the size that the weights of this name take, on the meta device."""
+    weights = next(iter(models.get_model_weights(name)))
+    size = getattr(model, "image_size", weights.transforms().crop_size[0])
+    return torch.zeros(2, 3, size, size, device="meta")
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[list[tuple[nn.Module, tuple[int, ...]]]]:
+    """Keep, in the order of running, each layer that has parameters and the shape it got."""
+    ran: list[tuple[nn.Module, tuple[int, ...]]] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, args: ran.append((layer, args[0].shape)))
+        for layer in model.modules()
+        if layer is not model and has_parameters(layer)
+    ]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Pretrained(nn.Module):
+    """A small stand-in for a pretrained network, with all that moves when it should not.
+
+    Images (B, 3) go through a layer with BatchNorm and dropout to 4 features, and these through
+    the head to 5 classes.
+    """
+
+    def __init__(self, head: str, dropout: float, dtype: torch.dtype, seed: int = 0) -> None:
+        """Draw the weights; `head` is the dotted name of the last layer."""
+        super().__init__()
+        self.drawn = f"Pretrained({head=}, {dropout=}, {dtype=}, {seed=})"
+        torch.manual_seed(seed)
+        self.stem = nn.Linear(3, 4, dtype=dtype)
+        self.norm = nn.BatchNorm1d(4, dtype=dtype)
+        self.dropout = nn.Dropout(dropout)
+        parent, _, child = head.rpartition(".")
+        if parent:
+            self.add_module(parent, nn.Module())
+        setattr(self.get_submodule(parent), child, nn.Linear(4, 5, dtype=dtype))
+        self.head_name = head
+
+    def __repr__(self) -> str:
+        """Return what it was made with."""
+        return self.drawn
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the head gets."""
+        features: Tensor = self.dropout(self.norm(self.stem(images)))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one score for each class."""
+        scores: Tensor = self.get_submodule(self.head_name)(self.features(images))
+        return scores
+
+    @property
+    def head_layer(self) -> nn.Module:
+        """The head, whatever its name."""
+        return self.get_submodule(self.head_name)
+
+
+@st.composite
+def small_networks(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Pretrained:
+    """Draw small pretrained networks in train mode, whose head has one of four names."""
+    name = draw(st.sampled_from(HEADS), label="head")
+    dropout = draw(st.sampled_from([0.0, 0.5]), label="dropout")
+    return Pretrained(name, dropout, dtype, draw(st.integers(0, 99), label="seed"))
+
+
+@st.composite
+def photographs(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Draw six images (6, 3) that differ, and labels (6,) of 2 classes."""
+    generator = torch.Generator("cpu").manual_seed(draw(st.integers(0, 99), label="seed"))
+    images = torch.randn(6, 3, generator=generator, dtype=dtype, device="cpu")
+    return images.to(torch.get_default_device()), torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+def nodes_of(tensor: Tensor) -> set[Any]:
+    """Return the operations that the backward pass from a tensor runs through."""
+    nodes, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting += [after for after, _ in node.next_functions]
+    return nodes
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    *,
+    steps: int,
+    zero_first: bool = True,
+    set_to_none: bool = True,
+) -> None:
+    """Train as one does who has never heard of freezing: in train mode, for a few steps."""
+    images, labels = batch
+    model.train()
+
+    def closure() -> Tensor:
+        """Add to the gradients."""
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        if zero_first:
+            optimizer.zero_grad(set_to_none=set_to_none)
+        optimizer.step(closure)
+        if not zero_first:
+            optimizer.zero_grad(set_to_none=set_to_none)

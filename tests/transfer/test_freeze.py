@@ -1,0 +1,134 @@
+"""Freezing.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: Freeze the pretrained layers by setting requires_grad to False for all parameters in a
+    loop.
+Verdict: holds
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.testing.laws import law
+from dlconcepts.transfer import freeze, new_head, replace_head
+from tests.transfer.common import Pretrained, nodes_of, photographs, small_networks
+
+
+def sets_it_on_the_module(model: nn.Module, head: nn.Module) -> None:
+    """Set an attribute of that name on the module, which no parameter knows."""
+    model.requires_grad = False
+
+
+def freezes_everything(model: nn.Module, head: nn.Module) -> None:
+    """Freeze all parameters of the model, the new head's among them."""
+    model.requires_grad_(False)
+
+
+def freezes_the_biases(model: nn.Module, head: nn.Module) -> None:
+    """Freeze what is called bias."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.endswith("bias"))
+    head.requires_grad_(True)
+
+
+def leaves_the_norms(model: nn.Module, head: nn.Module) -> None:
+    """Freeze Linear and convolutional layers, and forget that BatchNorm has parameters too."""
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            layer.requires_grad_(False)
+    head.requires_grad_(True)
+
+
+@law(
+    right=freeze,
+    wrong={
+        sets_it_on_the_module: "exactly the head's parameters",
+        freezes_everything: "exactly the head's parameters",
+        freezes_the_biases: "exactly the head's parameters",
+        leaves_the_norms: "exactly the head's parameters",
+    },
+)
+@given(model=small_networks(), batch=photographs(), freeze_first=st.booleans())
+def test_exactly_the_head_requires_grad(
+    freeze: Callable[[nn.Module, nn.Module], object],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    freeze_first: bool,
+) -> None:
+    """Whether it is frozen or given its head first, only the head's parameters get gradients."""
+    head = new_head(4, [3], 2)
+    for step in ("freeze", "replace") if freeze_first else ("replace", "freeze"):
+        if step == "freeze":
+            freeze(model, model.head_layer)
+        else:
+            replace_head(model, head)
+    images, labels = batch
+
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    expected = {f"{model.head_name}.{name}" for name, _ in head.named_parameters()}
+    assert trainable == expected, "exactly the head's parameters require grad"
+    F.cross_entropy(model(images), labels).backward()
+    graded = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert graded == expected, "exactly the head's parameters get gradients"
+
+
+def freezes_the_stem_only(model: nn.Module, head: nn.Module) -> None:
+    """Freeze the first layer, which the layers after it do not."""
+    next(model.children()).requires_grad_(False)
+
+
+@law(
+    right=freeze,
+    wrong={
+        leaves_the_norms: "as many steps as for the head alone",
+        freezes_the_stem_only: "as many steps as for the head alone",
+    },
+)
+@given(model=small_networks(), batch=photographs(), hidden=st.lists(st.just(3), max_size=2))
+def test_the_backward_pass_does_not_enter_the_frozen_part(
+    freeze: Callable[[nn.Module, nn.Module], object],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    hidden: list[int],
+) -> None:
+    """The backward pass through the network has the steps of that through the head, and no more.
+
+    Nor does anything wait in memory for it, but what the head's own backward pass needs.
+    """
+    head = new_head(4, hidden, 2)
+    replace_head(model, head)
+    freeze(model, head)
+    images, _ = batch
+    with torch.no_grad():
+        features = model.features(images)
+
+    (scores, kept), (alone, kept_alone) = (
+        keeping(lambda: model(images)),
+        keeping(lambda: head(features)),
+    )
+
+    assert len(nodes_of(scores)) == len(nodes_of(alone)), "as many steps as for the head alone"
+    assert kept == kept_alone, "as many numbers are kept as for the head alone"
+
+
+def keeping(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """Return what a forward pass gives, and how many numbers it keeps for the backward pass."""
+    kept: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        """Count a tensor that is kept."""
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        return forward(), sum(kept)

@@ -1,0 +1,219 @@
+"""What is frozen stays.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: Frozen parameters do not change while the classifier is trained.
+Verdict: holds-if
+Truth: If they had no gradient when frozen: an optimizer still moves a frozen parameter by a stale
+    gradient, by momentum and by weight decay. And BatchNorm's running statistics are no
+    parameters: they move in train mode, so the frozen part belongs in eval mode. And LBFGS steps
+    in directions that it remembers: given all parameters, it moves by 0.14 in two steps what was
+    frozen, gradient or none; give it the head's only.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.support.bitwise import bits
+from dlconcepts.testing.laws import law
+from dlconcepts.transfer import freeze, new_head, replace_head
+from tests.transfer.common import Pretrained, photographs, small_networks, train
+
+# Left out: Muon takes matrices only, SparseAdam sparse gradients only.
+OPTIMIZERS = [
+    name
+    for name in sorted(vars(torch.optim))
+    if isinstance(kind := getattr(torch.optim, name), type)
+    and issubclass(kind, torch.optim.Optimizer)
+    and name not in ("Optimizer", "Muon", "SparseAdam")
+]
+
+
+def make_optimizer(name: str, parameters: Any, extras: bool) -> torch.optim.Optimizer:
+    """Return an optimizer, with momentum and weight decay if `extras` and it has them."""
+    kind = getattr(torch.optim, name)
+    has = kind.__init__.__code__.co_varnames
+    if name == "LBFGS":
+        return kind(parameters, lr=0.1, max_iter=4)
+    options = {option: 0.1 for option in ("momentum", "weight_decay") if extras and option in has}
+    return kind(parameters, lr=0.1, **options)
+
+
+def outside_the_head(model: Pretrained) -> dict[str, bytes]:
+    """Return the bits of each parameter and buffer that is not the head's."""
+    return {
+        name: bits(value)
+        for name, value in model.state_dict().items()
+        if not name.startswith(f"{model.head_name}.")
+    }
+
+
+def keeps_the_gradients(model: nn.Module, head: nn.Module) -> None:
+    """Freeze after a backward pass, and leave the gradients where they are."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    freeze(model, head)
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+
+
+def forgets_eval_mode(model: nn.Module, head: nn.Module) -> None:
+    """Freeze the parameters, and leave BatchNorm in train mode."""
+    freeze(model, head).remove()
+    model.train()
+
+
+def calls_eval_once(model: nn.Module, head: nn.Module) -> None:
+    """Put the frozen part into eval mode now, which the next model.train() undoes."""
+    freeze(model, head).remove()
+
+
+def zeroes_the_gradients(model: nn.Module, head: nn.Module) -> None:
+    """Set the gradients to zero, not None, for which weight decay and momentum still work."""
+    freeze(model, head)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+@law(
+    right=freeze,
+    wrong={
+        keeps_the_gradients: "every frozen parameter",
+        zeroes_the_gradients: "every frozen parameter",
+        calls_eval_once: "every frozen buffer",
+        forgets_eval_mode: "every frozen buffer",
+    },
+)
+@given(
+    model=small_networks(),
+    batch=photographs(),
+    optimizer=st.sampled_from(OPTIMIZERS),
+    extras=st.booleans(),
+    zero_first=st.booleans(),
+    set_to_none=st.booleans(),
+    all_parameters=st.booleans(),
+)
+def test_training_changes_nothing_that_is_frozen(
+    freeze: Callable[[nn.Module, nn.Module], object],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    optimizer: str,
+    extras: bool,
+    zero_first: bool,
+    set_to_none: bool,
+    all_parameters: bool,
+) -> None:
+    """No bit outside the head moves, in train mode, with any optimizer.
+
+    The network is frozen in the middle of training, after a step and a backward pass. The optimizer
+    may hold all parameters, but for LBFGS, which works on all that it holds as one vector.
+    """
+    images, labels = batch
+    head = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.1))
+    replace_head(model, head)
+    held = model if all_parameters and optimizer != "LBFGS" else head
+    stepper = make_optimizer(optimizer, held.parameters(), extras)
+    train(model, stepper, batch, steps=1, zero_first=zero_first, set_to_none=set_to_none)
+    F.cross_entropy(model(images), labels).backward()
+    freeze(model, head)
+    before, head_before = outside_the_head(model), [bits(p) for p in head.parameters()]
+
+    train(model, stepper, batch, steps=2, zero_first=zero_first, set_to_none=set_to_none)
+
+    moved = moved_outside_the_head(model, before)
+    buffers = {name for name, _ in model.named_buffers()}
+    assert set(moved) <= buffers, f"every frozen parameter stays, but {moved} moved"
+    assert not moved, f"every frozen buffer stays, but {moved} moved"
+    assert [bits(p) for p in head.parameters()] != head_before, "the head is trained"
+    assert all(layer.training for layer in head.modules()), "the head is in train mode"
+
+
+def moved_outside_the_head(model: Pretrained, before: dict[str, bytes]) -> list[str]:
+    """Return the names of the parameters and buffers that have changed."""
+    return [name for name, value in outside_the_head(model).items() if value != before[name]]
+
+
+def remembers_the_modules(model: nn.Module, head: nn.Module) -> None:
+    """Keep a list of the frozen modules, which are the original's in a copy of the model too."""
+    freeze(model, head).remove()
+    frozen = [module for module in model.modules() if module not in set(head.modules())]
+
+    def put_in_eval(*_: object) -> None:
+        """Put the modules of the list into eval mode."""
+        for module in frozen:
+            module.training = False
+
+    model.register_forward_pre_hook(put_in_eval)
+
+
+@law(
+    right=freeze,
+    wrong={remembers_the_modules: "every frozen buffer stays"},
+    share=0.5,
+    because="each example trains a network",
+)
+@given(model=small_networks(), batch=photographs(), copied=st.booleans(), replaced=st.booleans())
+def test_a_copy_is_frozen_too(
+    freeze: Callable[[nn.Module, nn.Module], object],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    copied: bool,
+    replaced: bool,
+) -> None:
+    """A copy of a frozen network stays frozen, also under a head that was put in afterwards."""
+    freeze(model, model.head_layer)
+    if copied:
+        model = copy.deepcopy(model)
+    if replaced:
+        replace_head(model, new_head(4, [], 2))
+    before = outside_the_head(model)
+
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), batch, steps=1)
+
+    moved = moved_outside_the_head(model, before)
+    assert not moved, f"every frozen buffer stays, but {moved} moved"
+
+
+def of_the_head(model: Pretrained) -> Iterator[nn.Parameter]:
+    """Give the optimizer what is trained to the end."""
+    return model.head_layer.parameters()
+
+
+def of_the_model(model: Pretrained) -> Iterator[nn.Parameter]:
+    """Give the optimizer all parameters, since frozen ones will have no gradient."""
+    return model.parameters()
+
+
+@law(
+    right=of_the_head,
+    wrong={of_the_model: "every frozen parameter stays"},
+    share=0.5,
+    because="each example trains a network",
+)
+@given(model=small_networks(), batch=photographs(), steps=st.integers(0, 2))
+def test_lbfgs_holds_the_head_only(
+    choose: Callable[[Pretrained], Iterator[nn.Parameter]],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    steps: int,
+) -> None:
+    """LBFGS steps in directions that it remembers, so what it holds moves without a gradient."""
+    replace_head(model, new_head(4, [], 2))
+    stepper = make_optimizer("LBFGS", choose(model), extras=False)
+    train(model, stepper, batch, steps=steps)
+    freeze(model, model.head_layer)
+    before = outside_the_head(model)
+
+    train(model, stepper, batch, steps=1)
+
+    assert outside_the_head(model) == before, "every frozen parameter stays"

@@ -1,0 +1,131 @@
+"""The new classifier.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: The new classifier: fully connected, ReLU, fully connected to the number of classes,
+    softmax.
+Verdict: holds-if
+Truth: With log-softmax for NLLLoss, or no softmax for CrossEntropyLoss.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlconcepts.strategies import tensors
+from dlconcepts.testing.laws import law
+from dlconcepts.transfer import new_head
+
+
+def appends_softmax(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """End with a softmax, though the loss takes one itself."""
+    return nn.Sequential(*new_head(in_features, hidden, out_features), nn.Softmax(dim=1))
+
+
+def without_activation(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Put one Linear behind the other, which together are one Linear."""
+    layers = new_head(in_features, hidden, out_features)
+    return nn.Sequential(*[layer for layer in layers if isinstance(layer, nn.Linear)])
+
+
+def activates_the_scores(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Put a ReLU behind the last layer too."""
+    return nn.Sequential(*new_head(in_features, hidden, out_features), nn.ReLU())
+
+
+def is_frozen_too(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Freeze the head with the rest."""
+    return new_head(in_features, hidden, out_features).requires_grad_(False)
+
+
+def by_hand(head: nn.Module, features: Tensor) -> np.ndarray[Any, Any]:
+    """Return the logits of a head in float64, computed with numpy from its parameters."""
+    values = features.double().numpy(force=True)
+    arrays = [parameter.detach().double().numpy(force=True) for parameter in head.parameters()]
+    for weight, bias in zip(arrays[::2], arrays[1::2], strict=True):
+        values = values @ weight.T + bias
+        values = values if weight is arrays[-2] else values.clip(min=0)
+    return values
+
+
+@law(
+    right=new_head,
+    wrong={
+        appends_softmax: "the loss is minus the log of the label's probability",
+        without_activation: "the loss is minus the log of the label's probability",
+        activates_the_scores: "the loss is minus the log of the label's probability",
+        is_frozen_too: "all parameters require grad",
+    },
+)
+@given(data=st.data())
+def test_logits_and_cross_entropy_take_the_log_of_a_probability(
+    new_head: Callable[[int, list[int], int], nn.Module], data: st.DataObject
+) -> None:
+    """For any widths, cross-entropy of the output is minus the log of the label's probability."""
+    in_features, out_features = (data.draw(st.integers(1, 4), label="size") for _ in range(2))
+    hidden = data.draw(st.lists(st.integers(1, 4), max_size=2), label="hidden_features")
+    torch.manual_seed(data.draw(st.integers(0, 99), label="seed"))
+    features = data.draw(tensors((2, in_features), max_magnitude=100), label="features")
+    label = data.draw(st.integers(0, out_features - 1), label="label")
+
+    head = new_head(in_features, hidden, out_features)
+
+    loss = F.cross_entropy(head(features), torch.full((2,), label), reduction="none")
+    logits = by_hand(head, features)
+    expected = np.logaddexp.reduce(logits, axis=1) - logits[:, label]
+    # Rounding grows with the magnitude of what is added up, not with that of the sum.
+    scale = 1e-5 * max(1.0, float(features.abs().max()) * 10)
+    assert np.allclose(loss.numpy(force=True), expected, rtol=0, atol=scale), (
+        "the loss is minus the log of the label's probability"
+    )
+    assert all(parameter.requires_grad for parameter in head.parameters()), (
+        "all parameters require grad"
+    )
+
+
+def with_log_softmax(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Return the head that NLLLoss takes."""
+    return new_head(in_features, hidden, out_features, log_probabilities=True)
+
+
+def log_softmax_over_the_batch(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Normalise over the images instead of the classes."""
+    return nn.Sequential(*new_head(in_features, hidden, out_features), nn.LogSoftmax(dim=0))
+
+
+@law(
+    right=with_log_softmax,
+    wrong={
+        new_head: "sum to 1",
+        appends_softmax: "sum to 1",
+        log_softmax_over_the_batch: "sum to 1",
+    },
+)
+@given(data=st.data())
+def test_log_probabilities_are_those_of_a_distribution(
+    new_head: Callable[[int, list[int], int], nn.Module], data: st.DataObject
+) -> None:
+    """For any widths, the exponentials of the output are the probabilities of its logits."""
+    in_features, out_features = (data.draw(st.integers(1, 4), label="size") for _ in range(2))
+    hidden = data.draw(st.lists(st.integers(1, 4), max_size=2), label="hidden_features")
+    features = data.draw(tensors((2, in_features), max_magnitude=100), label="features")
+
+    head = new_head(in_features, hidden, out_features)
+
+    probabilities = head(features).double().exp().numpy(force=True)
+    logits = by_hand(head, features)
+    expected = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5), "probabilities sum to 1"
+    scale = 1e-5 * max(1.0, float(features.abs().max()) * 10)
+    assert np.allclose(probabilities, expected, rtol=0, atol=scale), (
+        "the probabilities are the softmax of the logits"
+    )

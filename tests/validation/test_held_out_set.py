@@ -1,0 +1,211 @@
+"""The held-out set.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: Hold out a validation or test set; torchvision's data sets bring one.
+Verdict: holds
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlconcepts.support.bitwise import same
+from dlconcepts.testing.laws import law
+from dlconcepts.validation import Data, hold_out
+from tests.validation.common import FALSE_ALARM, binomial_interval
+
+
+def shuffled(n: int, seed: int) -> Tensor:
+    """Return the positions of n examples in random order."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    return torch.randperm(n, generator=generator, device="cpu").to(torch.get_default_device())
+
+
+def draws_twice(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Data]:
+    """Draw each part on its own."""
+    (images, labels), n = data, len(data[1])
+    held = round(size * n) if isinstance(size, float) else size
+    parts = shuffled(n, 2 * seed)[: n - held], shuffled(n, 2 * seed + 1)[:held]
+    examples, held_out = ((images[part], labels[part]) for part in parts)
+    return examples, held_out
+
+
+def loses_the_remainder(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Data]:
+    """Round the size of each part down."""
+    (images, labels), n = data, len(data[1])
+    share = size if isinstance(size, float) else size / n
+    order = shuffled(n, seed)
+    examples, held_out = order[: int((1 - share) * n)], order[n - int(share * n) :]
+    return (images[examples], labels[examples]), (images[held_out], labels[held_out])
+
+
+def shuffles_the_images_alone(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Data]:
+    """Shuffle the images and leave the labels in their order."""
+    (_, labels), ((first, _), (second, _)) = data, hold_out(data, size, seed=seed)
+    return (first, labels[: len(first)]), (second, labels[len(first) :])
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> tuple[int, int | float]:
+    """Draw a number of examples and a size that leaves some in both parts."""
+    n = draw(st.integers(2, 40))
+    held = draw(st.integers(1, n - 1))
+    share = (held + draw(st.floats(-0.4, 0.4))) / n
+    return n, share if draw(st.booleans()) else held
+
+
+@law(
+    right=hold_out,
+    wrong={
+        draws_twice: "in one of the parts",
+        loses_the_remainder: "in one of the parts",
+        shuffles_the_images_alone: "keeps its label",
+    },
+)
+@given(split=splits(), seed=st.integers(0, 2**16))
+def test_each_example_is_in_one_part_with_its_label(
+    hold_out: Callable[..., tuple[Data, Data]], split: tuple[int, int | float], seed: int
+) -> None:
+    """A split is disjoint and complete, and of the sizes that were asked for."""
+    n, size = split
+    positions = torch.arange(n)
+    data = positions[:, None].float(), positions
+    held = round(size * n) if isinstance(size, float) else size
+
+    (images, labels), (held_images, held_labels) = hold_out(data, size, seed=seed)
+
+    drawn = torch.cat([images, held_images])[:, 0]
+    assert sorted(drawn.tolist()) == list(range(n)), "each example is once in one of the parts"
+    assert len(held_images) == held, "as many are held out as asked for"
+    assert drawn.tolist() == torch.cat([labels, held_labels]).tolist(), "an image keeps its label"
+
+
+def ignores_the_seed(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
+    """Split in the same way whatever the seed."""
+    return hold_out(data, size)
+
+
+def shuffles_with_the_global_generator(
+    data: Data, size: int, *, seed: int = 0
+) -> tuple[Data, Data]:
+    """Seed and use the generator that all the program draws from."""
+    torch.manual_seed(seed)
+    return hold_out(data, size, seed=int(torch.randint(2**62, (), device="cpu")))
+
+
+def forgets_the_seed(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
+    """Draw the split from the global generator as it stands."""
+    with torch.random.fork_rng(devices=[]):
+        split_seed = int(torch.randint(2**62, (), device="cpu"))
+    torch.randint(2, (), device="cpu")
+    return hold_out(data, size, seed=split_seed)
+
+
+@law(
+    right=hold_out,
+    wrong={
+        ignores_the_seed: "another seed gives another",
+        shuffles_with_the_global_generator: "random state is left alone",
+        forgets_the_seed: "the same seed gives the same",
+    },
+)
+@given(seed=st.integers(0, 2**32), other=st.integers(0, 2**33))
+def test_a_split_is_repeatable(
+    hold_out: Callable[..., tuple[Data, Data]], seed: int, other: int
+) -> None:
+    """A seed gives one split, another seed another; two of 64 agree by chance once in 1e18.
+
+    Seeds are the same to the CPU's generator if they agree modulo 2**32: it takes 32 bits.
+    """
+    data = torch.zeros(64, 1), torch.arange(64)
+    before = torch.get_rng_state()
+
+    split, again, different = (
+        hold_out(data, 32, seed=s)[0][1].sort().values for s in (seed, seed, other)
+    )
+
+    assert same(split, again), "the same seed gives the same split"
+    one_seed = (seed - other) % 2**32 == 0
+    assert same(split, different) == one_seed, "another seed gives another split"
+    assert same(torch.get_rng_state(), before), "the global random state is left alone"
+
+
+def takes_what_is_there(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Data]:
+    """Cut with slices, which take any number."""
+    (images, labels), n = data, len(data[1])
+    held = int(size * n) if isinstance(size, float) and math.isfinite(size) else 0
+    held = size if isinstance(size, int) else held
+    return (images[held:], labels[held:]), (images[:held], labels[:held])
+
+
+UNFIT_SHARES = (
+    st.sampled_from([0.0, 1.0, math.nan]) | st.floats(max_value=0) | st.floats(min_value=1)
+)
+
+
+def holds_out_the_last(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
+    """Cut the data where they stand, and hold out what comes last."""
+    images, labels = data
+    return (images[:-size], labels[:-size]), (images[-size:], labels[-size:])
+
+
+def spares_the_last(data: Data, size: int, *, seed: int = 0) -> tuple[Data, Data]:
+    """Never hold out the last example."""
+    images, labels = data
+    order = torch.cat([shuffled(len(labels) - 1, seed), torch.tensor([len(labels) - 1])])
+    train, held = order[size:], order[:size]
+    return (images[train], labels[train]), (images[held], labels[held])
+
+
+@law(
+    right=hold_out,
+    wrong={holds_out_the_last: "as often as any other", spares_the_last: "as often as any other"},
+    share=0.05,
+    because="each example splits 1,000 times",
+)
+@given(first=st.integers(0, 2**16), n=st.integers(2, 6))
+def test_each_example_is_held_out_as_often_as_any_other(
+    hold_out: Callable[..., tuple[Data, Data]], first: int, n: int
+) -> None:
+    """Of n examples one is held out: each of them by one of n of 1,000 seeds.
+
+    The counts are binomial; the intervals of all n share a false alarm of 1e-11.
+    """
+    data = torch.zeros(n, 1), torch.arange(n)
+
+    held = [int(hold_out(data, 1, seed=first + k)[1][1]) for k in range(1000)]
+
+    low, high = binomial_interval(1000, 1 / n, FALSE_ALARM / n)
+    for example in range(n):
+        times = held.count(example)
+        assert low <= times <= high, f"held out as often as any other, but {times} times"
+
+
+@law(right=hold_out, wrong={takes_what_is_there: "DID NOT RAISE"})
+@given(n=st.integers(0, 5), data=st.data())
+def test_a_size_that_leaves_a_part_empty_is_refused(
+    hold_out: Callable[..., tuple[Data, Data]], n: int, data: st.DataObject
+) -> None:
+    """No example held out, all of them, or more than there are: an error that says so."""
+    whole = st.integers(-3, 0) | st.integers(n, n + 3)
+    size = data.draw(whole | UNFIT_SHARES | st.just(0.1 / max(n, 1)), label="size")
+
+    if n < 2:
+        message = f"two parts need at least 2 examples, but there are {n}"
+    elif isinstance(size, float) and not 0 < size < 1:
+        message = f"a share lies between 0 and 1, but size is {size}"
+    else:
+        held = round(size * n) if isinstance(size, float) else size
+        message = f"of {n} examples, 1 to {n - 1} can be held out, but size={size} asks for {held}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        hold_out((torch.zeros(n, 1), torch.arange(n)), size)

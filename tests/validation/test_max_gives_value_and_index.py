@@ -1,0 +1,101 @@
+"""Max gives values and indices.
+
+>>> x = torch.arange(3)
+>>> y = x
+>>> y
+tensor([0, 1, 2])
+
+Notes: max over the class scores returns two tensors: the largest values and their indices.
+Verdict: holds
+"""
+
+from collections.abc import Callable
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlconcepts.strategies import FLOATS, shapes, tensors
+from dlconcepts.support.bitwise import same
+from dlconcepts.testing.laws import law
+from dlconcepts.validation import Data
+from tests.validation.common import scores_and_labels
+
+
+def over_the_examples(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Take the maximum over the batch dimension."""
+    return tuple(torch.max(scores, dim=0))
+
+
+def value_as_class(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Use the value itself as the class."""
+    values = torch.max(scores, dim=dim).values
+    return values, values.long()
+
+
+def argmax_of_all(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Take the position in the flattened tensor."""
+    return torch.max(scores, dim=dim).values, scores.argmax().expand(len(scores))
+
+
+def by_magnitude(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Look for the largest magnitude, which is often a negative score."""
+    indices = scores.abs().argmax(dim=dim)
+    return scores.gather(1, indices[:, None])[:, 0], indices
+
+
+@law(
+    right=torch.max,
+    wrong={
+        over_the_examples: "the largest score of each example",
+        value_as_class: "points at the largest",
+        argmax_of_all: "points at the largest",
+        by_magnitude: "the largest score of each example",
+    },
+)
+@given(data=scores_and_labels())
+def test_max_gives_the_largest_score_and_its_class(
+    largest: Callable[..., tuple[Tensor, Tensor]], data: Data
+) -> None:
+    """Values are the largest of each row; indices point at them, also after the softmax."""
+    scores, _ = data
+
+    values, indices = largest(scores, dim=1)
+
+    rows = scores.tolist()
+    assert values.tolist() == [max(row) for row in rows], "the largest score of each example"
+    for row, index in zip(rows, indices.tolist(), strict=True):
+        pointed = 0 <= index < len(row) and row[index] == max(row)
+        assert pointed, "the index points at the largest score"
+    for alike in (scores.log_softmax(1), scores.softmax(1)):
+        # The softmax may round two scores to one, so the class need not be the same one.
+        found = torch.max(alike, dim=1)
+        chosen = alike.gather(1, indices[:, None])[:, 0]
+        assert same(chosen, found.values), "the class is the largest after the softmax too"
+
+
+def squeezes_the_one(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Expect topk(1) to drop its dimension as max does."""
+    values, indices = torch.topk(scores, k, dim=dim)
+    return values.squeeze(dim), indices.squeeze(dim)
+
+
+@law(
+    right=torch.topk,
+    wrong={squeezes_the_one: "one column"},
+)
+@given(
+    scores=tensors(
+        shapes(2, 2, min_side=1), st.sampled_from(FLOATS), allow_nan=True, allow_infinity=True
+    )
+)
+def test_topk_of_one_is_max_with_its_dimension_kept(
+    topk: Callable[..., tuple[Tensor, Tensor]], scores: Tensor
+) -> None:
+    """topk(1) gives the values of max in a column, (N, 1)."""
+    values, indices = topk(scores, 1, dim=1)
+
+    assert values.shape == indices.shape == (len(scores), 1), "topk(1) gives one column"
+    assert same(values[:, 0], torch.max(scores, dim=1).values), "its values are those of max"
+    assert same(scores.gather(1, indices), values), "its indices point at them"
