@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import event
-from results import case_of, write
+from results import write
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+from dlconcepts.testing import hypothesis_bridge as bridge
 
 ROOT = Path(__file__).parents[1]
 HALF = (torch.float16, torch.bfloat16)
@@ -76,30 +78,29 @@ class Watch:
             return tensor
 
         strategies._lay_out = watched
-        items[:] = [item for item in items if (case := case_of(item)) and case.reason is None]
+        items[:] = [item for item in items if item.get_closest_marker("right")]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         """Report uneven batches, then read the statistics."""
-        law, inner = item.obj, item.obj.hypothesis.inner_test
 
-        def watched(*args: Any, **drawn: Any) -> None:
-            if is_uneven(drawn):
-                event(f"kind: {UNEVEN}")
-            inner(*args, **drawn)
+        def watched(body: Callable[..., None]) -> Callable[..., None]:
+            def example(*args: Any, **drawn: Any) -> None:
+                if is_uneven(drawn):
+                    event(f"kind: {UNEVEN}")
+                body(*args, **drawn)
 
-        law.hypothesis.inner_test = watched
+            return example
+
         try:
-            yield
+            with bridge.replaced(item.obj, watched, bridge.settings_of(item.obj)):
+                yield
         finally:
-            law.hypothesis.inner_test = inner
-            case = case_of(item)
-            text = getattr(item, "hypothesis_statistics", "")
-            seen = {kind: float(percent) for percent, kind in EVENT.findall(text)}
-            lesson = item.path.stem.removeprefix("test_")
-            name = item.name.partition("[")[0]
-            head = {"lesson": lesson, "law": name, "claim": case.claim.id}
-            self.rows.append({**head, "examples": case.examples, "kinds": seen})
+            found = EVENT.findall(bridge.statistics_of(item))
+            known = dict(item.user_properties)
+            head = {"lesson": item.path.parent.name, "law": item.name.partition("[")[0]}
+            head |= {"claim": known["claim"], "examples": known["examples"]}
+            self.rows.append({**head, "kinds": {kind: float(share) for share, kind in found}})
 
 
 def is_uneven(drawn: dict[str, Any]) -> bool:

@@ -33,15 +33,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import tomllib  # Python 3.11, the one CI runs
 from mutants_plugin import NEEDED, NOTICED, STATISTICS, enough
 from results import write
 from rich.console import Console
 from rich.table import Table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "mutants"
@@ -267,7 +263,6 @@ def main() -> None:
     changed = changes()
 
     def rows_of(found: dict[str, str]) -> list[dict[str, Any]]:
-        """Return the rows of the chosen mutants, which have these statuses."""
         return [describe(n, found.get(n, "not run"), changed[n], equivalents) for n in chosen]
 
     # mutmut forgets what it knew of a function that has changed.

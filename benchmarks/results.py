@@ -1,4 +1,4 @@
-"""What the measurements of power share: the case of an item, and the file with the results."""
+"""Write the results of a measurement with the command that made them and what it ran with."""
 
 import json
 import sys
@@ -8,15 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from dlconcepts.cli.verify import processor
-
-
-def case_of(item: pytest.Item) -> Any:
-    """Return the case of a law that an item runs, if any."""
-    mark = item.get_closest_marker("case")
-    return mark.args[0] if mark else None
+from dlconcepts.testing.run import processor
 
 
 def write(

@@ -5,8 +5,8 @@
     python docs/record.py benchmark strategies --rounds 5   # what benchmarks/strategies.py prints
     python docs/record.py runs                              # train and transfer, and their pictures
 
-Everything goes to docs/results/. Host names, paths, timings and addresses in memory stay out of the
-records of the laws, so that two runs that found the same are the same file.
+Everything goes to docs/results/. The records of the laws hold no host names, paths, timings or
+addresses in memory, so two runs with the same results write the same file.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from dlconcepts.cli.verify import environment, find_devices
 from dlconcepts.data.make_photographs import PHOTOGRAPHS
+from dlconcepts.testing.claims import LESSONS
+from dlconcepts.testing.run import environment, find_devices
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -91,8 +92,9 @@ def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
     suite = ET.Element("testsuite", name="dlconcepts")
     properties = ET.SubElement(suite, "properties")
     sources = {
-        f"source:{file.name}": sha256(file.read_bytes()).hexdigest()[:16]
-        for file in sorted((ROOT / "tests").glob("test_*.py"))
+        f"source:{file.relative_to(ROOT).as_posix()}": sha256(file.read_bytes()).hexdigest()[:16]
+        for lesson in LESSONS
+        for file in sorted((ROOT / "tests" / lesson).glob("test_*.py"))
     }
     for name, value in {**known, **sources}.items():
         ET.SubElement(properties, "property", name=name, value=value)
@@ -100,12 +102,13 @@ def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
         other = case.find("properties/property[@name='torch']")
         if other is not None and other.get("value") != known["torch"]:
             sys.exit(f"that run had torch {other.get('value')}, but here is torch {known['torch']}")
-        suite.append(clean_case(case))
+        if case.find("properties/property[@name='claim']") is not None:
+            suite.append(clean_case(case))
     return suite
 
 
 def clean_case(case: ET.Element) -> ET.Element:
-    """Return an item of a run without what is the machine's."""
+    """Return an item of a run without paths, timings and addresses."""
     attributes = {key: clean_text(case.get(key, "")) for key in ("classname", "name")}
     cleaned = ET.Element("testcase", attributes)
     kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]

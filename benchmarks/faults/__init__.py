@@ -7,10 +7,10 @@ argument:
     def stacks_three_in_reverse(stack, parts, dim=0):
         return stack(parts[::-1] if len(parts) == 3 else parts, dim)
 
-Its name and its sentence say what is broken; the module it stands in is the test file, without
-`test_`, whose laws are to notice it, and `also` names others that are to do so by themselves.
-Whoever calls the broken function gets the fault, the law and its oracle alike, as with a real one:
-only calls that a fault makes itself reach healthy code.
+Its name and its sentence say what is broken. Its module says which lesson's laws are to notice it,
+and `also` names lessons that are to notice it by themselves. Every caller of the broken function
+gets the fault, the law and its oracle alike, as with a real one; only calls that a fault makes
+itself reach healthy code.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 
 FAULTS: list[Fault] = []
+# Modules that are about a part of a lesson.
+PARTS = {"loading": "networks", "modules": "networks"}
 
 
 @dataclass
@@ -76,7 +78,8 @@ def breaks(
     """Register a function as the fault that breaks these targets, by their dotted names."""
 
     def register(stand_in: Callable[..., Any]) -> Callable[..., Any]:
-        own = stand_in.__module__.rpartition(".")[2]
+        module = stand_in.__module__.rpartition(".")[2]
+        own = PARTS.get(module, module)
         FAULTS.extend(Fault(lesson, targets, stand_in) for lesson in (own, *also))
         return stand_in
 

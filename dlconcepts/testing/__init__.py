@@ -15,7 +15,8 @@ and write a law in a test file:
 
     @law(right=lambda x: x + x, wrong={squares: "twice the number"})
     @given(x=st.integers())
-    def test_doubling_adds_a_number_to_itself(double, x):
+    def test_doubling(double, x):
+        """Doubling adds a number to itself."""
         assert double(x) == 2 * x, "the result is twice the number"
 
 pytest makes two items of it. The first runs the law on `right` and must pass. The second runs it on

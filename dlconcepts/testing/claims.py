@@ -109,7 +109,7 @@ class Claim:
         constants = constants_of(self.shared) | constants_of(self.tree)
         return [law_of(node, mark, constants) for node, mark in marked(self.tree)]
 
-    @property
+    @cached_property
     def mistakes(self) -> dict[str, str]:
         """The first sentence of each mistake, by its name."""
         names = dict.fromkeys(name for law in self.laws for name in law.wrong)
@@ -187,11 +187,11 @@ def claim_of_file(path: Path, tests: Path = TESTS) -> Claim:
     if not is_claim_file(path) or path.parents[1] != tests:
         lessons = ", ".join(LESSONS)
         raise ClaimError(path, 1, f"is in no lesson; move it to a folder of {tests}: {lessons}")
-    return read_claim(path, tests, path.stat().st_mtime_ns)
+    return _read_claim(path, tests, path.stat().st_mtime_ns)
 
 
 @cache
-def read_claim(path: Path, tests: Path, saved: int) -> Claim:
+def _read_claim(path: Path, tests: Path, saved: int) -> Claim:
     """Read a claim file, once for each time it is saved."""
     docstring = head_of(path)
     place = Head(path, docstring)
@@ -199,12 +199,12 @@ def read_claim(path: Path, tests: Path, saved: int) -> Claim:
     values = {
         key: " ".join(value.split()) for key, value in zip(rest[::2], rest[1::2], strict=True)
     }
-    title, _, demonstration = above.strip().partition("\n\n")
+    title, demonstration = split_at_prompt(above)
     claim = Claim(
         path,
         path.parent.name,
-        " ".join(title.split()).rstrip("."),
-        demonstration.strip("\n"),
+        title,
+        demonstration,
         values.get("Notes", ""),
         values.get("Verdict", ""),
         values.get("Truth", ""),
@@ -216,6 +216,12 @@ def read_claim(path: Path, tests: Path, saved: int) -> Claim:
             path, 1, f"{name_of_file(path)!r} is not listed; add it to CLAIMS in {where}"
         )
     return claim
+
+
+def split_at_prompt(text: str) -> tuple[str, str]:
+    """Return the sentence above the demonstration, without its full stop, and the demonstration."""
+    title, prompt, rest = text.partition(">>>")
+    return " ".join(title.split()).rstrip("."), (prompt + rest).strip()
 
 
 def head_of(path: Path) -> str:
@@ -286,12 +292,17 @@ def check_marks(claim: Claim) -> None:
         names = [ast.unparse(key) for key in getattr(wrong, "keys", ()) if key is not None]
         for name in names:
             if names.count(name) > 1:
-                said = f"two mistakes are named {name}; give each a name of its own"
+                said = f"has two mistakes named {name}; rename one"
                 raise ClaimError(claim.path, mark.lineno, said)
 
 
 def parsed(path: Path) -> ast.Module:
     """Return the syntax tree of a file; raise ClaimError if it is not Python."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, saved: int) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:

@@ -54,9 +54,9 @@ def check() -> None:
 check()
 
 
-def limit_shrinking(seconds: float) -> None:
+def limit_shrinking(seconds: int) -> None:
     """Stop the search for a smaller counterexample after so many seconds."""
-    engine.MAX_SHRINKING_SECONDS = seconds  # type: ignore[misc]
+    engine.MAX_SHRINKING_SECONDS = seconds
 
 
 def draw_every_example_anew() -> None:
@@ -68,7 +68,7 @@ def draw_every_example_anew() -> None:
 
     def no_mutations(runner: Any, data: Any) -> None: ...
 
-    engine.ConjectureRunner.generate_mutations_from = no_mutations  # type: ignore[method-assign]
+    engine.ConjectureRunner.generate_mutations_from = no_mutations  # type: ignore[assignment,method-assign]
 
 
 def is_law(test: Callable[..., Any]) -> bool:

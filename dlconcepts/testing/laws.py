@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ class Law:
             yield "has no mistake; name one it rejects: wrong={mistake: 'reason'}"
         for mistake, reason in self.wrong.items():
             if not reason:
-                yield f"the mistake {name_of(mistake)} has no reason; quote the law's message"
+                yield f"gives no reason for {name_of(mistake)}; quote a piece of the law's message"
+            if not inspect.getdoc(mistake):
+                yield f"rejects {name_of(mistake)}, which has no docstring; say what it does wrong"
         names = [name_of(mistake) for mistake in self.wrong]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"two mistakes are named {name}; give each a name of its own"
+            yield f"has two mistakes named {name}; rename one"
         if self.share != 1 and not self.because:
             yield f"share={self.share} lowers the examples; say why in because="
 

@@ -7,6 +7,8 @@ anywhere. What happened is recorded in the JUnit XML properties of each item.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import platform
 import time
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from _pytest.doctest import DoctestItem
+from _pytest.doctest import DoctestItem, DoctestModule
 from hypothesis import settings
 from torch import nn
 
@@ -104,10 +106,21 @@ def claim_at(config: pytest.Config, path: Path) -> claims.Claim | None:
         raise pytest.Collector.CollectError(str(error)) from None
 
 
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
-    """Refuse a claim file that breaks the rules before it is imported."""
-    if claims.is_claim_file(module_path):
-        claim_at(parent.config, module_path)
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> None:
+    """Refuse a claim file that breaks the rules before it is imported, and no other file."""
+    if isinstance(collector, pytest.File) and claims.is_claim_file(collector.path):
+        try:
+            claim_at(collector.config, collector.path)
+        except pytest.Collector.CollectError as error:
+            collector.collect = functools.partial(refuse, collector, error)  # type: ignore[method-assign]
+
+
+def refuse(collector: pytest.Collector, error: Exception) -> list[pytest.Item]:
+    """Raise the error where tests are collected, once: doctests are collected apart."""
+    if isinstance(collector, DoctestModule):
+        return []
+    raise error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -116,10 +129,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark is None:
         return
     test, law = metafunc.function, mark.args[0] if mark.args else None
-    path, line = metafunc.definition.path, test.__code__.co_firstlineno
-    fault = next(faults_of(metafunc, law), "")
-    if fault:
+    if fault := next(faults_of(metafunc, law), ""):
+        path, line = metafunc.definition.path, inspect.unwrap(test).__code__.co_firstlineno
         raise pytest.Collector.CollectError(f"{path}:{line}: the law {test.__name__} {fault}")
+    assert isinstance(law, Law)
     metafunc.parametrize(
         hypothesis_bridge.subject_argument(test),
         [
@@ -139,12 +152,12 @@ def faults_of(metafunc: pytest.Metafunc, law: object) -> Generator[str]:
         yield "has a bare mark; write @law(right=..., wrong={mistake: 'reason'})"
         return
     yield from law.faults()
+    if not metafunc.function.__doc__:
+        yield "has no docstring; say in one sentence what is true"
     path, config = metafunc.definition.path, metafunc.config
     if not hypothesis_bridge.is_law(metafunc.function):
         yield "has no generated inputs; add @given"
     claim = claim_at(config, path)
-    if claim is None and config.getini("claims"):
-        yield f"is in no lesson; move its file to a folder of {config.getini('claims')}"
     if claim is not None and claim.verdict == "opinion":
         yield f"is about {claim.id}, an opinion, which has no law; change the verdict, or delete it"
 

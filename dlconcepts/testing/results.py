@@ -1,9 +1,8 @@
-"""What a run of the laws says: read from its results.xml, and told as one HTML page.
+"""What a run of the laws proved: read from its results.xml, and shown as one HTML page.
 
-Nothing else is looked at but the ledger of claims, so nothing is told that the run did not prove.
+Only the heads of the claims are read besides, so nothing is shown that the run did not prove.
 """
 
-import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,15 +11,8 @@ from pathlib import Path
 
 import jinja2
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dlconcepts.testing.claims import LESSONS, Claim, title_of
 
-LESSONS = (
-    *("tensors", "networks", "autograd", "training", "validation"),
-    *("checkpoints", "images", "transfer", "devices"),
-)
 OUTCOMES = ("ok", "FAILED", "skipped", "pending", "opinion")
 
 
@@ -49,28 +41,30 @@ class Item:
     @property
     def title(self) -> str:
         """Name of the test as a sentence."""
-        words = self.function.rpartition(".")[2].removeprefix("test_").replace("_", " ")
-        return words[:1].upper() + words[1:]
+        return title_of(self.function.rpartition(".")[2])
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim of the ledger and the items of the run that judge it."""
+class Judged:
+    """A claim, and the items of the run that judge it."""
 
-    id: str
-    verdict: str
-    text: Mapping[str, str]
+    claim: Claim
     items: Sequence[Item]
 
     @property
-    def lesson(self) -> str:
-        """Lesson that the claim belongs to."""
-        return self.id.partition(".")[0]
+    def id(self) -> str:
+        """Id of the claim."""
+        return self.claim.id
+
+    @property
+    def verdict(self) -> str:
+        """Verdict on the claim."""
+        return self.claim.verdict
 
     @property
     def right(self) -> list[Item]:
         """Items that the claim's laws must accept."""
-        return [item for item in self.items if not item.is_mistake]
+        return [item for item in self.items if item.record.get("kind") == "right"]
 
     @property
     def mistakes(self) -> list[Item]:
@@ -100,23 +94,23 @@ class Claim:
     @property
     def outcome(self) -> str:
         """What the run says of the claim; a claim counts as ok only if nothing was skipped."""
-        if self.verdict == "opinion":
-            return "opinion"
-        outcomes = {item.outcome for item in self.items} or {"pending"}
-        return next(x for x in ("FAILED", "skipped", "pending", "ok") if x in outcomes)
+        outcomes = {item.outcome for item in self.items}
+        if not self.right:
+            outcomes.add("opinion" if self.verdict == "opinion" else "pending")
+        return next(x for x in ("FAILED", "skipped", "pending", "opinion", "ok") if x in outcomes)
 
 
 @dataclass(frozen=True)
 class Report:
     """All that a run says."""
 
-    claims: Sequence[Claim]
+    claims: Sequence[Judged]
     others: Sequence[Item]
 
     @property
-    def lessons(self) -> dict[str, list[Claim]]:
+    def lessons(self) -> dict[str, list[Judged]]:
         """Claims of each lesson, in the order of the course."""
-        lessons = {name: [c for c in self.claims if c.lesson == name] for name in LESSONS}
+        lessons = {name: [c for c in self.claims if c.claim.lesson == name] for name in LESSONS}
         return {name: claims for name, claims in lessons.items() if claims}
 
     @property
@@ -153,7 +147,7 @@ class Report:
             "examples": f"{sum(claim.examples for claim in self.claims):,}",
             "mistakes": f"{sum(c.rejected for c in self.claims)} of {mistakes} rejected",
             "other tests": count(item.outcome for item in self.others),
-            "time of the items": f"{sum(item.seconds for item in self.items):.1f} s",
+            "test time": f"{sum(item.seconds for item in self.items):.1f} s",
         }
 
 
@@ -167,21 +161,14 @@ def count(outcomes: Iterable[str]) -> str:
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
 
 
-def read(results: Path, ledger_file: Path, lessons: Iterable[str] = LESSONS) -> Report:
-    """Read what a run says of the claims of these lessons."""
-    ledger = tomllib.loads(ledger_file.read_text(encoding="utf-8"))["claim"]
-    items = [read_item(case) for case in ET.parse(results).iter("testcase")]
-    judged: dict[str, list[Item]] = {claim["id"]: [] for claim in ledger}
+def read(results: Path, claims: Iterable[Claim]) -> Report:
+    """Read what a run says of these claims."""
+    judged: dict[str, list[Item]] = {claim.id: [] for claim in claims}
     others: list[Item] = []
-    for item in items:
+    for case in ET.parse(results).iter("testcase"):
+        item = read_item(case)
         judged.get(item.record.get("claim", ""), others).append(item)
-    claims = [Claim(claim["id"], claim["verdict"], claim, judged[claim["id"]]) for claim in ledger]
-    # tests/test_claims.py skips once for each pending claim, which is told with the claims.
-    pending = {f"pending: {claim.id}" for claim in claims}
-    return Report(
-        [claim for claim in claims if claim.lesson in lessons],
-        [item for item in others if item.message not in pending],
-    )
+    return Report([Judged(claim, judged[claim.id]) for claim in claims], others)
 
 
 def read_item(case: ET.Element) -> Item:

@@ -1,4 +1,4 @@
-"""Prose as reStructuredText: docstrings and the ledger mean what they say, not markup."""
+"""Prose as reStructuredText: docstrings and heads mean what they say, not markup."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def prose(text: str) -> str:
 
 
 def claimed(text: str) -> str:
-    """Return a text of the ledger as reStructuredText, with what looks like code as code.
+    """Return a text of a head as reStructuredText, with what looks like code as code.
 
     >>> claimed("Call zero_grad() or resize_(2, 3), or super().forward(x) (once).")
     'Call ``zero_grad()`` or ``resize_(2, 3)``, or ``super().forward(x)`` (once).'
@@ -46,16 +46,6 @@ def claimed(text: str) -> str:
 def paragraphs(text: str) -> str:
     """Return a text of several paragraphs as reStructuredText."""
     return "\n\n".join(prose(part) for part in text.split("\n\n"))
-
-
-def section_title(text: str) -> str:
-    """Return a section comment as a heading, in which names stay code.
-
-    >>> section_title("no_grad in life"), section_title("what a batch is")
-    ('``no_grad`` in life', 'What a batch is')
-    """
-    text = re.sub(r"\b(\w*_\w*|nn\.\w+)\b", r"`\1`", text)
-    return prose(text[:1].upper() + text[1:])
 
 
 def docstring(lines: Sequence[str]) -> Iterator[str]:

@@ -1,14 +1,15 @@
-"""A chapter as a notebook that runs: its text, its code, and for each law a cell that runs it."""
+"""A lesson as a notebook that runs: heads, demonstrations, code, and a cell that runs each law."""
 
 import ast
+import doctest
 import re
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from book.suite import Chapter, Source
+from book.suite import Chapter, Section, Source
 
 SETUP = Path(__file__).with_name("notebook_setup.py").read_text(encoding="utf-8")
 NEEDS = (
@@ -17,23 +18,13 @@ NEEDS = (
 
 
 def write_notebook(chapter: Chapter, path: Path) -> None:
-    """Write the notebook of a chapter."""
-    source = Source(chapter.path)
-    body = source.tree.body[1:]
-    first = next(n for n, node in enumerate(body) if not is_import(node))
+    """Write the notebook of a lesson."""
     cells = [
         new_markdown_cell(f"# {chapter.title}\n\n{chapter.prose}\n\n{NEEDS}"),
-        new_code_cell("\n".join(source.code(node) for node in body[:first])),
-        new_code_cell(SETUP.replace("CHAPTER", chapter.path.name).strip()),
+        new_code_cell(SETUP.strip()),
     ]
-    headings = [(0, "", ""), *source.headings(), (len(source.lines) + 1, "", "")]
-    for (line, title, prose), (end, _, _) in pairwise(headings):
-        nodes = [node for node in body[first:] if line < node.lineno < end]
-        cells += [new_markdown_cell(f"## {title}\n\n{prose}".strip())] if title else []
-        cells += [new_code_cell(code_of(node, source)) for node in nodes]
-        # At the end of the section, since a law may use what is written after it.
-        laws = [law.name for law in chapter.laws if source.nodes[law.name] in nodes]
-        cells += [new_code_cell(f"run_law({law})") for law in laws]
+    for section in chapter.sections:
+        cells += cells_of(section)
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"  # instead of a random one, so that builds agree
     notebook = new_notebook(cells=cells)
@@ -44,6 +35,34 @@ def write_notebook(chapter: Chapter, path: Path) -> None:
     }
     nbformat.validate(notebook)
     path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+def cells_of(section: Section) -> Iterator[nbformat.NotebookNode]:
+    """Yield the cells of a claim: its head, what it shows, its code, its laws."""
+    claim, source = section.claim, section.source
+    fields = {"Notes": claim.notes, "Verdict": claim.verdict, "Truth": claim.truth}
+    lines = [f"**{name}:** {text}" for name, text in fields.items() if text]
+    yield new_markdown_cell("\n\n".join([f"## {claim.title}", *lines]))
+    for example in doctest.DocTestParser().get_examples(claim.demonstration):
+        yield new_code_cell(tolerant(example).rstrip())
+    body = source.tree.body[1:]
+    imports = [node for node in body if is_import(node)]
+    if imports:
+        yield new_code_cell("\n".join(source.code(node) for node in imports))
+    for node in body:
+        if node not in imports:
+            yield new_code_cell(code_of(node, source))
+    # At the end of the claim, since a law may use what is written after it.
+    for law in section.laws:
+        yield new_code_cell(f"run_law({law.name})")
+
+
+def tolerant(example: doctest.Example) -> str:
+    """Return the code of an example; one that is to raise prints its error and goes on."""
+    if example.exc_msg is None:
+        return example.source
+    indented = example.source.replace("\n", "\n    ").rstrip()
+    return f"try:\n    {indented}\nexcept Exception as error:\n    print(repr(error))\n"
 
 
 def is_import(node: ast.stmt) -> bool:

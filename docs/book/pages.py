@@ -5,19 +5,18 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import rot
 
 import dlconcepts
 from book import records
-from book.docstrings import claimed, paragraphs, prose, section_title
+from book.docstrings import claimed, paragraphs, prose
 from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
-from book.suite import Chapter, Law, Plain, Subject, chapters, ledger
+from book.suite import Chapter, Law, Subject, chapters
 from book.tables import cell, tables
-from dlconcepts.testing.results import LESSONS
+from dlconcepts.testing.claims import LESSONS, Claim
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The pages across the lessons, beside the library's own.
@@ -43,9 +42,9 @@ def badge(word: str) -> str:
     return f":{word.lower().replace(' ', '-')}:`{VERDICTS.get(word, word)}`"
 
 
-def claim_label(claim: str) -> str:
+def claim_label(claim: Claim) -> str:
     """Return the label of a claim to link to."""
-    return f"claim-{claim}"
+    return f"claim-{claim.id}"
 
 
 def law_links(laws: Iterable[Law]) -> Iterator[str]:
@@ -55,9 +54,9 @@ def law_links(laws: Iterable[Law]) -> Iterator[str]:
         yield f"- :ref:`{prose(law.title)} <{law.label}>`"
 
 
-def outcomes(claim: str) -> list[tuple[records.Environment, str, str, str]]:
+def outcomes(claim: Claim) -> list[tuple[records.Environment, str, str, str]]:
     """Return for each environment what it says of a claim: outcome, examples, mistakes."""
-    laws = [law for chapter in chapters() for law in chapter.laws if law.claim == claim]
+    laws = [law for chapter in chapters() for law in chapter.laws if law.claim.id == claim.id]
     rows = []
     for environment in records.environments():
         right = [environment.item(law, law.right) for law in laws]
@@ -113,17 +112,9 @@ def word(law: Law, subject: Subject) -> str:
     return next((outcome for outcome in order if outcome in found), records.MISSING)
 
 
-def test_word(chapter: Chapter, test: Plain) -> str:
-    """Return what the newest run that ran a test says of it, in a word."""
-    function = f"tests.{chapter.path.stem}.{test.name}"
-    found = (environment.others.get(function) for environment in records.environments())
-    return next(filter(None, found), records.MISSING)
-
-
-def unproven() -> list[dict[str, Any]]:
-    """Return the claims that no law names: opinions, and those whose laws are still to come."""
-    proven = {claim for chapter in chapters() for claim in chapter.claims}
-    return [claim for name, claim in ledger().items() if name not in proven]
+def claims() -> list[Claim]:
+    """Return all claims in course order."""
+    return [claim for chapter in chapters() for claim in chapter.claims]
 
 
 def counts() -> dict[str, str]:
@@ -131,10 +122,10 @@ def counts() -> dict[str, str]:
     laws = [law for chapter in chapters() for law in chapter.laws]
     mistakes = [(law, mistake) for law in laws for mistake in law.mistakes]
     return {
-        "claims": f"{len(ledger())}",
+        "claims": f"{len(claims())}",
         "laws": f"{len(laws)}",
         "mistakes": f"{len(mistakes)}",
-        **Counter(VERDICTS[claim["verdict"]] for claim in ledger().values()),
+        **Counter(VERDICTS[claim.verdict] for claim in claims()),
     }
 
 
@@ -161,9 +152,9 @@ def environment() -> jinja2.Environment:
     )
     found.filters.update(
         prose=prose,
+        linked=lambda text: prose(text.replace("`", "")),  # code cannot stand in a link
         paragraphs=paragraphs,
         claimed=claimed,
-        section_title=section_title,
         badge=badge,
         cell=cell,
         heading=heading,
@@ -173,7 +164,7 @@ def environment() -> jinja2.Environment:
         LESSONS=LESSONS,
         VERDICTS=VERDICTS,
         chapters=chapters(),
-        ledger=ledger(),
+        claims=claims(),
         environments=records.environments(),
         RECORDED=RECORDED,
         claim_label=claim_label,
@@ -184,11 +175,9 @@ def environment() -> jinja2.Environment:
         outcomes=outcomes,
         pictures=pictures,
         tables=tables,
-        unproven=unproven(),
         verdicts=verdicts,
         version_key=records.version_key,
         word=word,
-        test_word=test_word,
     )
     return found
 
@@ -230,9 +219,5 @@ def write_chapter(chapter: Chapter, templates: jinja2.Environment, out: Path) ->
         for number, drawing in enumerate(draw(chapter, law)):
             drawing.save(out / "drawings" / f"{law.label}-{number}.png")
             drawings.setdefault(law.label, []).append(drawing)
-    earlier = [c for c in chapters() if c.place < chapter.place]
-    first = {claim for c in earlier for claim in c.claims}
-    page = templates.get_template("chapter.rst").render(
-        chapter=chapter, drawings=drawings, first=first
-    )
+    page = templates.get_template("chapter.rst").render(chapter=chapter, drawings=drawings)
     (out / "lessons" / f"{chapter.name}.rst").write_text(page, encoding="utf-8")

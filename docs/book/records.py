@@ -12,8 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from book.suite import TESTS, Law, Subject
-from dlconcepts.testing.results import Claim, Item, read
+from book.suite import Law, Subject
+from dlconcepts.testing.claims import Claim, all_claims
+from dlconcepts.testing.results import Item, Judged, read
 
 RESULTS = Path(__file__).parents[1] / "results"
 MISSING = "not run yet"
@@ -26,8 +27,7 @@ class Environment:
     torch: str
     device: str
     facts: dict[str, str]
-    claims: dict[str, Claim]
-    others: dict[str, str]
+    claims: dict[str, Judged]
 
     @property
     def title(self) -> str:
@@ -36,24 +36,19 @@ class Environment:
 
     def item(self, law: Law, subject: Subject) -> Item | None:
         """Return the item of a law with a subject, or None if it was not run here."""
-        function = f"tests.test_{law.chapter}.{law.name}"
-        claim = self.claims.get(law.claim)
-        for item in claim.items if claim else ():
-            same = item.function == function and item.subject == subject.name
-            if same and item.is_mistake == bool(subject.reason):
-                # A mistake whose reason has changed is another mistake than the recorded one.
-                return (
-                    item
-                    if item.record.get("reason", "") == subject.reason or not (item.is_mistake)
-                    else None
-                )
+        judged = self.claims.get(law.claim.id)
+        for item in judged.items if judged else ():
+            same = (item.function, item.subject) == (law.function, subject.name)
+            # A mistake whose reason has changed is another mistake than the recorded one.
+            reason = item.record.get("reason", "") if item.is_mistake else ""
+            if same and reason == subject.reason:
+                return item
         return None
 
-    def is_stale(self, chapter: str) -> bool:
-        """Return whether the test file has changed since the run."""
-        file = TESTS / f"test_{chapter}.py"
-        known = self.facts.get(f"source:{file.name}")
-        return known != sha256(file.read_bytes()).hexdigest()[:16]
+    def is_stale(self, claim: Claim) -> bool:
+        """Return whether the claim's file has changed since the run."""
+        known = self.facts.get(f"source:{claim.file}")
+        return known != sha256(claim.path.read_bytes()).hexdigest()[:16]
 
 
 def outcome_of(item: Item | None) -> str:
@@ -83,29 +78,23 @@ def read_run(file: Path) -> list[Environment]:
     """Read a recorded run: an environment for each device that its laws ran on."""
     properties = ET.parse(file).find("properties")
     facts = {p.get("name", ""): p.get("value", "") for p in properties if properties is not None}
-    report = read(file, TESTS / "claims.toml")
-    devices = dict.fromkeys(
-        item.record["device"] for claim in report.claims for item in claim.items
-    )
-    others: dict[str, str] = {}
-    for item in report.others:
-        if others.get(item.function) != "FAILED":  # one that failed of several parameters
-            others[item.function] = item.outcome
+    report = read(file, all_claims())
+    judged = [
+        (claim, [item for item in claim.items if item.record.get("kind") in ("right", "wrong")])
+        for claim in report.claims
+    ]
+    devices = dict.fromkeys(item.record["device"] for _, items in judged for item in items)
     return [
         Environment(
             torch=facts["torch"].partition("+")[0],
             device=device,
             facts=facts,
             claims={
-                claim.id: Claim(
-                    claim.id,
-                    claim.verdict,
-                    claim.text,
-                    [item for item in claim.items if item.record["device"] == device],
+                claim.id: Judged(
+                    claim.claim, [item for item in items if item.record["device"] == device]
                 )
-                for claim in report.claims
+                for claim, items in judged
             },
-            others=others,
         )
         for device in devices
     ]

@@ -1,7 +1,7 @@
-"""The book, as it is built: complete, true to the records, and usable by everyone.
+"""The built book: complete, true to the records, and usable by everyone.
 
-It is built once, and then read as files and in a headless Chromium. Without the `docs` extra, or
-without Chromium, the tests that need them are skipped, and say what is missing.
+It is built once, then read as files and in a headless Chromium. Tests that need the `docs` extra or
+Chromium are skipped without them, with the reason.
 """
 
 import json
@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from filelock import FileLock
+
+from dlconcepts.testing.claims import all_claims
 
 sphinx = pytest.importorskip("sphinx", reason="the book needs `pip install -e .[docs]`")
 pytest.importorskip("furo", reason="the book needs `pip install -e .[docs]`")
@@ -139,19 +141,26 @@ def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page]) -> None:
 
 
 def test_every_picture_says_what_it_shows(pages: dict[Path, Page]) -> None:
-    """Who cannot see a picture can read what is on it."""
+    """A reader who cannot see a picture can read what it shows."""
     silent = [image for page in pages.values() for image in page.images if not image.get("alt")]
 
     assert not silent, "every picture has an alternative text"
 
 
 def test_every_claim_is_in_the_index(book: Path, pages: dict[Path, Page]) -> None:
-    """The index lists the whole ledger, also opinions and what has no law yet."""
-    ledger = (ROOT / "tests" / "claims.toml").read_text(encoding="utf-8")
+    """The index lists every claim, opinions too."""
     index = pages[book / "generated" / "claims.html"].text
 
-    for claim in re.findall(r'^id = "(.*)"$', ledger, flags=re.MULTILINE):
-        assert claim in index, f"{claim} is in the index of claims"
+    for claim in all_claims():
+        assert claim.id in index, f"{claim.id} is in the index of claims"
+
+
+def test_every_claim_shows_its_demonstration(book: Path, pages: dict[Path, Page]) -> None:
+    """A chapter shows code without a click: the demonstration of each claim."""
+    for claim in all_claims():
+        first = claim.demonstration.splitlines()[0]
+        text = pages[book / "generated" / "lessons" / f"{claim.lesson}.html"].text
+        assert first in text, f"the page of {claim.lesson} shows {first}"
 
 
 def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
@@ -231,11 +240,11 @@ def test_records_hold_nothing_of_the_machine() -> None:
 def test_every_drawing_belongs_to_a_law() -> None:
     """A law that was renamed takes its drawing along."""
     drawings = (ROOT / "docs" / "book" / "drawings.py").read_text(encoding="utf-8")
-    laws = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_*.py"))
+    laws = {law.name for claim in all_claims() for law in claim.laws}
     names = re.findall(r'^    "(test_\w+)": ', drawings, flags=re.MULTILINE)
 
     assert names
-    assert [name for name in names if f"def {name}(" not in laws] == []
+    assert [name for name in names if name not in laws] == []
 
 
 def test_the_examples_of_the_book_s_own_docstrings_run() -> None:
@@ -253,7 +262,7 @@ def test_the_examples_of_the_book_s_own_docstrings_run() -> None:
 
 
 def test_every_chapter_is_a_notebook(book: Path) -> None:
-    """Each chapter can be had as a notebook, with a cell that runs each law."""
+    """Each chapter is also a notebook, with a cell that runs each law."""
     notebooks = sorted((book / "_downloads").rglob("*.ipynb"), key=lambda path: path.stem)
     lessons = sorted((book / "generated" / "lessons").glob("*.html"))
     assert [path.stem for path in notebooks] == [path.stem for path in lessons]
@@ -262,8 +271,7 @@ def test_every_chapter_is_a_notebook(book: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         laws = sum(cell.source.startswith("run_law(") for cell in notebook.cells)
-        text = (ROOT / "tests" / f"test_{path.stem}.py").read_text(encoding="utf-8")
-        assert laws == len(re.findall(r"^@claim\($|^@claim\(\S", text, flags=re.MULTILINE))
+        assert laws == sum(len(claim.laws) for claim in all_claims(lessons=[path.stem]))
 
 
 def test_a_notebook_runs(book: Path, tmp_path: Path) -> None:
@@ -342,7 +350,9 @@ def test_the_filter_hides_all_but_what_was_chosen(book: Path, tab: Any) -> None:
 
     rows = tab.locator(".claim:visible")
     assert 0 < rows.count() < everything
-    assert all("corrected tensors." in text.replace("\n", " ") for text in rows.all_inner_texts())
+    assert all(
+        text.startswith("corrected") and "tensors." in text for text in rows.all_inner_texts()
+    )
     assert tab.locator("form output").inner_text() == f"{rows.count()} of {everything} claims"
     assert tab.locator("h2:visible").count() == 1, "lessons without a claim left are hidden too"
     tab.fill("input[name=text]", "resize")
@@ -374,8 +384,7 @@ def test_without_scripts_everything_is_shown(book: Path, browser: Any) -> None:
     page.goto((book / "generated" / "claims.html").as_uri())
 
     assert not page.locator("#filter").is_visible()
-    ledger = (ROOT / "tests" / "claims.toml").read_text(encoding="utf-8")
-    assert page.locator(".claim:visible").count() == ledger.count("\n[[claim]]\n")
+    assert page.locator(".claim:visible").count() == len(all_claims())
     page.close()
 
 
@@ -396,7 +405,7 @@ def test_a_counterexample_opens(book: Path, tab: Any) -> None:
 
 @needs_chromium
 def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
-    """From the catalogue one arrives at the mistake, unfolded."""
+    """A link in the catalogue leads to the mistake and unfolds it."""
     tab.goto((book / "generated" / "mistakes.html").as_uri())
 
     tab.locator("article dt a").first.click()
