@@ -1,4 +1,4 @@
-"""Lesson 3, autograd: the history of a tensor, its gradients, and the chain rule by hand."""
+"""Lesson 3, autograd: a tensor's history, its gradients, and the chain rule by hand."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,10 +15,9 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the gradient of a scalar function at x, in the shape of x, by autograd.
 
-    x is a floating-point tensor of any shape, and is left alone. A function that does not depend
-    on it has the gradient zero.
+    x is floating-point and stays unchanged; the gradient is zero if the function ignores it.
 
-    Raises RuntimeError if the function returns more or less than one element.
+    Raises RuntimeError if the function does not return exactly one element.
     Source: PyTorch documentation, "A Gentle Introduction to torch.autograd".
 
     >>> gradient(lambda x: x.square().mean(), torch.tensor([1.0, 3.0]))
@@ -34,9 +33,9 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def central_differences(
     function: Callable[[Tensor], Tensor], x: Tensor, *, step: float = 1e-5
 ) -> Tensor:
-    """Return the gradient of a scalar function at x by two values a coordinate, in float64.
+    """Return the gradient of a scalar function at x from two values per coordinate, in float64.
 
-    The error falls with the square of `step`, until rounding, which grows as it shrinks.
+    A smaller `step` lowers the error, which falls with its square, but magnifies rounding.
     Source: Baydin et al., "Automatic Differentiation in Machine Learning: a Survey", section 2.
 
     >>> central_differences(lambda x: x.prod(), torch.tensor([2.0, 3.0])).round(decimals=6)
@@ -50,16 +49,17 @@ def central_differences(
 
 
 def history(tensor: Tensor) -> list[Node]:
-    """Return the operations that a tensor came from, each once and before those it used.
+    """Return the operations that made a tensor, each once and before the ones it used.
 
-    The last nodes of each path are AccumulateGrad: their `variable` is a leaf. A tensor that is a
-    leaf itself, or that nothing was recorded for, has no history.
+    Each path ends in an AccumulateGrad node, whose `variable` is a leaf. The history is empty if
+    the tensor is a leaf itself, or if autograd did not track it.
     Source: PyTorch documentation, "Autograd mechanics", how autograd encodes the history.
 
     >>> x = torch.ones(2, requires_grad=True)
     >>> [operation(node) for node in history(x.exp().sum())]
     ['Sum', 'Exp', 'leaf']
     """
+    # An explicit stack: recursion would fail on a history of a thousand operations.
     finished: dict[Node, None] = {}
     path = [tensor.grad_fn] if tensor.grad_fn is not None else []
     while path:
@@ -72,12 +72,12 @@ def history(tensor: Tensor) -> list[Node]:
 
 
 def inputs_of(node: Node) -> list[Node]:
-    """Return the nodes from which an operation took its inputs, those that need no gradient out."""
+    """Return the nodes that made an operation's inputs; untracked inputs have none."""
     return [source for source, _ in node.next_functions if source is not None]
 
 
 def leaves(tensor: Tensor) -> list[Tensor]:
-    """Return the leaves to which backward would bring gradients, each once.
+    """Return the leaves whose gradients backward would compute, each once.
 
     >>> x = torch.ones(2, requires_grad=True)
     >>> leaves(x * x)[0] is x
@@ -87,7 +87,7 @@ def leaves(tensor: Tensor) -> list[Tensor]:
 
 
 def draw_history(tensor: Tensor) -> str:
-    """Return the history as text, a line an operation: its number, name and inputs' numbers.
+    """Return the history as text, one line per operation: number, name and inputs' numbers.
 
     >>> x = torch.ones(2, requires_grad=True)
     >>> print(draw_history((x.exp() * x).sum()))
@@ -107,17 +107,17 @@ def draw_history(tensor: Tensor) -> str:
 
 
 def operation(node: Node) -> str:
-    """Return the name of an operation without what all such names have in common."""
+    """Return an operation's name without `Backward0`, or `leaf`."""
     return "leaf" if hasattr(node, "variable") else node.name().split("Backward")[0]
 
 
 def shape_of(leaf: Any) -> str:
-    """Return the shape of the variable of a leaf's node as text."""
+    """Return the shape of a leaf's variable as text."""
     return f"shape {tuple(leaf.variable.shape)}"
 
 
 def chain_rule(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-    """Return the Jacobian of functions applied one after the other: the product of theirs.
+    """Return the Jacobian of functions applied one after the other: the product of Jacobians.
 
     x has shape (n,), the result of the last function (m,); the Jacobian is (m, n).
     Source: Baydin et al., "Automatic Differentiation in Machine Learning: a Survey", section 3.
@@ -127,7 +127,7 @@ def chain_rule(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Te
     """
     product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for function in functions:
-        # Each Jacobian is taken where the path has come to, and acts on what came before it.
+        # The Jacobian at this function's input; later functions multiply from the left.
         product = torch.func.jacrev(function)(x) @ product
         x = function(x)
     return product.detach()
@@ -136,8 +136,8 @@ def chain_rule(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Te
 def sum_over_paths(function: Callable[..., Tensor], weight: Tensor, uses: int) -> Tensor:
     """Return the gradient of a scalar function that uses one weight several times.
 
-    `function` takes the weight once for each use; each use is a path of its own from the loss to
-    the weight, and the gradients along the paths add.
+    `function` takes the weight once for each use. Each use is a path from the loss to the weight,
+    and the gradients along the paths add.
 
     >>> sum_over_paths(lambda first, second: first * second, torch.tensor(3.0), uses=2)
     tensor(6.)
@@ -150,10 +150,10 @@ def sum_over_paths(function: Callable[..., Tensor], weight: Tensor, uses: int) -
 def accumulate(
     model: nn.Module, loss_fn: LossFunction, micro_batches: Iterable[tuple[Tensor, Tensor]]
 ) -> None:
-    """Add to the gradients those of the mean loss of all examples, one micro-batch at a time.
+    """Add the gradients of the mean loss over all examples, one micro-batch at a time.
 
-    `loss_fn` returns the mean of a batch; each counts by its share of the examples. The result is
-    that of the whole batch for models that treat each example alone: batch normalisation does not.
+    `loss_fn` returns the mean over a batch, so each is weighted by its share of the examples. The
+    sum is the gradient of the whole batch, unless a layer mixes examples, as BatchNorm does.
     Source: PyTorch documentation, "Automatic Mixed Precision examples", gradient accumulation.
 
     >>> model = nn.Linear(1, 1)
@@ -172,13 +172,12 @@ def accumulate(
 class ByHand(nn.Module):
     """A chain of Linear layers with ReLU between them as one operation, differentiated by hand.
 
-    `model` is a Sequential of Linear layers with one ReLU between each two, perhaps a Flatten in
-    front. All its parameters become views of one flat parameter, so the model learns what this
-    module learns; build it after the model is on its device. Autograd then has one node to visit
-    and the optimizer one tensor to update. Whether that is faster depends on the processor:
-    benchmarks/training.py tells.
+    `model` is a Sequential of Linear layers with one ReLU between each two, optionally after a
+    Flatten. All its parameters become views of one flat parameter, so the model learns what this
+    module learns; move the model to its device first. Autograd then visits one node and the
+    optimizer updates one tensor; benchmarks/training.py measures whether that is faster.
 
-    Raises ValueError for any other chain of layers, and for a layer that is there twice.
+    Raises ValueError for other layers, a layer that occurs twice, or a frozen parameter.
     Source: the chain rule, as in Rumelhart, Hinton and Williams, "Learning representations by
     back-propagating errors", 1986.
 
@@ -189,7 +188,7 @@ class ByHand(nn.Module):
     """
 
     def __init__(self, model: nn.Sequential) -> None:
-        """Move the parameters of the model into one flat tensor, of which they become views."""
+        """Copy the parameters into one flat parameter and make them views of it."""
         super().__init__()
         linears = chain_of(model)
         parameters = [part for layer in linears for part in (layer.weight, layer.bias)]
@@ -209,8 +208,9 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, flat: Tensor, shapes: Sequence[torch.Size]) -> Tensor:
-        """Compute the logits, and keep what each layer took in."""
+        """Compute the logits and save the input of each layer."""
         parameters, taken = views(flat, shapes), [inputs]
+        # Views of `flat`: to save `flat` is enough for autograd to notice a step in between.
         ctx.weights, ctx.shapes = parameters[::2], shapes
         for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
             taken.append(F.linear(taken[-1], weight, bias).relu_())
@@ -220,7 +220,7 @@ class _Chain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        """Go back through the layers, multiplying by the Jacobian of each."""
+        """Go back through the layers and multiply by the Jacobian of each."""
         (delta,) = deltas
         flat, *taken = ctx.saved_tensors
         gradient = torch.empty_like(flat)
@@ -229,8 +229,8 @@ class _Chain(torch.autograd.Function):
             torch.mm(delta.t(), taken[layer], out=slots[2 * layer])
             torch.sum(delta, 0, out=slots[2 * layer + 1])
             if layer:
-                # The slope of ReLU is one where something came out of it, else zero: the operator
-                # with which autograd goes back through ReLU is four times as fast as a mask.
+                # The slope of ReLU is one where its output is positive, else zero. Autograd's own
+                # operator for this is four times as fast as a mask.
                 delta = delta @ ctx.weights[layer]
                 delta = torch.ops.aten.threshold_backward(delta, taken[layer], 0)
         return delta @ ctx.weights[0] if ctx.needs_input_grad[0] else None, gradient, None
@@ -243,13 +243,13 @@ def chain_of(model: nn.Sequential) -> list[nn.Linear]:
     relus = [layer for layer in layers[1::2] if type(layer) is nn.ReLU]
     alternate = len(layers) == len(linears) + len(relus) and len(linears) == len(relus) + 1
     if not alternate or len(set(linears)) < len(linears):
-        raise ValueError(f"not Linear layers, each once, with one ReLU between each two: {model}")
-    if any(layer.bias is None or not layer.weight.requires_grad for layer in linears):
-        raise ValueError(f"each Linear layer needs a bias and a weight that can learn: {model}")
+        raise ValueError(f"ByHand needs distinct Linear layers, one ReLU between each two: {model}")
+    if any(sum(p.requires_grad for p in layer.parameters()) < 2 for layer in linears):
+        raise ValueError(f"each Linear layer needs a weight and a bias that require grad: {model}")
     return linears
 
 
 def views(flat: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Return views of these shapes that lie one after the other in a flat tensor."""
+    """Return consecutive views of a flat tensor, in these shapes."""
     sizes = [shape.numel() for shape in shapes]
     return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]

@@ -7,15 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Pairs of methods that only look like an operation and its in-place version.
+# Pairs of methods that look like an operation and its in-place version, but are not.
 NOT_PAIRS = {
-    "bernoulli": "takes its tensor for the probabilities, bernoulli_ takes them as an argument",
+    "bernoulli": "the tensor holds the probabilities; bernoulli_ takes them as an argument",
     "detach": "detach_ changes the history, not the values",
     "resize": "deprecated in favour of reshape",
     "resize_as": "resize_as_ changes the size over the same storage",
 }
-
-
 # The dtypes that torch and numpy share.
 NUMPY_DTYPES = frozenset(
     getattr(torch, name)
@@ -30,24 +28,24 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
     """Return a tensor that shares the array's memory, with its shape, dtype and values.
 
     Raises TypeError if torch has no such dtype (object, strings, dates, byte-swapped numbers) and
-    ValueError if the array is read-only or has a negative stride; nothing is copied or changed.
-    Source: PyTorch documentation, "torch.from_numpy", which only warns of read-only arrays.
+    ValueError if the array is read-only (torch itself only warns) or has a negative stride.
+    Source: PyTorch documentation, "torch.from_numpy".
 
     >>> import numpy as np
-    >>> array = np.zeros(3)
-    >>> from_numpy(array).add_(1)
-    tensor([1., 1., 1.], dtype=torch.float64)
+    >>> array = np.array([1.0, 2.0])
+    >>> from_numpy(array).mul_(10)
+    tensor([10., 20.], dtype=torch.float64)
     >>> array
-    array([1., 1., 1.])
+    array([10., 20.])
     """
     if not array.dtype.isnative:
         raise TypeError(
-            f"the array's {array.dtype} is byte-swapped: convert it first with "
+            f"the array's dtype {array.dtype} is byte-swapped: convert it first with "
             "array.astype(array.dtype.newbyteorder('='))"
         )
     if not array.flags.writeable:
         raise ValueError(
-            "the array is read-only, and a tensor over its memory could be written: pass "
+            "the array is read-only, but a write to the tensor would change it: pass "
             "array.copy(), or make it writeable with array.setflags(write=True)"
         )
     if any(stride < 0 for stride in array.strides):
@@ -59,7 +57,7 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
     except TypeError as error:
         raise TypeError(
-            f"torch has no dtype for the array's {array.dtype}: convert it first, for instance "
+            f"torch has no dtype like the array's {array.dtype}: convert it first, for example "
             "with array.astype(numpy.float32)"
         ) from error
 
@@ -67,17 +65,17 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
     """Return an array that shares the tensor's memory, with its shape, dtype and values.
 
-    Raises TypeError that names the missing step where there is no such array: the tensor has a
-    gradient (detach), a conjugate or negative bit (resolve_conj, resolve_neg), is not dense
-    (to_dense), not on the CPU (cpu) or of a dtype that numpy lacks (a cast).
+    Raises TypeError, with the missing calls, if numpy cannot take the tensor: it requires grad
+    (detach), has a conjugate or negative bit (resolve_conj, resolve_neg), is not dense (to_dense),
+    is not on the CPU (cpu), or has a dtype that numpy does not know (a cast).
     Source: PyTorch documentation, "torch.Tensor.numpy".
 
     >>> to_numpy(torch.ones(2, dtype=torch.bfloat16))
     Traceback (most recent call last):
     ...
-    TypeError: the tensor cannot be a numpy array as it is: call .float() first
+    TypeError: numpy cannot take this tensor as it is: call .float() first
     """
-    steps = {
+    steps = {  # in an order in which the calls work
         ".detach()": tensor.requires_grad,
         ".to_dense()": tensor.layout != torch.strided,
         ".cpu()": tensor.device.type != "cpu",
@@ -87,15 +85,14 @@ def to_numpy(tensor: Tensor) -> NDArray[Any]:
     }
     missing = "".join(step for step, needed in steps.items() if needed)
     if missing:
-        raise TypeError(f"the tensor cannot be a numpy array as it is: call {missing} first")
+        raise TypeError(f"numpy cannot take this tensor as it is: call {missing} first")
     return tensor.numpy()
 
 
 def centre(tensor: Tensor) -> Tensor:
-    """Return the elements minus their mean, flat, (numel,); the argument stays as it is.
+    """Return the elements minus their mean, flat, (numel,), without changing the argument.
 
-    A view is no private copy: subtracting in place, from tensor.view(-1), would change the
-    argument too.
+    A view is not a copy: subtracting in place from tensor.view(-1) would change the argument too.
 
     >>> x = torch.tensor([[1.0, 3.0]])
     >>> centre(x), x
@@ -108,7 +105,7 @@ def centre(tensor: Tensor) -> Tensor:
 def fill_through_view(tensor: Tensor, value: float) -> Tensor:
     """Set every element in place, through a flat view of it, and return the view (numel,).
 
-    Raises RuntimeError where the strides allow no flat view; reshape(-1) would write to a copy.
+    Raises RuntimeError if the strides allow no flat view: reshape(-1) would write to a copy.
     Source: PyTorch documentation, "torch.Tensor.view".
 
     >>> x = torch.zeros(2, 1)
@@ -123,10 +120,10 @@ def fill_through_view(tensor: Tensor, value: float) -> Tensor:
 
 @cache
 def in_place_pairs() -> dict[str, tuple[torch.dtype, str]]:
-    """Return each method `name` with an in-place twin `name_` and no operand or one, by its name.
+    """Return each method `name` that has an in-place version `name_` and takes at most one operand.
 
-    Found by trying every such pair of torch.Tensor on small tensors; the value is the dtype of
-    the tensor that worked, and its operand: "none", "scalar" or "tensor".
+    It tries every such pair of torch.Tensor on small tensors. The values are the dtype of the
+    tensor that worked, and its operand: "none", "scalar" or "tensor".
 
     >>> in_place_pairs()["add"], in_place_pairs()["exp"]
     ((torch.float32, 'tensor'), (torch.float32, 'none'))
@@ -136,6 +133,7 @@ def in_place_pairs() -> dict[str, tuple[torch.dtype, str]]:
         for name in dir(Tensor)
         if name[0] != "_" and hasattr(Tensor, f"{name}_") and name not in NOT_PAIRS
     ]
+    # The last combination that works wins, so the order is that of preference, the best last.
     return {
         name: (dtype, operand)
         for name in names
@@ -146,7 +144,7 @@ def in_place_pairs() -> dict[str, tuple[torch.dtype, str]]:
 
 
 def _is_pair(name: str, dtype: torch.dtype, operand: str) -> bool:
-    """Return whether both methods of a pair accept a small square tensor and such an operand."""
+    # On the CPU, whatever the default device: the answer must not depend on it.
     square = torch.ones(2, 2, dtype=dtype, device="cpu")
     operands = {"none": (), "scalar": (1,), "tensor": (square.clone(),)}[operand]
     try:

@@ -1,12 +1,11 @@
 """Lesson 3: autograd.
 
-While a result is computed, autograd writes down the operations: each result that depends on a
-tracked tensor holds, as `grad_fn`, the last of them, which points to those before. `backward`
-walks that graph from the loss to the leaves, multiplies by the Jacobian of each operation on the
-way, and adds what arrives at a leaf to its `grad`. Because it adds, a gradient that was not zeroed
-is wrong, a weight that is used twice is right, and a batch too large for the memory can be cut up.
-
-Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+Autograd records operations while they run. The result of an operation on a tracked tensor keeps
+that operation as its `grad_fn`, which points to the operations before it: together they are the
+graph. `backward` walks the graph from the loss to the leaves, multiplies by the Jacobian of each
+operation, and adds the gradient that reaches a leaf to its `grad`. Because it adds, you must zero
+gradients between steps, a weight that is used twice gets the right gradient, and a batch that is
+too large for the memory can be split into micro-batches.
 """
 
 CLAIMS = [

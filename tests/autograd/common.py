@@ -1,4 +1,4 @@
-"""Shared by several claims of the lesson autograd."""
+"""Helpers that several claims about autograd share."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -7,9 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-float64 = torch.float64
-
-
+float64 = torch.float64  # its rounding is far smaller than the mistakes
 MicroBatches = Sequence[tuple[Tensor, Tensor]]
 
 
@@ -21,8 +19,9 @@ def assert_close(
     rtol: float = 1e-9,
     atol: float = 1e-12,
 ) -> None:
-    """Assert that tensors agree up to rounding, relative to the largest element expected."""
+    """Assert that tensors agree up to rounding, relative to the largest expected element."""
     assert actual is not None, f"{law}: there is none"
+    # A small element may be the difference of large ones, and has their rounding.
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     torch.testing.assert_close(
         actual, expected, rtol=0, atol=rtol * scale + atol, msg=lambda text: f"{law}: {text}"
@@ -30,22 +29,17 @@ def assert_close(
 
 
 def gradients(model: nn.Module) -> list[Tensor | None]:
-    """Return copies of the gradients of a model's parameters."""
     return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
 def gradients_of(
     model: nn.Module, loss_fn: Callable[..., Tensor], inputs: Tensor, labels: Tensor
 ) -> list[Tensor]:
-    """Return the gradients of one batch's loss by torch.autograd.grad, which stores none."""
+    # The oracle: torch.autograd.grad returns gradients and stores none.
     return list(torch.autograd.grad(loss_fn(model(inputs), labels), list(model.parameters())))
 
 
-def compute(operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Apply an operation to tensors."""
-    return operation(*inputs)
-
-
+# By the names of their nodes in the graph.
 UNARY = {
     "Sin": torch.sin,
     "Tanh": torch.tanh,
@@ -54,13 +48,10 @@ UNARY = {
     "Pow": torch.square,
     "Abs": torch.abs,
 }
-
-
 chains = st.lists(st.sampled_from(sorted(UNARY)), min_size=1, max_size=5)
 
 
 def apply_chain(names: Sequence[str], x: Tensor) -> Tensor:
-    """Apply operations one after the other."""
     return reduce(lambda value, name: UNARY[name](value), names, x)
 
 

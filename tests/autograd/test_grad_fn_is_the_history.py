@@ -1,12 +1,16 @@
-"""Grad_fn.
+"""grad_fn leads back through the operations that made a result.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+>>> y = x.exp().sum()
+>>> y.grad_fn.name(), y.grad_fn.next_functions[0][0].name()
+('SumBackward0', 'ExpBackward0')
+>>> print(x.grad_fn)
+None
 
-Notes: grad_fn of a result shows the operations that made it.
+Notes: `grad_fn` of a result shows the operations that made it.
 Verdict: holds
+Truth: `grad_fn` is the last operation, and `next_functions` lead to the ones before it. Every path
+    ends in an AccumulateGrad node, whose `variable` is a leaf. A leaf itself has no `grad_fn`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,20 +28,20 @@ from tests.autograd.common import UNARY, apply_chain, chains, float64
 
 
 def rebuilds_under_no_grad(names: Sequence[str], x: Tensor) -> Tensor:
-    """Compute the same values where nothing is recorded."""
+    """Compute the same values under no_grad, which records nothing."""
     with torch.no_grad():
         return apply_chain(names, x)
 
 
 def cuts_the_chain(names: Sequence[str], x: Tensor) -> Tensor:
-    """Take .data after the first of several operations, and go on with a new leaf."""
+    """Take .data after the first of several operations, which makes a new leaf."""
     if len(names) == 1:
         return apply_chain(names, x)
     return apply_chain(names[1:], UNARY[names[0]](x).data.requires_grad_())
 
 
 def name_of(node: torch.autograd.graph.Node) -> str:
-    """Return the name of a node without its namespace, 'Backward' and number."""
+    # From "SinBackward0" or "torch::autograd::AccumulateGrad".
     return node.name().split("::")[-1].split("Backward")[0]
 
 
@@ -52,7 +56,7 @@ def name_of(node: torch.autograd.graph.Node) -> str:
 def test_grad_fn_leads_back_through_the_operations(
     apply_chain: Callable[[Sequence[str], Tensor], Tensor], names: list[str], x: Tensor
 ) -> None:
-    """Following next_functions from a result meets its operations in reverse, then the leaf."""
+    """next_functions lead from a result back through its operations, in reverse, to the leaf."""
     result = apply_chain(names, x)
 
     assert x.grad_fn is None, "a leaf has no history"
@@ -68,7 +72,7 @@ def test_grad_fn_leads_back_through_the_operations(
 
 
 def follows_the_first_input(tensor: Tensor) -> list[Any]:
-    """Walk from each operation to its first input only."""
+    """Follow only the first input of each operation."""
     nodes, node = [], tensor.grad_fn
     while node is not None:
         nodes.append(node)
@@ -77,7 +81,7 @@ def follows_the_first_input(tensor: Tensor) -> list[Any]:
 
 
 def meets_shared_nodes_twice(tensor: Tensor) -> list[Any]:
-    """Walk a tree, although a result that was used twice makes it a graph."""
+    """Walk the graph as a tree, and so meet a result once for each use."""
 
     def walk(node: Any) -> Iterator[Any]:
         if node is not None:
@@ -89,13 +93,13 @@ def meets_shared_nodes_twice(tensor: Tensor) -> list[Any]:
 
 
 def in_order_of_discovery(tensor: Tensor) -> list[Any]:
-    """Walk depth first, and so meet a shared input before all that used it."""
+    """List nodes depth first, so a shared input can come before an operation that used it."""
     return list(dict.fromkeys(meets_shared_nodes_twice(tensor)))
 
 
 @st.composite
 def programs(draw: st.DrawFn) -> tuple[list[Tensor], list[tuple[int, int]]]:
-    """Draw leaves, some of them tracked, and pairs of positions to add: leaves, then results."""
+    """Draw leaves, some tracked, and pairs of positions to add, among leaves and results."""
     tracked = draw(st.lists(st.booleans(), min_size=1, max_size=3))
     inputs = [torch.ones(k + 1, 1, requires_grad=flag) for k, flag in enumerate(tracked)]
     steps = [
@@ -117,12 +121,13 @@ def programs(draw: st.DrawFn) -> tuple[list[Tensor], list[tuple[int, int]]]:
 def test_the_history_is_the_graph_of_all_that_was_used(
     history: Callable[[Tensor], list[Any]], program: tuple[list[Tensor], list[tuple[int, int]]]
 ) -> None:
-    """It holds every tracked operation and leaf once, each before those that it used."""
+    """The history has every tracked operation and leaf once, each before the ones it used."""
     inputs, steps = program
     values, sources = list(inputs), dict[int, tuple[int, int]]()
     for left, right in steps:
         sources[len(values)] = (left, right)
-        values.append(values[left].sum() + values[right].sum())
+        values.append(values[left].sum() + values[right].sum())  # sums: the shapes differ
+    # The oracle: go back through the steps and mark the values that the last one depends on.
     used = {len(values) - 1}
     for position in range(len(values) - 1, -1, -1):
         if position in used:

@@ -1,12 +1,18 @@
-"""Gradients accumulate.
+"""Each backward adds to the gradients, so they must be zeroed.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+>>> for _ in range(3):
+...     w.square().sum().backward()
+...     print(w.grad)
+tensor([2., 4.])
+tensor([4., 8.])
+tensor([ 6., 12.])
 
-Notes: Each call to backward adds to the gradients, so they must be zeroed.
+Notes: Each call to `backward` adds to the gradients, so they must be zeroed.
 Verdict: holds
+Truth: After k backwards `grad` is the sum of k gradients; after `zero_grad` the next gradient
+    stands alone. None and zero are the same only to plain SGD: momentum, weight decay and Adam
+    move a parameter whose gradient is zero, and skip one whose gradient is None.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,31 +36,30 @@ from tests.autograd.common import (
 
 
 def backward_for_each(model: nn.Module, losses: Iterable[Tensor]) -> None:
-    """Call backward on each loss."""
     for loss in losses:
         loss.backward()
 
 
 def overwrites(model: nn.Module, losses: Iterable[Tensor]) -> None:
-    """Store each gradient in place of the last."""
+    """Replace the stored gradient each time."""
     for loss in losses:
         model.zero_grad()
         loss.backward()
 
 
 def averages(model: nn.Module, losses: Iterable[Tensor]) -> None:
-    """Expect the mean of the gradients."""
+    """Average the losses, so the gradients are averaged too."""
     losses = list(losses)
     (torch.stack(losses).mean()).backward()
 
 
 @st.composite
-def many_batches(draw: st.DrawFn, count: int = 3) -> tuple[Problem, MicroBatches]:
-    """Draw a problem and some batches for it."""
+def many_batches(draw: st.DrawFn) -> tuple[Problem, MicroBatches]:
+    """Draw a problem and more batches for its network."""
     problem = draw(problems(dtype=float64, max_size=3))
     features, classes = problem.model[0].in_features, problem.model[-1].out_features
     drawn = batches(features, classes, max_size=3, dtype=float64)
-    return problem, draw(st.lists(drawn, min_size=1, max_size=count))
+    return problem, draw(st.lists(drawn, min_size=1, max_size=3))
 
 
 @law(
@@ -65,7 +70,7 @@ def many_batches(draw: st.DrawFn, count: int = 3) -> tuple[Problem, MicroBatches
 def test_gradients_of_several_backwards_add(
     backward: Callable[[nn.Module, Iterable[Tensor]], None], drawn: tuple[Problem, MicroBatches]
 ) -> None:
-    """After k backwards each parameter holds the sum of the k gradients."""
+    """After k backwards, the grad of each parameter is the sum of k gradients."""
     problem, many = drawn
     model, loss_fn = problem.model, problem.loss_fn
     separate = [gradients_of(model, loss_fn, *batch) for batch in many]
@@ -77,16 +82,16 @@ def test_gradients_of_several_backwards_add(
 
 
 def never_zeroes(model: nn.Module) -> None:
-    """Leave the gradients of the last batch where they are."""
+    """Keep the gradients of earlier batches."""
 
 
 def zeroes_the_first_parameter(model: nn.Module) -> None:
-    """Zero the gradient of the first layer's weight only."""
+    """Zero only the gradient of the first layer's weight."""
     next(iter(model.parameters())).grad = None
 
 
 def zeroes_the_weights(model: nn.Module) -> None:
-    """Forget the biases."""
+    """Zero the weights' gradients and forget the biases."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.grad = None
@@ -104,7 +109,7 @@ def zeroes_the_weights(model: nn.Module) -> None:
 def test_after_zeroing_the_next_gradient_stands_alone(
     zero_grad: Callable[[nn.Module], None], drawn: tuple[Problem, MicroBatches]
 ) -> None:
-    """What earlier batches left is gone from every parameter."""
+    """After zero_grad, every parameter gets the gradient of the next batch alone."""
     problem, earlier = drawn
     model, loss_fn = problem.model, problem.loss_fn
     expected = gradients_of(model, loss_fn, problem.inputs, problem.labels)
@@ -118,25 +123,21 @@ def test_after_zeroing_the_next_gradient_stands_alone(
         assert_close(found, alone, "after zero_grad the next gradient stands alone")
 
 
-def forgets(parameter: nn.Parameter) -> None:
-    """Leave no gradient, as zero_grad() does."""
-    parameter.grad = None
-
-
 def fills_with_zeros(parameter: nn.Parameter) -> None:
-    """Leave a gradient of zeros, as zero_grad(set_to_none=False) does."""
+    """Set the gradient to zeros, as zero_grad(set_to_none=False) does."""
     parameter.grad = torch.zeros_like(parameter)
 
 
-@law(
-    right=forgets,
-    wrong={fills_with_zeros: "without a gradient stays"},
-)
+def sets_to_none(parameter: nn.Parameter) -> None:
+    parameter.grad = None  # as zero_grad() does
+
+
+@law(right=sets_to_none, wrong={fills_with_zeros: "without a gradient stays"})
 @given(start=st.integers(1, 9), slope=st.integers(1, 9), name=st.sampled_from(sorted(OPTIMIZERS)))
-def test_none_is_not_zero_to_an_optimizer_with_a_memory(
+def test_to_an_optimizer_none_is_not_zero(
     zero_grad: Callable[[nn.Parameter], None], start: int, slope: int, name: str
 ) -> None:
-    """A gradient of zero moves a parameter by momentum or weight decay; None never does."""
+    """Momentum, weight decay and Adam move a parameter whose gradient is zero, not None."""
     parameter = nn.Parameter(torch.tensor(float(start)))
     optimizer = OPTIMIZERS[name]([parameter])
     parameter.grad = torch.tensor(float(slope))
@@ -150,4 +151,6 @@ def test_none_is_not_zero_to_an_optimizer_with_a_memory(
     parameter.grad = torch.zeros(())
     optimizer.step()
     moved = not same(parameter.detach(), before)
-    assert moved == (name != "plain SGD"), f"a gradient of zero moves it, under {name} as well"
+    assert moved == (name != "plain SGD"), (
+        f"a gradient of zero moves it, except under plain SGD ({name})"
+    )

@@ -1,15 +1,20 @@
-"""The graph is used up.
+"""backward frees the graph, so most graphs allow only one backward.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+>>> loss = x.square().sum()
+>>> loss.backward()
+>>> loss.backward()  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+RuntimeError: Trying to backward through the graph a second time ...
+>>> x.grad
+tensor([2., 4.])
 
 Notes: Only call backward once per iteration.
 Verdict: holds-if
-Truth: The values that operations saved are freed by backward: a second call raises unless
-    retain_graph=True; with it, the gradients add. Operations that save nothing do not notice: (x
-    + 1).sum() goes twice, and the gradients add without a word.
+Truth: `backward` frees the values that operations saved, so a second call raises, unless the first
+    had `retain_graph=True`; the gradients then add. A graph whose operations saved nothing can be
+    walked again: after two calls on `(x + 1).sum()` the gradients have added, without an error.
 """
 
 from collections.abc import Callable
@@ -25,26 +30,22 @@ from tests.autograd.common import assert_close, float64, gradients, gradients_of
 
 
 def backward_twice(loss: Tensor) -> None:
-    """Call backward a second time, as it stands."""
     loss.backward()
     loss.backward()
 
 
 def retains_the_graph(loss: Tensor) -> None:
-    """Follow the advice of the error message without asking why the graph is walked twice."""
+    """Pass retain_graph=True, as the error message says, though nobody needs a second walk."""
     loss.backward(retain_graph=True)
     loss.backward()
 
 
-@law(
-    right=backward_twice,
-    wrong={retains_the_graph: "DID NOT RAISE"},
-)
+@law(right=backward_twice, wrong={retains_the_graph: "DID NOT RAISE"})
 @given(problem=problems(dtype=float64))
 def test_a_second_backward_raises(
     backward_twice: Callable[[Tensor], None], problem: Problem
 ) -> None:
-    """The values that the operations saved are gone: the second walk raises, and adds nothing."""
+    """The first backward frees the saved values, so a second one raises and adds nothing."""
     loss = problem.loss_fn(problem.model(problem.inputs), problem.labels)
     expected = gradients_of(problem.model, problem.loss_fn, problem.inputs, problem.labels)
 
@@ -52,45 +53,38 @@ def test_a_second_backward_raises(
         backward_twice(loss)
 
     for found, once in zip(gradients(problem.model), expected, strict=True):
-        assert_close(found, once, "after the error, the gradient is that of one backward")
+        assert_close(found, once, "after the error, grad still holds one gradient")
 
 
 def adds_once(loss: Tensor) -> None:
-    """Expect the second walk to have no effect."""
+    """Expect the second backward to have no effect."""
     loss.backward()
 
 
-@law(
-    right=backward_twice,
-    wrong={adds_once: "walked again without a word"},
-)
+@law(right=backward_twice, wrong={adds_once: "walked again without an error"})
 @given(x=tensors(shapes(min_side=1, max_dims=2), float64, max_magnitude=9.0, requires_grad=True))
-def test_a_graph_that_saved_nothing_goes_twice(
+def test_a_graph_that_saved_nothing_can_be_walked_twice(
     backward_twice: Callable[[Tensor], None], x: Tensor
 ) -> None:
-    """A sum needs no saved value: its graph is walked again, and the gradients add in silence."""
+    """A sum saves no values, so its graph can be walked again, and the gradients add."""
     backward_twice((x + 1).sum())
 
-    assert_close(x.grad, torch.full_like(x, 2), "a sum is walked again without a word")
+    assert_close(x.grad, torch.full_like(x, 2), "a sum is walked again without an error")
 
 
 def step_after_one_backward(weight: Tensor, loss: Tensor, lr: float) -> None:
-    """Step along the gradient of one backward."""
     loss.backward(retain_graph=True)
     with torch.no_grad():
         weight -= lr * weight.grad
 
 
 def steps_on_doubled_gradients(weight: Tensor, loss: Tensor, lr: float) -> None:
-    """Call backward twice with retain_graph=True, then step."""
+    """Call backward twice, with retain_graph=True, and step on the sum."""
     loss.backward(retain_graph=True)
     step_after_one_backward(weight, loss, lr)
 
 
-@law(
-    right=step_after_one_backward,
-    wrong={steps_on_doubled_gradients: "w - lr * gradient"},
-)
+@law(right=step_after_one_backward, wrong={steps_on_doubled_gradients: "w - lr * gradient"})
 @given(
     start=tensors((2,), float64, max_magnitude=9.0, layouts=["contiguous"]),
     x=tensors((2,), float64, max_magnitude=9.0),
@@ -98,13 +92,13 @@ def steps_on_doubled_gradients(weight: Tensor, loss: Tensor, lr: float) -> None:
 def test_a_retained_graph_doubles_the_step(
     step: Callable[..., None], start: Tensor, x: Tensor
 ) -> None:
-    """One backward and a step land at w - lr * gradient; a second backward adds the same again."""
+    """A step ends at w - lr * gradient; a second backward would double the gradient."""
     weight = start.clone().requires_grad_()
     slope = 2 * ((start * x).sum() - 1) * x
     loss = ((weight * x).sum() - 1).square()
 
     step(weight, loss, 0.5)
 
-    assert_close(weight.detach(), start - 0.5 * slope, "the step lands at w - lr * gradient")
+    assert_close(weight.detach(), start - 0.5 * slope, "the step ends at w - lr * gradient")
     loss.backward()
     assert_close(weight.grad, 2 * slope, "with retain_graph, the gradients of two walks add")

@@ -1,14 +1,18 @@
-"""Micro-batches.
+"""Micro-batches, weighted by their sizes, add up to the gradient of the batch.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> w, x = torch.tensor(5.0, requires_grad=True), torch.tensor([1.0, 2.0, 3.0, 10.0])
+>>> torch.autograd.grad((w * x).mean(), w)
+(tensor(4.),)
+>>> for part in x.split(3):
+...     ((w * part).mean() * len(part) / len(x)).backward()
+>>> w.grad
+tensor(4.)
 
 Notes: (consequence of accumulation) Several small batches can stand for one large one.
 Verdict: holds-if
-Truth: If each micro-batch's mean loss is weighted by its share of the examples, and no layer
-    mixes examples (BatchNorm does).
+Truth: Each micro-batch's mean loss must be weighted by its share of the examples, and no layer may
+    mix examples, as BatchNorm does. Then any split, even or uneven, gives the gradient and the
+    step of the whole batch, also if several processes compute the parts.
 """
 
 import copy
@@ -41,7 +45,7 @@ from tests.autograd.common import (
 def adds_mean_losses(
     model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
 ) -> None:
-    """Add the gradients of the mean losses, unscaled."""
+    """Add the gradients of the mean losses without weights."""
     for inputs, labels in micro_batches:
         loss_fn(model(inputs), labels).backward()
 
@@ -49,7 +53,7 @@ def adds_mean_losses(
 def divides_by_their_number(
     model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
 ) -> None:
-    """Give each micro-batch the same weight, though one is smaller."""
+    """Give every micro-batch the same weight, though one may be smaller."""
     for inputs, labels in micro_batches:
         (loss_fn(model(inputs), labels) / len(micro_batches)).backward()
 
@@ -57,7 +61,7 @@ def divides_by_their_number(
 def zeroes_in_between(
     model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
 ) -> None:
-    """Zero the gradients where a loop over batches does it."""
+    """Zero the gradients before each micro-batch, as a loop over batches does."""
     examples = sum(len(labels) for _, labels in micro_batches)
     for inputs, labels in micro_batches:
         model.zero_grad()
@@ -67,7 +71,7 @@ def zeroes_in_between(
 def weights_by_the_first(
     model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: MicroBatches
 ) -> None:
-    """Take the size of the first micro-batch for that of all: wrong for the last, smaller one."""
+    """Assume that every micro-batch has the size of the first, though the last may be smaller."""
     examples = sum(len(labels) for _, labels in micro_batches)
     for inputs, labels in micro_batches:
         (loss_fn(model(inputs), labels) * len(micro_batches[0][1]) / examples).backward()
@@ -77,7 +81,7 @@ def weights_by_the_first(
 def splits(
     draw: st.DrawFn, problem: st.SearchStrategy[Problem], smallest: int = 1
 ) -> tuple[Problem, MicroBatches]:
-    """Draw a problem and its batch, cut into micro-batches of any sizes."""
+    """Draw a problem, and split its batch into micro-batches of any sizes."""
     drawn = draw(problem)
     sizes, rest = [], len(drawn.labels)
     while rest:
@@ -101,7 +105,7 @@ def splits(
 def test_any_split_of_a_batch_gives_its_gradient_and_its_step(
     accumulate: Callable[..., None], split: tuple[Problem, MicroBatches], name: str
 ) -> None:
-    """Micro-batches, even or uneven, lead to the gradient and the step of the whole batch."""
+    """Micro-batches, even or uneven, give the gradient and the step of the whole batch."""
     problem, micro_batches = split
     parameters = list(problem.model.parameters())
     expected = gradients_of(problem.model, problem.loss_fn, problem.inputs, problem.labels)
@@ -116,7 +120,7 @@ def test_any_split_of_a_batch_gives_its_gradient_and_its_step(
     OPTIMIZERS[name](whole).step()
     OPTIMIZERS[name](parameters).step()
     for parameter, other in zip(parameters, whole, strict=True):
-        # Adam divides by |g| + 1e-8: rounding of 1e-15 becomes 1e-7 of a step of 0.5.
+        # Adam divides by |g| + 1e-8, so rounding of 1e-15 becomes 1e-7 of a step of 0.5.
         torch.testing.assert_close(
             parameter, other, rtol=1e-6, atol=1e-6, msg="a split takes the full batch's step"
         )
@@ -124,20 +128,17 @@ def test_any_split_of_a_batch_gives_its_gradient_and_its_step(
 
 @st.composite
 def normalized_problems(draw: st.DrawFn) -> Problem:
-    """Draw batches of different examples for a network of one layer."""
+    # Four examples or more: BatchNorm refuses to train on fewer than two in a micro-batch.
     inputs, labels = draw(batches(2, 2, min_size=4, dtype=float64, max_magnitude=5.0))
     return Problem(draw(networks([2, 2], dtype=float64)), nn.CrossEntropyLoss(), inputs, labels)
 
 
-@law(
-    right=nn.LayerNorm,
-    wrong={nn.BatchNorm1d: "full batch's gradient"},
-)
+@law(right=nn.LayerNorm, wrong={nn.BatchNorm1d: "full batch's gradient"})
 @given(split=splits(normalized_problems(), smallest=2))
 def test_no_layer_may_mix_the_examples(
     normalization: Callable[..., nn.Module], split: tuple[Problem, MicroBatches]
 ) -> None:
-    """A layer that normalises each example can be split; one that normalises the batch cannot."""
+    """A batch can be split if a layer normalises each example, not if it normalises the batch."""
     problem, micro_batches = split
     model = nn.Sequential(normalization(2, dtype=float64), *problem.model)
     expected = gradients_of(model, problem.loss_fn, problem.inputs, problem.labels)
@@ -145,7 +146,7 @@ def test_no_layer_may_mix_the_examples(
     accumulate(model, problem.loss_fn, micro_batches)
 
     for found, grad in zip(gradients(model), expected, strict=True):
-        # Normalising equal values divides rounding by the square root of eps, 3e-3.
+        # LayerNorm divides the rounding of equal values by the square root of its eps, 3e-3.
         assert_close(found, grad, "a split gives the full batch's gradient", rtol=1e-6)
 
 
@@ -158,10 +159,11 @@ def worker_step(
     workers: dist.ProcessGroup,
     combine: Callable[[Tensor, float], Tensor | None],
 ) -> None:
-    """Step on what `combine` makes of each worker's gradient and its share of the examples."""
+    # `combine` returns what a worker adds to the sum, from its gradient and share of examples.
     mine = slice(workers.rank(), None, workers.size())
     share = len(labels[mine]) / len(labels)
     optimizer.zero_grad()
+    # A worker without examples adds zeros, since all_reduce waits for every worker.
     loss = loss_fn(model(inputs[mine]), labels[mine]) if share else 0 * model(inputs).sum()
     loss.backward()
     for parameter in model.parameters():
@@ -173,25 +175,26 @@ def worker_step(
 
 
 def never_communicates(*arguments: Any, workers: dist.ProcessGroup) -> None:
-    """Let each worker step on its own part: the models drift apart."""
+    """Let each worker step on its part of the batch, so the models drift apart."""
     worker_step(*arguments, workers, lambda grad, share: None)
 
 
 def averages_over_workers(*arguments: Any, workers: dist.ProcessGroup) -> None:
-    """Take the mean of the gradients, as DistributedDataParallel does: right for even parts."""
+    """Average the gradients, as DistributedDataParallel does: right only for even parts."""
     worker_step(*arguments, workers, lambda grad, share: grad / workers.size())
 
 
 def sums_mean_gradients(*arguments: Any, workers: dist.ProcessGroup) -> None:
-    """Add the gradients of mean losses: the step is as many times too long as there are workers."""
+    """Add the gradients of the mean losses, so the step grows with the number of workers."""
     worker_step(*arguments, workers, lambda grad, share: grad)
 
 
 @cache
 def groups_of_threads(size: int) -> list[dist.ProcessGroup]:
-    """Return process groups of torch.distributed, one for each thread that plays a worker."""
+    # Threads play the workers: to start processes would take seconds. The groups are connected
+    # once; all ranks must connect at the same time.
     store = dist.HashStore()
-    limit = timedelta(seconds=30)
+    limit = timedelta(seconds=30)  # a worker that waits in vain raises instead of hanging
     with ThreadPoolExecutor(size) as pool:
         ranks = range(size)
         return list(pool.map(lambda r: dist.ProcessGroupGloo(store, r, size, limit), ranks))
@@ -210,7 +213,7 @@ def groups_of_threads(size: int) -> list[dist.ProcessGroup]:
 def test_workers_that_share_a_batch_take_the_step_of_one_process(
     step: Callable[..., object], problem: Problem, size: int, accumulate: int
 ) -> None:
-    """Workers are micro-batches at the same time: any number of them, the parts even or uneven."""
+    """Two or three workers, with parts of even or uneven size, take the step of one process."""
     inputs, labels = problem.inputs, problem.labels
     slopes = gradients_of(problem.model, problem.loss_fn, inputs, labels)
     expected = [
@@ -218,7 +221,8 @@ def test_workers_that_share_a_batch_take_the_step_of_one_process(
         for p, slope in zip(problem.model.parameters(), slopes, strict=True)
     ]
     models, groups = [copy.deepcopy(problem.model) for _ in range(size)], groups_of_threads(size)
-    step = partial(step, accumulate=accumulate) if step is train_step else step
+    if step is train_step:  # the mistakes have no such option
+        step = partial(step, accumulate=accumulate)
 
     def work(rank: int) -> None:
         optimizer = torch.optim.SGD(models[rank].parameters(), lr=0.5)

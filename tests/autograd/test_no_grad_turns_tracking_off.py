@@ -1,19 +1,22 @@
-"""No_grad.
+"""no_grad stops recording, and changes neither values nor the model.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+>>> x * 3
+tensor([3., 6.], grad_fn=<MulBackward0>)
+>>> with torch.no_grad():
+...     print(x * 3, x.requires_grad)
+tensor([3., 6.]) True
 
-Notes: torch.no_grad turns off all gradients inside it.
+Notes: `torch.no_grad` turns off all gradients inside it.
 Verdict: holds-if
-Truth: It stops recording. It changes no value, does not touch requires_grad of existing tensors
-    nor gradients already stored, and does not switch dropout off.
+Truth: It stops recording. It changes no value, does not touch `requires_grad` of existing tensors
+    or stored gradients, and does not switch dropout off. It ends with its block, also after an
+    exception, and does not affect other threads.
 """
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ from dlconcepts.testing.laws import law
 
 @contextmanager
 def never_restores_after_an_exception() -> Iterator[None]:
-    """Switch gradients off and on again, in a function that an exception leaves early."""
+    """Switch tracking off and on again without finally, so an exception skips the second."""
     torch.set_grad_enabled(False)
     yield
     torch.set_grad_enabled(True)
@@ -36,7 +39,7 @@ def never_restores_after_an_exception() -> Iterator[None]:
 
 @contextmanager
 def always_switches_on_again() -> Iterator[None]:
-    """Switch gradients on at the end, whatever they were before."""
+    """Switch tracking on at the end, whatever it was before."""
     torch.set_grad_enabled(False)
     try:
         yield
@@ -46,7 +49,7 @@ def always_switches_on_again() -> Iterator[None]:
 
 @contextmanager
 def records_everything() -> Iterator[None]:
-    """Do nothing at all."""
+    """Do nothing, so autograd keeps recording."""
     yield
 
 
@@ -59,13 +62,14 @@ def records_everything() -> Iterator[None]:
     },
 )
 @given(around=st.lists(st.booleans(), max_size=3), x=tensors((2,), requires_grad=True))
-def test_tracking_is_off_in_the_block_and_as_before_after_it(
+def test_tracking_is_off_inside_the_block_and_restored_after_it(
     no_grad: Callable[[], AbstractContextManager[None]], around: list[bool], x: Tensor
 ) -> None:
-    """Whatever the nesting: off inside, restored after the block, an exception, a decorator."""
-    try:
-        for enabled in around:
-            torch.set_grad_enabled(enabled)
+    """Tracking is off inside, and restored after the block, an exception or a decorated call."""
+    with ExitStack() as outer:
+        # The first block restores tracking for the next test, even if the law fails.
+        for enabled in (True, *around):
+            outer.enter_context(torch.set_grad_enabled(enabled))
         before = torch.is_grad_enabled()
         others: list[bool] = []
         with no_grad():
@@ -77,36 +81,33 @@ def test_tracking_is_off_in_the_block_and_as_before_after_it(
             other.start()
             other.join()
         assert torch.is_grad_enabled() == before, "tracking is as it was around the block"
-        assert others == [True], "other threads go on recording"
+        assert others == [True], "other threads keep recording"
         assert no_grad()(torch.is_grad_enabled)() is False, "off in a decorated function"
         assert torch.is_grad_enabled() == before, "tracking is as it was before a decorated call"
         with pytest.raises(KeyError), no_grad():
             raise KeyError
         assert torch.is_grad_enabled() == before, "tracking is as it was before an exception"
-    finally:
-        torch.set_grad_enabled(True)
 
 
 def compute_untracked(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Call a model inside no_grad."""
     with torch.no_grad():
         return model(inputs)
 
 
 def freezes_for_good(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Set requires_grad to False on the parameters, and leave it so."""
+    """Set requires_grad to False on the parameters and never restore it."""
     return model.requires_grad_(False)(inputs)
 
 
 def calls_eval_and_tracks(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Take eval mode for no_grad."""
+    """Use eval mode instead of no_grad."""
     result = model.eval()(inputs)
     model.train()
     return result
 
 
 def switches_dropout_off(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Expect no_grad to switch dropout off as well."""
+    """Switch dropout off as well, as eval mode does."""
     model.eval()
     result = compute_untracked(model, inputs)
     model.train()
@@ -114,7 +115,7 @@ def switches_dropout_off(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def clears_gradients(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Take 'turns off all gradients' at its word."""
+    """Clear the stored gradients, as if 'all gradients' meant them."""
     model.zero_grad()
     return compute_untracked(model, inputs)
 
@@ -132,7 +133,7 @@ def clears_gradients(model: nn.Module, inputs: Tensor) -> Tensor:
 def test_no_grad_changes_neither_values_nor_model(
     compute: Callable[[nn.Module, Tensor], Tensor], problem: Problem, seed: int
 ) -> None:
-    """Same values, dropout included; requires_grad and the gradients stored stay as they were."""
+    """Values, dropout, requires_grad and stored gradients are the same as without no_grad."""
     model = nn.Sequential(*problem.model, nn.Dropout(0.5))
     problem.loss_fn(model(problem.inputs), problem.labels).backward()
     torch.manual_seed(seed)

@@ -1,12 +1,19 @@
-"""Requires_grad.
+"""Autograd tracks a result exactly if one of its inputs requires grad.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+>>> x * 3
+tensor([3., 6.], grad_fn=<MulBackward0>)
+>>> torch.tensor([1.0, 2.0]) * 3
+tensor([3., 6.])
+>>> torch.tensor([1, 2], requires_grad=True)  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+RuntimeError: Only Tensors of floating point ... can require gradients
 
-Notes: A tensor created with requires_grad=True has the operations on it tracked.
+Notes: A tensor created with `requires_grad=True` has the operations on it tracked.
 Verdict: holds
+Truth: A result requires grad exactly if some input does and gradients are enabled. The default is
+    False. Integer and boolean tensors cannot require grad.
 """
 
 from collections.abc import Callable
@@ -20,30 +27,34 @@ from torch import Tensor
 from dlconcepts.strategies import FLOATS, shapes, tensors
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
-from tests.autograd.common import compute, float64
+from tests.autograd.common import float64
+
+
+def compute(operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return operation(*inputs)
 
 
 def detaches_on_the_way(operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Detach the first input, as one does to be able to print it."""
+    """Detach the first input, as people do to print a tensor."""
     return operation(inputs[0].detach(), *inputs[1:])
 
 
 def goes_through_numpy(operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Compute on arrays and make a tensor of the result."""
+    """Compute on numpy arrays and make a tensor from the result."""
     arrays = [tensor.numpy(force=True) for tensor in inputs]
     return torch.as_tensor(operation(*map(torch.as_tensor, arrays)))
 
 
 def goes_through_python_numbers(operation: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Take the numbers out and put them back into a new tensor, which is asked to track."""
+    """Rebuild the result from Python numbers, as a new leaf that requires grad."""
     result = operation(*inputs)
-    tracked = result.requires_grad and result.numel() > 1
-    return torch.tensor(result.tolist(), dtype=result.dtype).requires_grad_(tracked)
+    leaf = torch.tensor(result.tolist(), dtype=result.dtype)
+    return leaf.requires_grad_(result.requires_grad)
 
 
 @st.composite
 def operands(draw: st.DrawFn) -> list[Tensor]:
-    """Draw two tensors of one shape, integer or floating point, the latter tracked or not."""
+    """Draw two tensors of one shape, integer or floating point; floats may be tracked."""
     shape = draw(shapes(max_dims=2, max_side=3))
     result = []
     for _ in range(2):
@@ -58,14 +69,14 @@ def operands(draw: st.DrawFn) -> list[Tensor]:
     wrong={
         detaches_on_the_way: "tracked exactly when an input is",
         goes_through_numpy: "tracked exactly when an input is",
-        goes_through_python_numbers: "tracked exactly when an input is",
+        goes_through_python_numbers: "a tracked result has a history",
     },
 )
 @given(inputs=operands(), enabled=st.booleans())
 def test_a_result_is_tracked_exactly_when_an_input_is(
     compute: Callable[..., Tensor], inputs: list[Tensor], enabled: bool
 ) -> None:
-    """A result requires grad, and has a history, if some input does and gradients are enabled."""
+    """A result requires grad and has a history if some input does and gradients are enabled."""
     tracked = enabled and any(tensor.requires_grad for tensor in inputs)
 
     for operation in (torch.add, torch.sub, torch.mul, torch.maximum):
@@ -77,21 +88,18 @@ def test_a_result_is_tracked_exactly_when_an_input_is(
 
 
 def inherits_tracking(tensor: Tensor) -> Tensor:
-    """Expect a new tensor to be tracked like the one whose shape it takes."""
+    """Track a new tensor if the tensor whose shape it takes is tracked."""
     return torch.zeros_like(tensor, requires_grad=tensor.requires_grad)
 
 
-@law(
-    right=torch.zeros_like,
-    wrong={inherits_tracking: "untracked unless asked"},
-)
+@law(right=torch.zeros_like, wrong={inherits_tracking: "untracked unless asked"})
 @given(
     tensor=st.booleans().flatmap(
         lambda tracked: tensors(dtype=st.sampled_from(FLOATS), requires_grad=tracked)
     )
 )
 def test_a_new_tensor_is_untracked(make: Callable[[Tensor], Tensor], tensor: Tensor) -> None:
-    """requires_grad is False by default, also for a tensor made after a tracked one."""
+    """requires_grad is False by default, even for zeros_like of a tracked tensor."""
     new = make(tensor)
 
     assert not new.requires_grad, "a new tensor is untracked unless asked"
@@ -99,14 +107,11 @@ def test_a_new_tensor_is_untracked(make: Callable[[Tensor], Tensor], tensor: Ten
 
 
 def converts_silently(tensor: Tensor) -> Tensor:
-    """Track a floating-point copy, whose gradient the caller's tensor never gets."""
+    """Track a floating-point copy, so the caller's tensor never gets a gradient."""
     return tensor.float().requires_grad_()
 
 
-@law(
-    right=Tensor.requires_grad_,
-    wrong={converts_silently: "DID NOT RAISE"},
-)
+@law(right=Tensor.requires_grad_, wrong={converts_silently: "DID NOT RAISE"})
 @given(
     tensor=tensors(
         dtype=st.sampled_from([torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool])
@@ -115,7 +120,7 @@ def converts_silently(tensor: Tensor) -> Tensor:
 def test_integers_and_booleans_cannot_be_tracked(
     track: Callable[[Tensor], Tensor], tensor: Tensor
 ) -> None:
-    """Nothing is differentiable with respect to integers: asking for it raises."""
+    """Integers and booleans have no derivative, so requires_grad_ raises an error."""
     before = bits(tensor)
 
     with pytest.raises(RuntimeError, match="only Tensors of floating point"):

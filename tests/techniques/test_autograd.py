@@ -1,4 +1,4 @@
-"""Techniques of autograd: bad input, edge cases and speed, beyond the claims."""
+"""Techniques of autograd, beyond the claims: bad input and edge cases."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from dlconcepts.support.bitwise import same, state_of
 from tests.autograd.common import assert_close, float64
 
 
-def test_the_history_of_a_long_chain_is_no_recursion() -> None:
-    """Ten thousand operations are walked without running out of stack; the drawing shows each."""
+def test_a_long_history_needs_no_recursion() -> None:
+    """A history of ten thousand operations overflows no stack, and its drawing shows each one."""
     x = torch.ones((), requires_grad=True)
     y = x
     for _ in range(10_000):
@@ -26,7 +26,7 @@ def test_the_history_of_a_long_chain_is_no_recursion() -> None:
 
 
 def test_the_drawing_names_inputs_by_their_lines() -> None:
-    """Each line has a number, an operation and the numbers of its inputs; leaves have shapes."""
+    """Each line has a number, an operation and its inputs' numbers; a leaf has its shape."""
     weight = torch.ones(2, 3, requires_grad=True)
     drawing = draw_history((weight * weight.exp()).mean())
 
@@ -43,16 +43,22 @@ def test_the_drawing_names_inputs_by_their_lines() -> None:
 def test_a_tensor_without_elements_has_a_gradient_without_elements(
     differentiate: Callable[..., Tensor],
 ) -> None:
-    """Where there is no coordinate there is no slope, in the shape of the argument."""
+    """The gradient of a tensor without elements has its shape."""
     assert differentiate(torch.sum, torch.zeros(0, 2, dtype=float64)).shape == (0, 2)
 
 
-def test_what_a_function_does_not_depend_on_has_the_gradient_zero() -> None:
-    """Neither a constant nor a function of another tensor has a slope at x."""
+def test_the_gradient_is_zero_if_the_function_does_not_depend_on_the_tensor() -> None:
+    """A constant and a function of another tensor have a gradient of zero."""
     x, other = torch.ones(2, dtype=float64), torch.ones(2, dtype=float64, requires_grad=True)
 
     for function in (lambda x: torch.ones(()), lambda x: other.sum()):
         assert same(gradient(function, x), torch.zeros_like(x))
+
+
+def frozen(name: str) -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    getattr(layer, name).requires_grad_(False)
+    return layer
 
 
 @pytest.mark.parametrize(
@@ -64,12 +70,14 @@ def test_what_a_function_does_not_depend_on_has_the_gradient_zero() -> None:
         [nn.Linear(2, 2), nn.Linear(2, 2)],
         [nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)],
         [nn.Linear(2, 2, bias=False)],
+        [frozen("weight")],
+        [frozen("bias")],
         [shared := nn.Linear(2, 2), nn.ReLU(), shared],
     ],
     ids=str,
 )
-def test_a_chain_that_is_none_is_refused(layers: list[nn.Module]) -> None:
-    """The backward by hand says which layers it takes, before it touches a parameter."""
+def test_other_layers_cannot_be_differentiated_by_hand(layers: list[nn.Module]) -> None:
+    """ByHand refuses other layers and frozen parameters before it changes the model."""
     model = nn.Sequential(*layers)
     before = state_of(model)
 
@@ -80,8 +88,8 @@ def test_a_chain_that_is_none_is_refused(layers: list[nn.Module]) -> None:
 
 
 @given(problem=problems(dtype=float64))
-def test_the_model_learns_what_is_learnt_by_hand(problem: Problem) -> None:
-    """The model's parameters are views of the flat one; inputs can have a gradient, too."""
+def test_a_model_learns_with_the_module_that_wraps_it(problem: Problem) -> None:
+    """A step on ByHand's parameter changes the model; the inputs get a gradient, too."""
     by_hand = ByHand(nn.Sequential(nn.Flatten(), *problem.model))
     inputs = problem.inputs.clone().requires_grad_()
     by_hand(inputs).sum().backward()
@@ -89,5 +97,9 @@ def test_the_model_learns_what_is_learnt_by_hand(problem: Problem) -> None:
 
     torch.optim.SGD(by_hand.parameters(), lr=0.5).step()
 
-    assert_close(inputs.grad, expected, "the gradient of the inputs")
-    assert_close(by_hand(inputs).detach(), problem.model(problem.inputs).detach(), "one function")
+    assert_close(inputs.grad, expected, "the inputs get their gradient")
+    assert_close(
+        by_hand(inputs).detach(),
+        problem.model(problem.inputs).detach(),
+        "both compute one function",
+    )

@@ -1,4 +1,4 @@
-"""Techniques of tensors: bad input, edge cases and speed, beyond the claims."""
+"""Techniques of tensors, beyond the claims: bad input and edge cases."""
 
 import re
 
@@ -9,8 +9,8 @@ from dlconcepts.tensors import in_place_pairs, to_numpy
 
 
 def test_the_pairs_are_found() -> None:
-    """Introspection finds the pairs by the hundred, arithmetic, comparisons and the rest."""
-    in_place_pairs.cache_clear()
+    """Over a hundred pairs are found; methods that only look like a pair are not."""
+    in_place_pairs.cache_clear()  # an earlier test may have filled it
     pairs = in_place_pairs()
 
     assert len(pairs) >= 100
@@ -21,7 +21,7 @@ def test_the_pairs_are_found() -> None:
     assert not {"bernoulli", "detach", "resize", "resize_as"} & set(pairs)
 
 
-def test_a_tensor_on_another_device_is_asked_to_the_cpu_first() -> None:
-    """An array has no other memory than the machine's own."""
+def test_a_tensor_on_another_device_needs_cpu_first() -> None:
+    """Numpy reads only CPU memory, so the error names cpu()."""
     with pytest.raises(TypeError, match=re.escape(": call .cpu() first")):
         to_numpy(torch.ones(2, device="meta"))

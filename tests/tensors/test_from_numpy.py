@@ -1,16 +1,22 @@
-"""From numpy.
+"""from_numpy keeps the array's shape, dtype and every bit.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> array = np.array([1.5, 2.5])
+>>> torch.from_numpy(array)
+tensor([1.5000, 2.5000], dtype=torch.float64)
+>>> torch.Tensor(array)
+tensor([1.5000, 2.5000])
+>>> torch.from_numpy(array[::-1])  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+ValueError: At least one stride in the given numpy array is negative, ...
 
-Notes: A numpy array is turned into a tensor with from_numpy.
+Notes: A numpy array is turned into a tensor with `from_numpy`.
 Verdict: holds-if
-Truth: For the dtypes both know, native byte order, non-negative strides. Values (NaN payloads,
-    -0.0, infinities, subnormals), shape and dtype are kept: float64 stays float64. Arrays that
-    are read-only, byte-swapped, negatively strided or of object/string dtype get a clear error
-    from the library (torch only warns for read-only ones: writing is undefined behaviour).
+Truth: It works for dtypes that torch and numpy share, in native byte order, with no negative
+    stride. Shape, dtype and every bit stay the same: float64 stays float64, and NaN payloads, -0.0
+    and subnormals survive. For read-only arrays torch only warns, although a write is undefined
+    behaviour; the library raises an error. It also raises for byte-swapped, negatively strided,
+    object and string arrays.
 """
 
 from collections.abc import Callable
@@ -34,14 +40,14 @@ from tests.tensors.common import HOST
 @st.composite
 def arrays(draw: st.DrawFn, min_dims: int = 0) -> NDArray[Any]:
     """Draw arrays of every shared dtype and any bits, often NaN payloads, -0.0 and subnormals."""
-    name = draw(st.sampled_from(sorted(str(dtype)[6:] for dtype in NUMPY_DTYPES)))
+    name = draw(st.sampled_from(sorted(str(dtype)[6:] for dtype in NUMPY_DTYPES)))  # "torch.int8"
     dtype = np.dtype(name)
     shape = draw(shapes(min_dims=min_dims, max_dims=3, max_side=3))
     size = int(np.prod(shape, dtype=int)) * dtype.itemsize
     raw = bytearray(draw(st.binary(min_size=size, max_size=size)))
     if special := draw(st.sampled_from(specials_of(dtype))):
         raw[:] = special * (size // len(special))
-    if name == "bool":
+    if name == "bool":  # numpy itself stores only the bytes 0 and 1
         raw = bytearray(byte % 2 for byte in raw)
     array = np.frombuffer(raw, dtype).reshape(shape)
     layout = draw(st.sampled_from(["C", "transposed", "every other"]))
@@ -51,17 +57,18 @@ def arrays(draw: st.DrawFn, min_dims: int = 0) -> NDArray[Any]:
 
 
 def specials_of(dtype: np.dtype[Any]) -> list[bytes]:
-    """Return the bytes of single numbers that are easily lost, or none to draw any bytes."""
+    """Return bytes of numbers that conversions lose, and b"", which keeps the drawn bytes."""
     if dtype.kind not in "fc":
         return [b""]
     real = np.zeros(1, dtype).real.dtype
+    # The bits of infinity plus one are a NaN with a payload.
     payload = (np.array([np.inf], real).view(f"u{real.itemsize}") + 1).tobytes()
     numbers = (real.type(-0.0), real.type(np.finfo(real).smallest_subnormal))
     return [b"", payload, *(number.tobytes() for number in numbers)]
 
 
 def always_float32(array: NDArray[Any]) -> Tensor:
-    """Call the constructor torch.Tensor, which makes float32 of everything."""
+    """Call the constructor torch.Tensor, which converts everything to float32."""
     return torch.Tensor(array.astype(np.float32))
 
 
@@ -79,7 +86,7 @@ def test_from_numpy_keeps_shape_dtype_and_every_bit(
 
 
 def accepts_read_only(array: NDArray[Any]) -> Tensor:
-    """Hand out the memory of a read-only array, to be written by anyone."""
+    """Make a tensor over a read-only array, so that anyone can write to it."""
     if array.flags.writeable:
         return from_numpy(array)
     array.setflags(write=True)
@@ -90,31 +97,31 @@ def accepts_read_only(array: NDArray[Any]) -> Tensor:
 
 @st.composite
 def unfit_arrays(draw: st.DrawFn) -> tuple[NDArray[Any], type[Exception], str]:
-    """Draw an array that cannot become a tensor, the error and what it says, with the remedy."""
+    """Draw an array that cannot become a tensor, the error, and its message with the remedy."""
     case = draw(st.sampled_from(["read-only", "byte-swapped", "negative strides", "no dtype"]))
     array = draw(arrays(min_dims=1))
     if case == "read-only":
         array.setflags(write=False)
         return array, ValueError, r"read-only.* pass array\.copy\(\), or .*setflags\(write=True\)"
     if case == "byte-swapped":
-        assume(array.dtype.itemsize > 1)
+        assume(array.dtype.itemsize > 1)  # one byte has no order
         swapped = array.byteswap().view(array.dtype.newbyteorder())
         return swapped, TypeError, r"byte-swapped: .* with array\.astype\(.*newbyteorder\('='\)\)$"
     if case == "negative strides":
         backwards = array[::-1]
-        assume(min(backwards.strides) < 0)
+        assume(min(backwards.strides) < 0)  # without elements all strides are 0
         return backwards, ValueError, r"negative strides .*: pass array\.copy\(\)$"
     kind = draw(st.sampled_from(["object", "U3", "S3", "datetime64[s]"]))
     return np.zeros(array.shape, kind), TypeError, r"no dtype .* array\.astype\(numpy\.float32\)$"
 
 
 def byte_swaps_silently(array: NDArray[Any]) -> Tensor:
-    """Read foreign bytes as if they were this machine's own."""
+    """Read byte-swapped numbers as if their bytes were in native order."""
     return from_numpy(array if array.dtype.isnative else array.view(array.dtype.newbyteorder("=")))
 
 
 def copies_backwards(array: NDArray[Any]) -> Tensor:
-    """Copy an array that walks backwards, and share no memory without a word."""
+    """Copy an array with negative strides silently: the tensor then shares no memory with it."""
     return from_numpy(array.copy() if min(array.strides) < 0 else array)
 
 
@@ -132,7 +139,7 @@ def test_an_array_that_cannot_be_shared_is_refused(
     from_numpy: Callable[[NDArray[Any]], Tensor],
     case: tuple[NDArray[Any], type[Exception], str],
 ) -> None:
-    """Read-only, byte-swapped, backwards and object arrays raise, and say what to do."""
+    """Read-only, byte-swapped, reversed and object arrays raise an error that says what to do."""
     array, error, message = case
     before = array.tobytes()
 

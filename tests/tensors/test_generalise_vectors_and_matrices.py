@@ -1,13 +1,21 @@
-"""Vectors and matrices generalise to any rank.
+"""A vector is a 1-d tensor, a matrix a 2-d one; a stack adds one dimension.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> matrix = torch.stack([torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6])])
+>>> matrix
+tensor([[1, 2, 3],
+        [4, 5, 6]])
+>>> torch.stack([matrix, 10 * matrix])
+tensor([[[ 1,  2,  3],
+         [ 4,  5,  6]],
+<BLANKLINE>
+        [[10, 20, 30],
+         [40, 50, 60]]])
 
 Notes: A vector is a 1-d tensor, a matrix a 2-d one, and stacks of them give tensors of higher
     dimension.
 Verdict: holds
+Truth: A stack of k tensors of one shape has one dimension more, of length k, and its slices are
+    the tensors. This holds for any new axis and any rank, also for tensors without elements.
 """
 
 from collections.abc import Callable
@@ -23,14 +31,13 @@ from dlconcepts.testing.laws import law
 
 
 def concatenates(parts: list[Tensor], dim: int) -> Tensor:
-    """Join along an axis that is there already, where there is one."""
-    return (
-        torch.cat([part.reshape(-1) for part in parts]) if parts[0].ndim < 1 else torch.cat(parts)
-    )
+    """Concatenate along an existing axis instead of adding one."""
+    # cat refuses tensors of rank 0.
+    return torch.cat([torch.atleast_1d(part) for part in parts])
 
 
 def stacks_last(parts: list[Tensor], dim: int) -> Tensor:
-    """Stack along the last axis whatever axis was asked."""
+    """Stack along the last axis, whatever `dim` says."""
     return torch.stack(parts, dim=-1)
 
 

@@ -1,15 +1,18 @@
-"""What cannot be done in place.
+"""An in-place operation cannot change the dtype or outgrow the shape.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1, 2, 3])
+>>> x.mul_(0.5)
+Traceback (most recent call last):
+...
+RuntimeError: result type Float can't be cast to the desired output type Long
+>>> x * 0.5
+tensor([0.5000, 1.0000, 1.5000])
 
 Notes: (implied) Mutation works on any tensor.
 Verdict: holds-if
-Truth: It raises, and changes nothing, when the result would need another dtype (int *= float), a
-    larger shape, memory shared between elements (expand), or when the tensor is a leaf that
-    requires grad outside no_grad.
+Truth: An in-place operation raises, and changes nothing, if the result needs another dtype
+    (int *= float) or a larger shape, if elements of the tensor share memory (`expand`), or if the
+    tensor is a leaf that requires grad, outside `no_grad`.
 """
 
 from collections.abc import Callable
@@ -26,26 +29,24 @@ from tests.tensors.common import WRITABLE
 
 
 def casts_silently(tensor: Tensor, factor: Tensor) -> Tensor:
-    """Round the product to the tensor's type."""
+    """Cast the product to the tensor's dtype, which cuts off fractions."""
     return tensor.copy_(tensor * factor) if tensor.dtype != factor.dtype else tensor.mul_(factor)
 
 
 def outgrows_silently(tensor: Tensor, factor: Tensor) -> Tensor:
-    """Give the tensor the room that the product needs."""
+    """Enlarge the tensor to the shape of the product."""
     product = tensor * factor
-    if product.shape == tensor.shape:
-        return tensor.mul_(factor)
-    return tensor.set_(product)
+    return tensor.mul_(factor) if product.shape == tensor.shape else tensor.set_(product)
 
 
 def writes_behind_autograd(tensor: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the data of a leaf, so that autograd does not see it."""
+    """Multiply `.data` of a leaf, so that autograd does not notice the write."""
     return tensor.data.mul_(factor)
 
 
 @st.composite
 def impossible_products(draw: st.DrawFn) -> tuple[Tensor, Tensor, str]:
-    """Draw a tensor, a factor that it cannot take in place, and what torch says of it."""
+    """Draw a tensor, a factor it cannot be multiplied by in place, and torch's error message."""
     case = draw(st.sampled_from(["dtype", "room", "shared", "leaf"]))
     shape = draw(shapes(min_dims=1, min_side=2, max_side=3, max_dims=3))
     if case == "dtype":
@@ -73,7 +74,7 @@ def impossible_products(draw: st.DrawFn) -> tuple[Tensor, Tensor, str]:
 def test_what_does_not_fit_in_place_raises(
     mul_: Callable[[Tensor, Tensor], Tensor], product: tuple[Tensor, Tensor, str]
 ) -> None:
-    """Another dtype, a larger shape, shared elements and a leaf with grad raise, and stay."""
+    """mul_ raises and changes nothing: another dtype, a larger shape, shared elements, a leaf."""
     tensor, factor, message = product
     before, shape = bits(tensor), tensor.shape
 

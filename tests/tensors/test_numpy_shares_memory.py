@@ -1,9 +1,14 @@
-"""Shared memory.
+"""A tensor shares memory with the numpy array that it was made from.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> array = np.array([1.0, 2.0, 3.0])
+>>> x = torch.from_numpy(array)
+>>> x.mul_(10)
+tensor([10., 20., 30.], dtype=torch.float64)
+>>> array
+array([10., 20., 30.])
+>>> array += 1
+>>> x
+tensor([11., 21., 31.], dtype=torch.float64)
 
 Notes: The tensor and the array share memory: multiply the tensor in place and the array changes,
     and the other way round.
@@ -26,7 +31,7 @@ from dlconcepts.tensors import from_numpy
 from dlconcepts.testing.laws import law
 from tests.tensors.common import HOST, WRITABLE
 
-# Dtypes in which torch calculates, and which count the elements of the shapes that are drawn.
+# Dtypes that torch computes in and that can count the elements, at most 5 * 5 * 5.
 COUNTING = (
     *("uint8", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
@@ -39,7 +44,7 @@ def copies_the_array(array: NDArray[Any]) -> Tensor:
 
 
 def clones_on_the_way(array: NDArray[Any]) -> Tensor:
-    """Clone what from_numpy gives."""
+    """Clone the tensor that from_numpy returns."""
     return torch.from_numpy(array).clone()
 
 
@@ -52,10 +57,10 @@ def clones_on_the_way(array: NDArray[Any]) -> Tensor:
 def test_a_write_on_either_side_is_seen_on_the_other(
     from_numpy: Callable[[NDArray[Any]], Tensor], data: st.DataObject
 ) -> None:
-    """Array, tensor, and any view of either after any number of hops share the elements."""
+    """An array, its tensor and any view of either share elements, also after several hops."""
     shape = data.draw(shapes(max_dims=3), label="shape")
     dtype = data.draw(st.sampled_from(COUNTING), label="dtype")
-    # Each element is its own position, so a view tells which elements it holds.
+    # The value of each element is its position, so a view shows which elements it holds.
     array = np.arange(np.prod(shape, dtype=int)).astype(dtype).reshape(shape)
     tensor = from_numpy(array)
     for _ in range(data.draw(st.integers(0, 2), label="hops")):
@@ -65,7 +70,7 @@ def test_a_write_on_either_side_is_seen_on_the_other(
     write = data.draw(st.sampled_from([operator.iadd, operator.imul, operator.isub]), label="write")
     tensor_side = data.draw(st.booleans(), label="written on the tensor's side")
 
-    seven = held.dtype.type(7)  # to numpy 1, a 7 of Python is an int64 beside an array of rank 0
+    seven = held.dtype.type(7)  # next to a rank-0 array, numpy 1 makes a Python 7 an int64
     write(tensor if tensor_side else array, 7 if tensor_side else seven)
 
     places, written = held.real.astype(int), write(held.copy(), seven)
@@ -77,7 +82,6 @@ def test_a_write_on_either_side_is_seen_on_the_other(
 
 
 def doubles(tensor: Tensor) -> Tensor:
-    """Multiply in place."""
     return tensor.mul_(2)
 
 
@@ -86,19 +90,16 @@ def doubles_a_copy(tensor: Tensor) -> Tensor:
     return tensor * 2
 
 
-@law(
-    right=doubles,
-    wrong={doubles_a_copy: "the array changes"},
-    cpu_only=HOST,
-)
+@law(right=doubles, wrong={doubles_a_copy: "the array changes"}, cpu_only=HOST)
+# The limit keeps the product finite: numpy warns of an overflow.
 @given(tensor=tensors(layouts=WRITABLE, max_magnitude=1e30))
 def test_multiplying_in_place_changes_the_array(
     double: Callable[[Tensor], Tensor], tensor: Tensor
 ) -> None:
-    """The array doubles with its tensor, and does not see operations out of place."""
+    """An in-place product changes the array, and an out-of-place product does not."""
     array = tensor.numpy()
     doubled = (array * 2).astype(array.dtype)
-    tensor * 3
+    tensor * 3  # out of place: the array must not change
 
     double(tensor)
 

@@ -1,11 +1,15 @@
-"""Size.
+"""size() returns the dimensions, and another tensor can be made from them.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.ones(2, 3)
+>>> x.size()
+torch.Size([2, 3])
+>>> torch.full(x.size(), 7)
+tensor([[7, 7, 7],
+        [7, 7, 7]])
+>>> len(x), x.numel()
+(2, 6)
 
-Notes: size() gives the dimensions, and another tensor can be made from them.
+Notes: `size()` gives the dimensions, and another tensor can be made from them.
 Verdict: holds
 """
 
@@ -21,12 +25,12 @@ from dlconcepts.testing.laws import law
 
 
 def length(tensor: Tensor) -> tuple[int, ...]:
-    """Take len(), which knows the first dimension only."""
-    return (len(tensor),) if tensor.ndim else ()
+    """Return len(), which is only the first dimension."""
+    return (len(tensor),) if tensor.ndim else ()  # a tensor of rank 0 has no len()
 
 
 def element_count(tensor: Tensor) -> tuple[int, ...]:
-    """Take the number of elements for the dimensions."""
+    """Return the number of elements instead of the dimensions."""
     return (tensor.numel(),)
 
 
@@ -36,7 +40,7 @@ def element_count(tensor: Tensor) -> tuple[int, ...]:
 )
 @given(tensor=tensors())
 def test_size_is_the_shape(size: Callable[[Tensor], tuple[int, ...]], tensor: Tensor) -> None:
-    """The size is a tuple of ints, one for each dimension, from which a tensor of it is made."""
+    """size() has an int for each dimension, and a tensor made from it has the same shape."""
     dimensions = size(tensor)
 
     assert len(dimensions) == tensor.dim(), "the size has one entry for each dimension"

@@ -1,15 +1,19 @@
-"""To numpy.
+"""numpy() turns a tensor into an array, sometimes only after detach() or a cast.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1.5, 2.5], requires_grad=True)
+>>> x.numpy()  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+RuntimeError: Can't call numpy() on Tensor that requires grad. ...
+>>> x.detach().numpy()
+array([1.5, 2.5], dtype=float32)
 
-Notes: .numpy() turns a tensor back into an array.
+Notes: `.numpy()` turns a tensor back into an array.
 Verdict: holds-if
-Truth: For CPU tensors without grad, conj or neg bit, of a dtype numpy has (not bfloat16, not
-    float8). Others need detach(), cpu(), resolve_conj() or a cast first, and the library says
-    which.
+Truth: It works for a dense CPU tensor that does not require grad, has no conjugate or negative
+    bit, and has a dtype that numpy knows (not bfloat16, not float8). Any other tensor needs
+    `detach()`, `to_dense()`, `cpu()`, `resolve_conj()`, `resolve_neg()` or a cast first, and the
+    library's error says which.
 """
 
 import re
@@ -32,7 +36,7 @@ from tests.tensors.common import HOST
 
 
 def through_a_list(tensor: Tensor) -> NDArray[Any]:
-    """Go through Python numbers, which have no dtype."""
+    """Go through a Python list, which has no dtype."""
     return np.array(tensor.tolist())
 
 
@@ -56,17 +60,19 @@ def test_to_numpy_keeps_shape_dtype_and_every_bit(
 
 
 def forces(tensor: Tensor) -> NDArray[Any]:
-    """Detach, convert and copy whatever comes, as numpy(force=True) does."""
+    """Detach, convert and copy silently, as numpy(force=True) does."""
     dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
     return (dense if dense.dtype in NUMPY_DTYPES else dense.float()).numpy(force=True)
 
 
+# In the order of the calls that the error lists.
 STEPS = ("detach", "to_dense", "cpu", "resolve_conj", "resolve_neg", "float")
 
 
 @st.composite
 def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, set[str]]:
-    """Draw a tensor that is no array yet, and the steps that it lacks."""
+    """Draw a tensor that numpy cannot take yet, and the missing steps."""
+    # Whether "cpu" is missing depends on the device that the law runs on.
     step = draw(st.sampled_from([step for step in STEPS if step != "cpu"]))
     if step == "detach":
         several = draw(st.booleans())
@@ -78,15 +84,16 @@ def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, set[str]]:
     if step == "to_dense":
         return draw(tensors(shapes(min_dims=1))).to_sparse(), {step}
     conjugate = draw(tensors(dtype=torch.complex64)).conj()
+    # The imaginary part of a lazy conjugate is lazily negated.
     return (conjugate if step == "resolve_conj" else conjugate.imag), {step}
 
 
 @law(right=to_numpy, wrong={forces: "DID NOT RAISE"})
 @given(case=unfit_tensors())
-def test_a_tensor_that_is_no_array_yet_is_refused(
+def test_a_tensor_that_numpy_cannot_take_is_refused(
     to_numpy: Callable[[Tensor], NDArray[Any]], case: tuple[Tensor, set[str]]
 ) -> None:
-    """A gradient, a lazy conjugate, a sparse layout and bfloat16 raise and name the next steps."""
+    """Gradients, lazy conjugates, sparse layouts and bfloat16 raise and name the missing calls."""
     tensor, missing = case
     on_host = tensor.device.type == "cpu"
     steps = [step for step in STEPS if step in missing or (step == "cpu" and not on_host)]
