@@ -21,15 +21,15 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class Network(nn.Module):
     """A fully connected network from images to logits, one score for each class.
 
-    `hidden_features` are the widths of the hidden layers, each followed by the activation, one of
-    `ACTIVATIONS`, and by dropout. The last layer has neither, nor a softmax: logits are what
-    `nn.CrossEntropyLoss` expects.
+    `hidden_features` are the widths of the hidden layers. After each of them come the activation,
+    one of `ACTIVATIONS`, and dropout. After the last layer comes neither, and no softmax, since
+    `nn.CrossEntropyLoss` expects logits.
 
-    Input: floating point of shape (B, ...) with `in_features` values an example, B >= 0.
+    Input: floating point of shape (B, ...) with `in_features` values per example, B >= 0.
     Output: logits of shape (B, out_features).
 
-    Raises ValueError for a size below 1, an unknown activation, a dropout outside [0, 1] and, when
-    called, for examples of another width; TypeError when called with integers.
+    Raises ValueError for a size below 1, an unknown activation, or a dropout outside [0, 1]. A call
+    raises ValueError for examples of another width, and TypeError for integers.
     Source: PyTorch documentation, "Build the Neural Network"; `torch.nn.CrossEntropyLoss`.
 
     >>> model = Network(784, [128, 64], 10)
@@ -48,16 +48,16 @@ class Network(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
     ) -> None:
-        """Create the layers; their weights are drawn as PyTorch does it for `nn.Linear`."""
+        """Create the layers; PyTorch initialises their weights."""
         super().__init__()
         sizes = [in_features, *hidden_features, out_features]
         if not all(type(size) is int and size >= 1 for size in sizes):
-            raise ValueError(f"sizes are whole numbers of at least 1, but these are {sizes}")
+            raise ValueError(f"sizes must be integers of at least 1, but these are {sizes}")
         if activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(f"unknown activation {activation!r}: choose one of {known}")
         if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is a probability in [0, 1], but it is {dropout}")
+            raise ValueError(f"dropout must be a probability in [0, 1], but it is {dropout}")
         self.in_features = in_features
         self.hidden_features = list(hidden_features)
         self.out_features = out_features
@@ -78,7 +78,7 @@ class Network(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments that build a network like this one, as plain Python values.
+        """The arguments that build a network of the same architecture, as plain Python values.
 
         >>> Network(4, [3], 2, dropout=0.5).architecture["dropout"]
         0.5
@@ -95,7 +95,7 @@ class Network(nn.Module):
 def flatten(images: torch.Tensor, in_features: int) -> torch.Tensor:
     """Turn a batch of examples of any shape into rows: (B, ...) becomes (B, in_features).
 
-    Input: floating point, B >= 0. Output: a view of it where its strides allow one.
+    Input: floating point, B >= 0. Output: a view if the strides of the input allow one.
 
     Raises TypeError for integers and ValueError if the examples do not have `in_features` values.
     Source: PyTorch documentation, `torch.flatten`.
@@ -105,25 +105,25 @@ def flatten(images: torch.Tensor, in_features: int) -> torch.Tensor:
     """
     shape = tuple(images.shape)
     if not images.is_floating_point():
-        raise TypeError(f"the network takes floats, but the images are {images.dtype}; normalize()")
+        raise TypeError(f"the network takes floats, but got {images.dtype}; call normalize first")
     if images.ndim < 2:
-        raise ValueError(f"the network takes a batch, (B, ...), but the images have shape {shape}")
+        raise ValueError(f"the network takes a batch, (B, ...), but got the shape {shape}")
     if prod(shape[1:]) != in_features:
         raise ValueError(
             f"the network takes examples of {in_features} values, but images of shape {shape} "
             f"have {prod(shape[1:])} each"
         )
-    # Only the batch size is kept: view(-1, in_features) would mix examples of another width.
+    # Not view(-1, in_features), which mixes examples if their width is wrong.
     return images.flatten(1)
 
 
 def sequential(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Chain layers under their names, in order: `nn.Sequential` that loses no layer.
+    """Chain named layers in order, as `nn.Sequential` does, but without losing any.
 
-    Through an OrderedDict a repeated name replaces the layer before, and says nothing.
+    In an OrderedDict a repeated name silently replaces the earlier layer.
 
     Raises ValueError for a name that is repeated, empty, has a dot or is an attribute of every
-    module, and TypeError for a layer that is no module, such as a class without parentheses.
+    module. Raises TypeError for a layer that is not a module, such as a class without parentheses.
     Source: PyTorch documentation, `torch.nn.Sequential`.
 
     >>> model = sequential([("hidden", nn.Linear(4, 3)), ("output", nn.Linear(3, 2))])
@@ -133,13 +133,13 @@ def sequential(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
     model = nn.Sequential()
     for name, layer in layers:
         if name in dict(model.named_children()):
-            raise ValueError(f"two layers have the name {name!r}: give each one of its own")
+            raise ValueError(f"two layers have the name {name!r}; rename one of them")
         if not name or "." in name:
-            raise ValueError(f"a layer's name is not empty and has no dot, but it is {name!r}")
+            raise ValueError(f"a layer's name must be non-empty, with no dot, but it is {name!r}")
         if hasattr(model, name):
-            raise ValueError(f"the name {name!r} would hide an attribute of the network")
+            raise ValueError(f"the name {name!r} would hide an attribute of nn.Module; rename it")
         if not isinstance(layer, nn.Module):
-            raise TypeError(f"the layer {name!r} is no nn.Module, but {layer!r}")
+            raise TypeError(f"the layer {name!r} must be an nn.Module, but it is {layer!r}")
         model.add_module(name, layer)
     return model
 
@@ -147,9 +147,9 @@ def sequential(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
 def reinitialize(layer: nn.Linear, *, std: float, generator: torch.Generator | None = None) -> None:
     """Set a layer's bias to zero and draw its weights from a normal distribution around zero.
 
-    In place: the parameters stay the same objects, so an optimizer built before still trains them.
+    This works in place, so an optimizer that already holds the parameters still trains them.
 
-    Raises ValueError for a deviation `std` that is not a number above 0.
+    Raises ValueError if the standard deviation `std` is not a finite number above 0.
     Source: PyTorch documentation, `torch.nn.init`.
 
     >>> layer = nn.Linear(2, 1)
@@ -159,7 +159,7 @@ def reinitialize(layer: nn.Linear, *, std: float, generator: torch.Generator | N
     (True, 0.0)
     """
     if not 0 < std < inf:
-        raise ValueError(f"std is a deviation above 0, but it is {std}")
+        raise ValueError(f"std must be finite and above 0, but it is {std}")
     nn.init.normal_(layer.weight, std=std, generator=generator)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,10 +1,10 @@
-"""Hypothesis strategies for tensors, networks and batches: fast, adversarial, simple once shrunk.
+"""Hypothesis strategies for tensors, networks and batches: fast, adversarial, shrinking well.
 
-A tensor of 50,000 elements cannot be drawn element by element at a useful speed, and a tensor
-made from a drawn seed never shrinks to simple values. These strategies draw a recipe of a few bytes
-instead: a palette of magnitudes, a window outside which everything is zero, a structure (zero rows,
-ties, constant columns), two elements with special values, a memory layout. Each byte of the recipe
-shrinks towards less: fewer elements, smaller values, the plain layout.
+Drawing 50,000 elements one by one is too slow, and a tensor made from a drawn seed never shrinks to
+simple values. These strategies draw a recipe of a few bytes instead: a palette of magnitudes, a
+window outside which everything is zero, a structure (zero rows, ties, constant columns), two
+elements with special values, and a memory layout. Each byte shrinks towards a simpler tensor: fewer
+elements, smaller values, the contiguous layout.
 """
 
 import itertools
@@ -25,8 +25,8 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 DTYPES = (*FLOATS, *COMPLEX, *INTEGERS, torch.bool)
 LAYOUTS = ("contiguous", "permuted", "offset", "strided", "expanded")
 
-# (pattern, scale, offset), the simplest first. The scales reach where exp overflows (1e2), where
-# the square of a float32 has lost the ones (1e4), where squares underflow (1e-30) and overflow.
+# (pattern, scale, offset), the simplest first. At 1e2 exp overflows in float32, at 1e4 squares lose
+# their ones digit, at 1e-30 squares underflow and at 1e30 they overflow.
 PALETTES = (
     ("zeros", 1.0, 0.0),
     ("ones", 1.0, 0.0),
@@ -42,8 +42,8 @@ PALETTES = (
     ("normal", 1e-30, 0.0),
     ("normal", 1e30, 0.0),
 )
-# Neighbours differ in sign only: shrinking steps by one and by two, so it can keep the sign
-# while it lowers the magnitude.
+# Each pair differs only in sign. Shrinking steps by one and by two, so it can lower the magnitude
+# and keep the sign.
 SPECIALS = (
     *(0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 5.0, -5.0, 9.0, -9.0),
     *(100.0, -100.0, 1e4, -1e4, 1e38, -1e38, 0.5, -0.5, 1e-40, -1e-40),
@@ -57,9 +57,9 @@ CODES = st.binary(min_size=14, max_size=14)
 def shapes(
     min_dims: int = 0, max_dims: int = 4, min_side: int = 0, max_side: int = 5
 ) -> st.SearchStrategy[Shape]:
-    """Draw shapes, among them rank 0, shapes without elements, and many whose sides are equal.
+    """Draw shapes of any rank from 0, some without elements, and many with equal sides.
 
-    Where sides are equal, mixed-up axes do not show in the shape, but in the elements.
+    If sides are equal, swapped axes show only in the elements, not in the shape.
 
     >>> from hypothesis import find
     >>> find(shapes(), lambda shape: len(shape) == 2)
@@ -86,10 +86,10 @@ def tensors(
     """Draw tensors of any shape, dtype, magnitude and memory layout, on the default device.
 
     `shape` and `dtype` are values or strategies; the default shape is any of `shapes()`. No
-    element exceeds `max_magnitude`; NaN and infinity come only where they are allowed. `layouts`
-    are some of "contiguous", "permuted", "offset" (the storage begins before it), "strided" (every
-    other element of a larger one) and "expanded" (elements share memory, so that writing in place
-    is an error). With `requires_grad` the tensor is a leaf.
+    element exceeds `max_magnitude` unless NaN or infinity is allowed. `layouts` are some of
+    "contiguous", "permuted", "offset" (starts inside a larger storage), "strided" (every other
+    element of a larger tensor) and "expanded" (elements share memory, so in-place writes raise).
+    With `requires_grad` the tensor is a leaf.
 
     Raises ValueError for an unknown layout or a negative max_magnitude.
 
@@ -100,10 +100,10 @@ def tensors(
     """
     unknown = set(layouts) - set(LAYOUTS)
     if unknown or not layouts:
-        raise ValueError(f"layouts must be some of {LAYOUTS}, but are {tuple(layouts)}")
+        raise ValueError(f"layouts must be some of {LAYOUTS}, but they are {tuple(layouts)}")
     if not max_magnitude >= 0:
-        raise ValueError(f"max_magnitude must be 0 or more, but is {max_magnitude}")
-    # Several times, so that they are met in every fifth tensor.
+        raise ValueError(f"max_magnitude must be 0 or more, but it is {max_magnitude}")
+    # Repeated, so that about every fifth tensor has one.
     extremes = ((math.nan,) * allow_nan + (math.inf, -math.inf) * allow_infinity) * 4
 
     @st.composite
@@ -122,7 +122,7 @@ def tensors(
 
 
 def easily_lost() -> st.SearchStrategy[Tensor]:
-    """Draw single numbers that a conversion loses: -0.0, subnormal ones, whole ones past 2**53.
+    """Draw single numbers that conversions lose: -0.0, subnormals, and integers past 2**53.
 
     >>> from hypothesis import find
     >>> find(easily_lost(), lambda x: x.dtype == torch.int64)
@@ -135,7 +135,7 @@ def easily_lost() -> st.SearchStrategy[Tensor]:
 
 @st.composite
 def aliases(draw: st.DrawFn, base: st.SearchStrategy[Tensor]) -> tuple[Tensor, Tensor]:
-    """Draw a tensor and another view of the same memory, of all its elements or some.
+    """Draw a tensor and a view of all or some of its elements.
 
     >>> from hypothesis import find
     >>> x, alias = find(aliases(tensors((2, 2))), lambda pair: pair[1].ndim == 1)
@@ -155,7 +155,7 @@ def aliases(draw: st.DrawFn, base: st.SearchStrategy[Tensor]) -> tuple[Tensor, T
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, a loss function and one labelled batch: all that a training step needs."""
+    """A network, a loss function and one labelled batch: what a training step needs."""
 
     model: nn.Sequential
     loss_fn: nn.Module
@@ -173,7 +173,7 @@ def networks(
 ) -> nn.Sequential:
     """Draw chains of Linear layers with ReLU between them; `sizes` fixes the widths.
 
-    The simplest network has weights and biases of one, any other PyTorch's own initialisation.
+    The simplest network has only ones as parameters; PyTorch initialises all others.
 
     >>> from hypothesis import find
     >>> find(networks([3, 1]), lambda model: True)[0].weight
@@ -185,7 +185,8 @@ def networks(
     seed = draw(st.integers(0, 2**16))
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone: no other one is put back
+        # Not torch.manual_seed, which seeds all devices: fork_rng restores only the CPU here.
+        torch.default_generator.manual_seed(seed)
         for in_features, out_features in itertools.pairwise(sizes):
             layers += [nn.Linear(in_features, out_features, dtype=dtype, device="cpu"), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
@@ -228,7 +229,7 @@ def problems(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Problem:
-    """Draw classification problems: a network, cross-entropy, and a batch that fits both.
+    """Draw classification problems: a network, cross-entropy, and a batch that fits.
 
     >>> from hypothesis import find
     >>> find(problems(), lambda problem: len(problem.labels) == 2).inputs.shape[0]
@@ -244,9 +245,9 @@ def problems(
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Bytes that say how to build a tensor: all zero for zeros, and each one shrinks on its own.
+    """Bytes that describe a tensor: zeros in the first layout if all are zero.
 
-    One drawn byte string costs Hypothesis a tenth of ten drawn integers.
+    Each byte shrinks separately. Drawing one byte string takes a tenth of the time of ten integers.
     """
 
     code: bytes
@@ -254,7 +255,7 @@ class _Recipe:
     def values(
         self, shape: Shape, dtype: torch.dtype, limit: float, specials: Sequence[float]
     ) -> Tensor:
-        """Return the contiguous tensor of the recipe on the CPU, with no element beyond limit."""
+        """Return a contiguous tensor on the CPU, with no element beyond the limit."""
         palettes = [p for p in PALETTES if max(p[1:]) <= max(limit, 1.0)]
         pattern, scale, offset = palettes[self.code[0] % len(palettes)]
         wide = dtype if dtype in (torch.float32, torch.float64) else torch.float64
@@ -265,7 +266,7 @@ class _Recipe:
         self._fill(window, pattern, scale, offset)
         if values.ndim and size:
             self._impose_structure(values, scale)
-        if limit < 10 * abs(scale) + offset:  # ten deviations: no normal variate goes further
+        if limit < 10 * abs(scale) + offset:  # no normal variate exceeds ten deviations
             values.clamp_(-limit, limit)
         if dtype == torch.uint8:
             values.abs_()
@@ -273,22 +274,20 @@ class _Recipe:
             values = torch.complex(values, values.flip(0) if values.ndim else values)
         values = values.to(dtype)
         if size:
-            # Of a complex number either part may be special.
+            # Either part of a complex number may be special.
             parts = torch.view_as_real(values) if dtype.is_complex else values
             self._plant(parts.view(-1), specials)
         return values
 
     def layout(self, layouts: Sequence[str]) -> str:
-        """Return the layout of the tensor."""
         return layouts[self.code[2] % len(layouts)]
 
     def _position(self, index: int, size: int) -> int:
-        """Return a number from 0 to size, in three of four recipes the size itself."""
+        """Return a number from 0 to size; three of four recipes give the size itself."""
         number = int.from_bytes(self.code[index : index + 2], "big")
         return min(size, number % (4 * size + 1) if size < 2**14 else number * size >> 14)
 
     def _fill(self, window: Tensor, pattern: str, scale: float, offset: float) -> None:
-        """Write a pattern into the window outside which all is zero."""
         generator = torch.Generator(device="cpu").manual_seed(self.code[3])
         if pattern == "normal":
             window.normal_(generator=generator)
@@ -300,7 +299,7 @@ class _Recipe:
             window.mul_(scale).add_(offset)
 
     def _impose_structure(self, values: Tensor, scale: float) -> None:
-        """Make rows or columns equal, or leave but a few values, in half of all recipes."""
+        """Zero or repeat the first row, repeat the first column, keep only signs, or negate."""
         structure = self.code[1] % 8
         if structure == 1:
             values[0] = 0
@@ -314,7 +313,7 @@ class _Recipe:
             values.neg_()  # zeros become -0.0
 
     def _plant(self, flat: Tensor, specials: Sequence[float]) -> None:
-        """Set up to two elements to special values, each in one of three recipes."""
+        """Set up to two elements to special values, each in a third of all recipes."""
         for index in (8, 11):
             special = self.code[index] % (3 * len(specials) + 1)
             if 0 < special < len(specials):
@@ -323,19 +322,17 @@ class _Recipe:
 
 
 def _specials(dtype: torch.dtype, limit: float) -> tuple[float, ...]:
-    """Return the single values worth planting in a tensor of this dtype."""
     if dtype.is_floating_point or dtype.is_complex:
         return tuple(value for value in SPECIALS if abs(value) <= limit)
     if dtype == torch.bool:
         return (0, 1)
     info = torch.iinfo(dtype)
     wholes = (0, 1, -1, 2, -2, 3, -3, 100, -100, info.max, info.min)
-    # The smallest number is one further from zero than the largest.
+    # info.min is one further from zero than info.max, and allowed with the same limit.
     return tuple(v for v in wholes if info.min <= v and abs(v) - (v == info.min) <= limit)
 
 
 def _largest(dtype: torch.dtype) -> float:
-    """Return the largest magnitude of a dtype, as a number that a float64 can hold."""
     if dtype == torch.bool:
         return 1.0
     if dtype.is_floating_point or dtype.is_complex:
@@ -344,12 +341,11 @@ def _largest(dtype: torch.dtype) -> float:
 
 
 def _lay_out(values: Tensor, layout: str, device: torch.device | str | None) -> Tensor:
-    """Return a tensor with these values in the memory layout asked for."""
     device = _device(device)
     if layout == "permuted" and values.ndim > 1:
         laid = values.movedim(0, -1).contiguous().to(device).movedim(-1, 0)
     elif layout == "offset":
-        # The room in front is not zero, so that reading there is noticed.
+        # Sevens in front, not zeros: a read from there changes the result.
         room = torch.full((values.numel() + 3,), 7, dtype=values.dtype, device=device)
         laid = room.as_strided(values.shape, values.stride(), 3).copy_(values)
     elif layout == "strided" and values.ndim:
@@ -364,10 +360,8 @@ def _lay_out(values: Tensor, layout: str, device: torch.device | str | None) -> 
 
 
 def _device(device: torch.device | str | None) -> torch.device:
-    """Return the device asked for, by default the one of torch.set_default_device."""
     return torch.get_default_device() if device is None else torch.device(device)
 
 
 def _strategy(value: T | st.SearchStrategy[T]) -> st.SearchStrategy[T]:
-    """Return a strategy for a value that may be one already."""
     return value if isinstance(value, st.SearchStrategy) else st.just(value)

@@ -1,8 +1,8 @@
-"""Lesson 8, transfer learning: a pretrained network's features, frozen, under a head of one's own.
+"""Lesson 8, transfer learning: the frozen features of a pretrained network, under a new head.
 
-The head is what turns features into classes, and has another name in each family: `find_head` finds
-it, `replace_head` puts a new one in its place, `freeze` keeps all the rest as it is. What is frozen
-gives the same features in every epoch, so that `extract_features` needs to compute them but once.
+The head turns features into scores, and has another name in each family: `find_head` finds it,
+`replace_head` replaces it, `freeze` keeps everything else fixed. Frozen layers give the same
+features in every epoch, so `extract_features` computes them only once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,55 +19,55 @@ from dlconcepts.support.bitwise import same
 from dlconcepts.support.runs import find_model_device
 from dlconcepts.validation import inference
 
-# Their weights are drawn so slowly that torchvision asks to say whether that is wanted.
+# Drawing their weights is slow, so torchvision warns unless one says whether to do it.
 UNTRAINED = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
 
 class Head(NamedTuple):
-    """Where a model's head is, by its dotted name, and how many features it takes."""
+    """The dotted name of a model's head, and how many features it takes."""
 
     name: str
     in_features: int
 
 
 def find_head(model: nn.Module) -> Head:
-    """Find the layer of a classifier that turns features into one score for each class.
+    """Find the layer of a classifier that turns features into one score per class.
 
-    It is the last layer that has parameters, in the order in which the model's own `__init__` adds
-    them: a Linear in torchvision's classifiers, and the whole `classifier` in a SqueezeNet. A model
-    that does not run its layers in the order in which it adds them needs its head named.
+    It is the last layer with parameters, in the order in which the model's `__init__` adds them: a
+    Linear in torchvision's classifiers, and the whole `classifier` in a SqueezeNet. If a model runs
+    its layers in another order, pass the name of its head to `replace_head` instead.
 
-    Raises ValueError if that layer is no Linear, or if layers are quantized, which no optimizer can
-    train: take the model of the same name that is not.
+    Raises ValueError if that layer is not a Linear, or if layers are quantized, since no optimizer
+    can train those.
     Source: torchvision documentation, "Models and pre-trained weights: Classification".
 
     >>> find_head(models.resnet18())
     Head(name='fc', in_features=512)
     """
     if any("quantized" in type(layer).__module__.split(".") for layer in model.modules()):
-        raise ValueError("the model is quantized: take the one of its name that is not")
+        raise ValueError("the model is quantized: use the same model without quantization")
     layers = [named for named in model.named_modules() if has_parameters(named[1])]
     name, last = layers[-1] if layers else ("", model)
     if isinstance(model, models.SqueezeNet) and isinstance(last, nn.Conv2d):
-        # It scores every place of the image, and averages the scores that are above zero.
+        # Its last layer scores each position of the image, and the ReLU after it would clip logits.
         return Head("classifier", last.in_channels)
     if not name or not isinstance(last, nn.Linear):
         raise ValueError(
-            "the model has no head that can be found: its last layer with parameters is "
-            f"{name or 'the model itself'}, {type(last).__name__}, not a Linear inside it"
+            f"no head found: the last layer with parameters is {name or 'the model itself'}, a "
+            f"{type(last).__name__}, not a Linear in the model; name the head in replace_head()"
         )
     return Head(name, last.in_features)
 
 
 def replace_head(model: nn.Module, head: nn.Module, name: str | None = None) -> None:
-    """Put a new head in the place of the one that `find_head` finds, or of the one of that name.
+    """Replace the head that `find_head` finds, or the module of that name, with a new head.
 
-    The head takes features of shape (B, in_features); the model then returns what the head does,
-    in train mode too: the auxiliary classifiers of GoogLeNet and Inception, which answer with the
-    old classes, are dropped. Build the optimizer afterwards: one built before holds the old head.
+    The head takes features of shape (B, in_features), and the model returns the head's output, in
+    train mode too: this removes the auxiliary classifiers of GoogLeNet and Inception, which score
+    the old classes. Build the optimizer afterwards: one built earlier holds the old head.
 
-    Raises ValueError if the model has no module of that name, which PyTorch would add without ever
-    running it, or if the head's first Linear takes another number of features.
+    Raises ValueError if the model has no module of that name (PyTorch would add one and never run
+    it), or if the head's first Linear takes another number of features.
     Source: PyTorch documentation, `torch.nn.Module.set_submodule`.
 
     >>> model = models.resnet18()
@@ -81,13 +81,13 @@ def replace_head(model: nn.Module, head: nn.Module, name: str | None = None) -> 
         if first is not None and first.in_features != in_features:
             raise ValueError(
                 f"the head takes {first.in_features} features, but {name} of "
-                f"{type(model).__name__} gets {in_features}"
+                f"{type(model).__name__} gets {in_features}; build it with that many"
             )
         if isinstance(model, models.SqueezeNet) and name == "classifier":
             head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     elif name not in dict(model.named_modules()) or not name:
         children = ", ".join(child for child, _ in model.named_children())
-        raise ValueError(f"{type(model).__name__} has no module {name!r}; it has {children}")
+        raise ValueError(f"{type(model).__name__} has no module {name!r}; choose from {children}")
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, head)
     if isinstance(model, (models.GoogLeNet, models.Inception3)):
@@ -98,7 +98,7 @@ def replace_head(model: nn.Module, head: nn.Module, name: str | None = None) -> 
 
 
 def has_parameters(layer: nn.Module) -> bool:
-    """Return whether a layer has parameters of its own, not only those of layers inside it."""
+    """Return whether a layer itself has parameters, not only the layers inside it."""
     return next(layer.parameters(recurse=False), None) is not None
 
 
@@ -111,8 +111,8 @@ def new_head(
 ) -> nn.Sequential:
     """Return a classifier of features: Linear layers with ReLU between them.
 
-    Input: floating point (B, in_features). Output: logits (B, out_features), for
-    `nn.CrossEntropyLoss`, or with `log_probabilities` their log-softmax, for `nn.NLLLoss`.
+    Input: floating point (B, in_features). Output: logits (B, out_features) for
+    `nn.CrossEntropyLoss`, or with `log_probabilities` their log-softmax for `nn.NLLLoss`.
 
     Raises ValueError for a size below 1.
     Source: PyTorch documentation, `torch.nn.CrossEntropyLoss` and `torch.nn.NLLLoss`.
@@ -126,7 +126,7 @@ def new_head(
     """
     sizes = [in_features, *hidden_features, out_features]
     if min(sizes) < 1:
-        raise ValueError(f"sizes are whole numbers of at least 1, but these are {sizes}")
+        raise ValueError(f"sizes must be integers of at least 1, but these are {sizes}")
     layers: list[nn.Module] = []
     for size, next_size in pairwise(sizes):
         layers += [nn.Linear(size, next_size), nn.ReLU()]
@@ -134,16 +134,16 @@ def new_head(
 
 
 def freeze(model: nn.Module, head: nn.Module) -> RemovableHandle:
-    """Keep all of a model but its head as it is, whatever trains it: parameters and buffers.
+    """Keep all parameters and buffers of a model fixed in training, except those of its head.
 
-    Exactly the head's parameters require grad afterwards. Gradients that the others have from
-    before are dropped: an optimizer would still step by them, and by momentum and weight decay.
-    Before each forward pass the frozen part goes into eval mode, also when `model.train()` was
-    called: else the running statistics of BatchNorm move, and dropout makes the features random.
-    Give an optimizer the head's parameters only: LBFGS moves any it holds by what it remembers.
+    Afterwards exactly the head's parameters require grad. The other gradients become None: with a
+    gradient, even zero, an optimizer would still apply its momentum and weight decay.
+    Before each forward pass the frozen part goes into eval mode, even after `model.train()`: in
+    train mode BatchNorm's running statistics move, and dropout makes the features random.
+    Give the optimizer only the head's parameters: LBFGS can move any that it holds.
 
-    To train a frozen layer after all, set its `requires_grad`; `remove()` what is returned, and
-    `model.train()` reaches every layer again.
+    To train a frozen layer after all, set its `requires_grad`. To let `model.train()` reach every
+    layer again, call `remove()` on the returned handle.
 
     Raises ValueError if the head is not a module of the model.
     Source: PyTorch documentation, "Autograd mechanics": requires_grad and eval mode are separate.
@@ -155,19 +155,19 @@ def freeze(model: nn.Module, head: nn.Module) -> RemovableHandle:
     """
     names = [name for name, module in model.named_modules() if module is head]
     if not names:
-        raise ValueError("the head is not a module of the model: replace_head() first")
+        raise ValueError("the head is not a module of the model: call replace_head() first")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None
     head.requires_grad_(True)
-    # By name, so that a copy of the model, or another head in that place, is treated alike.
+    # By name, so that it also works in a copy of the model, and after another replace_head().
     hook = partial(put_frozen_in_eval, names[0])
     hook(model)
     return model.register_forward_pre_hook(hook)
 
 
 def put_frozen_in_eval(head: str, model: nn.Module, *inputs: Any) -> None:
-    """Put each module outside the head of that name that has nothing to train into eval mode."""
+    """Put each module outside the head that has no parameters to train into eval mode."""
     for name, module in model.named_modules():
         if f"{name}.".startswith(f"{head}."):
             continue
@@ -178,15 +178,14 @@ def put_frozen_in_eval(head: str, model: nn.Module, *inputs: Any) -> None:
 def extract_features(
     model: nn.Module, head: nn.Module, data: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Return what the head gets for each image, (N, ...), and the labels, (N,), on the CPU.
+    """Return the head's input for each image, (N, ...), and the labels, (N,), on the CPU.
 
-    `data` are batches of images and labels, as `loading.batches` or a DataLoader gives them,
-    without augmentation. The model is in eval mode meanwhile and comes back as it was. A head that
-    is trained on the features, `fit(head, features)`, is the one that training it in the frozen
-    model gives, within rounding.
+    `data` are batches of images and labels, from `loading.batches` or a DataLoader, without
+    augmentation. The model runs in eval mode and then returns to its previous modes. Training a
+    head on the features, `fit(head, features)`, gives the same head as training it in the frozen
+    model, within rounding.
 
-    Raises ValueError if there are no batches, or if the head is not what the model's output comes
-    from.
+    Raises ValueError if there are no batches, or if the model's output does not come from the head.
     Source: PyTorch documentation, `torch.nn.Module.register_forward_hook`.
 
     >>> model = nn.Sequential(nn.ReLU(), nn.Linear(2, 3))
@@ -199,7 +198,7 @@ def extract_features(
     labels: list[Tensor] = []
     device = find_model_device(model)
     with (
-        # A copy, since a head may begin with an operation that works in place.
+        # A copy, since the head may start with an in-place operation.
         head.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone())),
         head.register_forward_hook(lambda _, args, output: scores.append(output)),
         inference(model),
@@ -208,20 +207,20 @@ def extract_features(
         for images, batch_labels in data:
             output = model(images.to(device))
             if len(scores) != 1 or not same(scores[0].flatten(1), output):
-                raise ValueError("the model's output is not its head's: replace_head() first")
+                raise ValueError("the model's output is not its head's: call replace_head() first")
             features.append(inputs.pop().cpu())
             labels.append(batch_labels.cpu())
             scores.clear()
     if not features:
-        raise ValueError("there are no images")
+        raise ValueError("there are no images: pass at least one batch")
     return torch.cat(features), torch.cat(labels)
 
 
 class TransferNetwork(nn.Module):
-    """A classifier of torchvision, frozen but for a new head: from images to logits.
+    """A classifier of torchvision with a new head, and everything else frozen.
 
-    `name` is torchvision's; `classifier` is the pretrained one of that name, which becomes part of
-    the network, or None for an untrained one. `hidden_features` and `out_features` are the head's.
+    `name` is torchvision's. `classifier` is a pretrained model of that name, which the network then
+    contains, or None for random weights. `hidden_features` and `out_features` are the head's.
 
     Input: floating point (B, 3, H, W). Output: logits (B, out_features).
 
@@ -243,7 +242,7 @@ class TransferNetwork(nn.Module):
         *,
         classifier: nn.Module | None = None,
     ) -> None:
-        """Replace the classifier's head by a new one, and freeze the rest."""
+        """Replace the classifier's head, and freeze the rest."""
         super().__init__()
         self.name, self.out_features = name, out_features
         self.hidden_features = list(hidden_features)
@@ -255,7 +254,7 @@ class TransferNetwork(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The head, which alone is trained."""
+        """The head, the only part that is trained."""
         return self.classifier.get_submodule(self._head)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -278,7 +277,7 @@ class TransferNetwork(nn.Module):
 
 
 def untrained(name: str) -> nn.Module:
-    """Return the classifier of torchvision of that name, with random weights.
+    """Return torchvision's classifier of that name, with random weights.
 
     Raises ValueError if torchvision has no such classifier.
     """

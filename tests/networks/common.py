@@ -1,4 +1,4 @@
-"""Shared by several claims of the lesson networks."""
+"""Shared by several claims of the lesson: images, numbered examples, networks and their inputs."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,35 +9,45 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import erf
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from dlconcepts.networks import ACTIVATIONS, Network
+from dlconcepts.networks import ACTIVATIONS
 from dlconcepts.strategies import tensors
 
 HOST = "PIL images and numpy arrays live in the memory of the CPU"
-
-
 EPSILON = float(torch.finfo(torch.float32).eps)
-
+WRITABLE = ("contiguous", "permuted", "offset", "strided")  # in-place writes to "expanded" raise
 
 Batch = list[Tensor]
+Sizes = tuple[int, list[int], int]  # in_features, hidden_features, out_features
 
+MODULES = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 percentages = st.integers(1, 99).map(lambda number: number / 100)
+sides = st.integers(1, 4)
+seeds = st.integers(0, 2**16)
+architectures = st.tuples(sides, st.lists(sides, max_size=3), sides)
+deep = st.tuples(sides, st.lists(sides, min_size=1, max_size=3), sides)  # has a hidden layer
+activations = st.sampled_from(list(ACTIVATIONS))
+activation_modules = st.sampled_from(list(MODULES))
 
 
 @st.composite
 def pixel_arrays(draw: st.DrawFn) -> NDArray[np.uint8]:
-    """Draw bytes of shape (H, W), grey, or (H, W, C) with one, three or four channels.
-
-    Some are black but for a one here and there, as a mask is, which is an image like any other.
-    """
+    """Draw bytes of shape (H, W), grey, or (H, W, C) with one, three or four channels."""
     height, width = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     channels = draw(st.sampled_from([(), (1,), (3,), (4,)]))
     size = math.prod((height, width, *channels))
     values = draw(st.binary(min_size=size, max_size=size))
+    # Half of them hold only 0 and 1, as masks do: code that guesses the scale from the largest
+    # value would take such bytes for floats that are already scaled.
     if draw(st.booleans()):
         values = bytes(value & 1 for value in values)
     return np.frombuffer(bytearray(values), np.uint8).reshape(height, width, *channels)
@@ -49,27 +59,39 @@ def as_picture(array: NDArray[np.uint8]) -> Image.Image:
 
 
 def channel_first(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Return pixels (H, W) or (H, W, C) as (C, H, W) in float64, one element at a time."""
+    """Return pixels (H, W) or (H, W, C) as (C, H, W) in float64."""
     height, width, channels = (*array.shape, 1)[:3]
     first = np.empty((channels, height, width))
+    # Pixel by pixel: a transpose here could repeat an error of the code under test.
     for i, j in np.ndindex(height, width):
         first[:, i, j] = array[i, j]
     return first
 
 
 def as_channels(values: Sequence[float]) -> Tensor:
-    """Return one value a channel, ready to be spread over an image."""
+    """Return one value per channel, shaped (C, 1, 1) to broadcast over an image."""
     return torch.tensor(values).view(-1, 1, 1)
 
 
+def is_normalised(
+    images: Tensor, scaled: NDArray[np.float64], mean: Sequence[float], std: Sequence[float]
+) -> bool:
+    """Return whether images are (scaled - mean) / std, channel by channel, up to rounding."""
+    centre, deviation = (np.reshape(values, (-1, 1, 1)) for values in (mean, std))
+    error = np.abs(images.numpy(force=True) - (scaled - centre) / deviation)
+    # Six roundings of half a unit each: mean, std, the reciprocal of 255 (some devices multiply
+    # by it instead of dividing), and the three operations.
+    return bool((error <= 3 * EPSILON * (scaled + centre) / deviation).all())
+
+
 def numbered(n: int) -> TensorDataset:
-    """Return n examples that can be told apart: image i is i twice, its label 100 + i."""
+    """Return n examples, all different: image i is [i, i], and its label is 100 + i."""
     numbers = torch.arange(n)
     return TensorDataset(numbers.float().view(n, 1).expand(n, 2), numbers + 100)
 
 
 def positions(epoch: Iterable[Batch]) -> list[list[int]]:
-    """Return the numbers of the examples in each batch, once images and labels agree."""
+    """Return the positions of the examples in each batch; assert that images and labels agree."""
     found = []
     for images, labels in epoch:
         numbers = (labels - 100).tolist()
@@ -78,42 +100,10 @@ def positions(epoch: Iterable[Batch]) -> list[list[int]]:
     return found
 
 
-WRITABLE = ("contiguous", "permuted", "offset", "strided")
-
-
-EXACT: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "relu": lambda x: np.maximum(x, 0),
-    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
-    "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
-    "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-}
-
-
-Sizes = tuple[int, list[int], int]
-
-
-sides = st.integers(1, 4)
-
-
-seeds = st.integers(0, 2**16)
-
-
-architectures = st.tuples(sides, st.lists(sides, max_size=3), sides)
-
-
-deep = st.tuples(sides, st.lists(sides, min_size=1, max_size=3), sides)
-
-
-activations = st.sampled_from(sorted(ACTIVATIONS, key=list(EXACT).index))
-
-
 def fill(model: nn.Module, seed: int) -> None:
-    """Set all weights and biases of a model: to ones by seed 0, else to random numbers.
-
-    Small ones too, and large ones: an activation is met where it is straight and where it is flat.
-    """
+    """Set all parameters: to ones for seed 0, to random numbers for any other seed."""
     generator = torch.Generator("cpu").manual_seed(seed)
+    # Small weights keep an activation where it is nearly linear, large ones where it is flat.
     scale = (1.0, 1e-4, 10.0)[seed % 3]
     with torch.no_grad():
         for parameter in model.parameters():
@@ -126,33 +116,15 @@ def inputs(*shape: int, **options: Any) -> st.SearchStrategy[Tensor]:
     return tensors(shape, torch.float64, max_magnitude=10, **options)
 
 
-MODULES = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
-
-
-activation_modules = st.sampled_from(list(MODULES))
-
-
 def values_and_gradients(
     call: Callable[..., Tensor], module: nn.Module, arguments: list[Tensor], seed: int
 ) -> list[Tensor]:
-    """Return the output and the gradients of input and parameters under uneven incoming ones."""
+    """Return the output, then the gradients of the input and of each parameter."""
     torch.manual_seed(seed)
     output = call(module, *arguments)
+    # The incoming gradients differ, so a gradient that reaches the wrong element shows.
     incoming = torch.arange(1, 1 + output.numel(), dtype=output.dtype).view(output.shape)
     leaves = [arguments[0], *module.parameters()]
     gradients = torch.autograd.grad(output, leaves, incoming, allow_unused=True)
-    zeros = (torch.zeros_like(leaf) for leaf in leaves)
-    pairs = zip(gradients, zeros, strict=True)
-    return [output, *(zero if gradient is None else gradient for gradient, zero in pairs)]
-
-
-def zeros(model: Network) -> None:
-    """Set every weight to zero."""
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
+    pairs = zip(leaves, gradients, strict=True)
+    return [output, *(torch.zeros_like(x) if grad is None else grad for x, grad in pairs)]

@@ -1,14 +1,18 @@
-"""Activations belong in forward.
+"""nn.ReLU in __init__ and F.relu in forward compute the same.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> layer, x = nn.Linear(2, 3), torch.tensor([[1.0, -2.0]])
+>>> model = nn.Sequential(layer, nn.ReLU())
+>>> model(x).equal(F.relu(layer(x)))
+True
+>>> list(model.state_dict())  # a ReLU has nothing to learn
+['0.weight', '0.bias']
+>>> list(nn.PReLU().state_dict())  # a PReLU has a slope: create it in __init__
+['weight']
 
 Notes: By convention layers with parameters go in __init__ and activations in forward.
 Verdict: holds-if
 Truth: A convention: an activation module in __init__ and its function in forward compute the
-    same.
+    same. An activation with a parameter, such as nn.PReLU, belongs in __init__, or it never learns.
 """
 
 from collections.abc import Callable
@@ -35,35 +39,31 @@ from tests.networks.common import (
 
 
 class ActivationModules(Network):
-    """The same network, with its activation a module that is created in __init__."""
+    """The same network, with an activation module that it creates in __init__."""
 
     def __init__(self, *sizes: Any, activation: str) -> None:
-        """Create the activation."""
         super().__init__(*sizes, activation=activation)
         self.activate = MODULES[activation]()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Call the module."""
         features = flatten(images, self.in_features)
         for layer in self.hidden:
             features = self.activate(layer(features))
         return self.output(features)
 
 
-class ActivatesWithAParameter(ActivationModules):
-    """A network that takes an activation with a slope to learn for one without."""
+class ActivatesWithPReLU(ActivationModules):
+    """A network that uses PReLU, which has a slope to learn, for every activation."""
 
     def __init__(self, *sizes: Any, activation: str) -> None:
-        """Create PReLU whatever was asked."""
         super().__init__(*sizes, activation=activation)
         self.activate = nn.PReLU()
 
 
-class ActivatesInPlaceOfIt(ActivationModules):
-    """A network whose module is another activation than its function."""
+class ActivatesWithSoftplus(ActivationModules):
+    """A network that uses Softplus for every activation."""
 
     def __init__(self, *sizes: Any, activation: str) -> None:
-        """Create Softplus whatever was asked."""
         super().__init__(*sizes, activation=activation)
         self.activate = nn.Softplus()
 
@@ -71,19 +71,19 @@ class ActivatesInPlaceOfIt(ActivationModules):
 @law(
     right=ActivationModules,
     wrong={
-        ActivatesWithAParameter: "the same state_dict keys",
-        ActivatesInPlaceOfIt: "the same values",
+        ActivatesWithPReLU: "the same state_dict keys",
+        ActivatesWithSoftplus: "the same values",
     },
 )
 @given(sizes=deep, activation=activation_modules, seed=seeds, data=st.data())
-def test_an_activation_is_the_same_as_module_and_as_function(
+def test_an_activation_module_equals_its_function(
     build: Callable[..., nn.Module],
     sizes: Sizes,
     activation: str,
     seed: int,
     data: st.DataObject,
 ) -> None:
-    """A module in __init__ and a function in forward: same keys, values and gradients."""
+    """A module in __init__ and a function in forward have the same keys, values and gradients."""
     torch.manual_seed(seed)
     one, other = build(*sizes, activation=activation), Network(*sizes, activation=activation)
     images = data.draw(inputs(2, sizes[0], requires_grad=True), label="images")
@@ -99,46 +99,41 @@ def test_an_activation_is_the_same_as_module_and_as_function(
 
 
 class LearnsItsSlope(nn.Module):
-    """A layer and an activation with a slope to learn, created in __init__."""
+    """A layer and a PReLU, both created in __init__."""
 
     def __init__(self, side: int) -> None:
-        """Create both."""
         super().__init__()
         self.layer, self.activate = nn.Linear(side, side), nn.PReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply both."""
         return self.activate(self.layer(x))
 
 
 class RecreatesItsSlope(nn.Module):
-    """The same, with the activation created in forward as if it had nothing to learn."""
+    """The same network, which creates a new PReLU in forward as if it had nothing to learn."""
 
     def __init__(self, side: int) -> None:
-        """Create the layer only."""
         super().__init__()
         self.layer = nn.Linear(side, side)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply both, the activation with its first slope, always."""
         return nn.PReLU()(self.layer(x))
 
 
-@law(
-    right=LearnsItsSlope,
-    wrong={RecreatesItsSlope: "the slope learns"},
-)
+@law(right=LearnsItsSlope, wrong={RecreatesItsSlope: "the slope learns"})
 @given(side=sides, lr=st.sampled_from([0.1, 1.0]))
 def test_an_activation_with_a_parameter_learns(
     build: Callable[[int], nn.Module], side: int, lr: float
 ) -> None:
-    """A step moves the slope of PReLU, whose place is therefore __init__."""
+    """A step moves the slope of a PReLU that was created in __init__."""
     model, x = build(side), torch.ones(1, side)
+    # A negative input for PReLU: only there does its slope count.
     nn.init.constant_(model.layer.weight, -1.0)
     nn.init.zeros_(model.layer.bias)
 
     before = model(x)
     before.sum().backward()
+    # Only the slope moves, so that nothing else can change the output.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("layer"):

@@ -1,14 +1,17 @@
-"""Calling the model.
+"""Call the model: model(x) runs its hooks, model.forward(x) skips them.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> model = nn.ReLU()
+>>> _ = model.register_forward_hook(lambda module, args, output: print("hook ran"))
+>>> model(torch.tensor([-1.0, 2.0]))
+hook ran
+tensor([0., 2.])
+>>> model.forward(torch.tensor([-1.0, 2.0]))
+tensor([0., 2.])
 
 Notes: Call forward to get the class scores.
 Verdict: corrected
 Truth: Call the model: model(x) runs the hooks, model.forward(x) skips them. The values are the
-    same.
+    same, unless a hook changes them.
 """
 
 from collections.abc import Callable
@@ -33,14 +36,14 @@ def calls_forward(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def calls_each_layer(model: nn.Module, x: Tensor) -> Tensor:
-    """Walk through the layers oneself."""
+    """Call each layer of the model in turn."""
     for layer in model.children():
         x = layer(x)
     return x
 
 
 def calls_twice(model: nn.Module, x: Tensor) -> Tensor:
-    """Run the model once for nothing."""
+    """Call the model twice and return the second output."""
     model(x)
     return model(x)
 
@@ -61,7 +64,7 @@ def calls_twice(model: nn.Module, x: Tensor) -> Tensor:
 def test_calling_the_model_runs_its_hooks(
     call: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, x: Tensor, hooks: list[str]
 ) -> None:
-    """model(x) runs each hook once, model.forward(x) none, and the values are the same."""
+    """model(x) runs each hook once and model.forward(x) runs none; the values are the same."""
     ran: list[int] = []
     for number, kind in enumerate(hooks):
         register = {
@@ -80,7 +83,7 @@ def test_calling_the_model_runs_its_hooks(
 
 
 def keeps_the_output(model: nn.Module, x: Tensor) -> Tensor:
-    """Run the hooks but return what forward returned."""
+    """Run the hooks but return the output of forward."""
     output = model.forward(x)
     model(x)
     return output
@@ -89,17 +92,17 @@ def keeps_the_output(model: nn.Module, x: Tensor) -> Tensor:
 @law(
     right=calls_the_model,
     wrong={
-        calls_forward: "is what a hook made of it",
-        keeps_the_output: "is what a hook made of it",
+        calls_forward: "the output is the one that the hook returned",
+        keeps_the_output: "the output is the one that the hook returned",
     },
 )
 @given(model=networks([2, 2]), x=tensors((1, 2), max_magnitude=10), factor=st.integers(2, 3))
 def test_a_hook_may_change_the_output(
     call: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, x: Tensor, factor: int
 ) -> None:
-    """What a forward hook returns takes the place of what forward returned."""
+    """The value that a forward hook returns replaces the output of forward."""
     expected = model(x) * factor
-    assume(bool(expected.any()))
+    assume(bool(expected.any()))  # a factor does not change zeros
     model.register_forward_hook(lambda module, arguments, output: output * factor)
 
-    assert same(call(model, x), expected), "the output is what a hook made of it"
+    assert same(call(model, x), expected), "the output is the one that the hook returned"

@@ -1,13 +1,20 @@
-"""Class scores.
+"""The probabilities of the classes can be drawn as bars next to the image.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from dlconcepts.support.plots import view_classify
+>>> image, logits = torch.ones(2, 2), torch.tensor([2.0, -1.0])
+>>> figure = view_classify(image, logits.softmax(dim=0), ["cat", "dog"])
+>>> [f"{bar.get_width():.2f}" for bar in figure.axes[1].patches]
+['0.95', '0.05']
+>>> view_classify(image, logits, ["cat", "dog"])  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+    ...
+ValueError: ...probabilities...
 
 Notes: The forward pass gives the probabilities of the classes, which can be drawn beside the
     image (view_classify).
 Verdict: holds
+Truth: There is one bar for each class, as long as its probability. The image is shown as it was
+    before it was normalised. Neither argument changes (the course's helper reshaped its image).
 """
 
 import math
@@ -33,7 +40,7 @@ from tests.networks.common import WRITABLE
 def log_probabilities_as_bars(
     image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
 ) -> Figure:
-    """Draw what a network that ends in LogSoftmax returns."""
+    """Draw log-probabilities, the output of a network that ends in LogSoftmax."""
     figure = view_classify(image, probabilities, classes, **options)
     for bar, value in zip(figure.axes[1].patches, probabilities.log().tolist(), strict=True):
         bar.set_width(max(value, -1e3))
@@ -43,21 +50,21 @@ def log_probabilities_as_bars(
 def reshapes_its_argument(
     image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
 ) -> Figure:
-    """Shape the caller's image for the drawing, as the course's helper does."""
+    """Reshape the caller's image in place, as the course's helper does."""
     return view_classify(image.resize_(image.shape[-2:]), probabilities, classes, **options)
 
 
 def sorts_bars_but_not_labels(
     image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
 ) -> Figure:
-    """Draw the longest bar first, under the first class's name."""
+    """Sort the bars by length but leave the class names in order."""
     return view_classify(image, probabilities.sort(descending=True).values, classes, **options)
 
 
 def stretches_the_contrast(
     image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
 ) -> Figure:
-    """Let Matplotlib make the darkest pixel black and the brightest white."""
+    """Let Matplotlib draw the darkest pixel black and the brightest white."""
     figure = view_classify(image, probabilities, classes, **options)
     figure.axes[0].images[0].autoscale()
     return figure
@@ -66,7 +73,7 @@ def stretches_the_contrast(
 def shows_the_normalised_image(
     image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
 ) -> Figure:
-    """Show the numbers that the network sees."""
+    """Show the normalised numbers that the network takes."""
     figure = view_classify(image, probabilities, classes, **options)
     (shown,) = figure.axes[0].images
     shown.set_data((shown.get_array() - options.get("mean", 0.5)) / options.get("std", 0.5))
@@ -76,7 +83,7 @@ def shows_the_normalised_image(
 def normalises_the_scores_in_place(
     image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
 ) -> Figure:
-    """Divide the caller's probabilities by the largest, to fill the axis."""
+    """Divide the caller's probabilities by the largest one, in place."""
     figure = view_classify(image, probabilities, classes, **options)
     probabilities /= probabilities.max()
     return figure
@@ -84,7 +91,7 @@ def normalises_the_scores_in_place(
 
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[Tensor, NDArray[np.float64], dict[str, float]]:
-    """Draw an image, bytes or normalised, what is to be seen of it from 0 to 1, and how."""
+    """Draw an image (uint8 or normalised), its pixels from 0 to 1, and the mean and std."""
     channels = draw(st.sampled_from([(), (1,), (3,)]))
     height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     image = draw(tensors((*channels, height, width), torch.uint8, layouts=WRITABLE))
@@ -120,7 +127,7 @@ def test_the_figure_shows_the_image_and_a_bar_for_each_class(
     weights: list[int],
     labelled: bool,
 ) -> None:
-    """The un-normalised image, and a bar for each class that is as long as its probability."""
+    """The figure shows the image before normalising and one bar per class, its probability."""
     image, shown, statistics = picture
     probabilities = torch.tensor(weights, dtype=torch.float64) / sum(weights)
     classes = ["cat", "dog", "owl", "ant"][: len(weights)]
@@ -133,6 +140,7 @@ def test_the_figure_shows_the_image_and_a_bar_for_each_class(
     assert after == before, "neither argument is changed"
     left, right = figure.axes
     (drawn,) = left.images
+    # Normalising and its inverse round a few times in float64.
     assert np.allclose(drawn.get_array(), shown, rtol=0, atol=1e-12), (
         "the figure shows the image before it was normalised"
     )
@@ -143,10 +151,10 @@ def test_the_figure_shows_the_image_and_a_bar_for_each_class(
     assert bars == expected, "each class has one bar, as long as its probability"
 
 
-def draws_anything(
+def accepts_anything(
     image: Tensor, scores: Tensor, classes: Sequence[str], label: int | None = None
 ) -> Figure:
-    """Draw scores of any kind, with as many of the names as there are."""
+    """Draw any scores, under as many class names as there are."""
     figure = Figure()
     left, right = figure.subplots(1, 2)
     left.imshow(image.numpy(force=True).reshape(image.shape[-1], -1))
@@ -155,11 +163,12 @@ def draws_anything(
 
 
 @st.composite
-def unfit_scores(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
-    """Draw arguments of which one is unfit, a label, and what the error says."""
+def invalid_calls(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
+    """Draw arguments of which one is invalid, a label, and the message of the error."""
     case = draw(st.sampled_from(["logits", "classes", "image", "label"]))
     image, fair, classes = torch.zeros(2, 2), torch.tensor([0.5, 0.5]), ["cat", "dog"]
     if case == "logits":
+        # Logits, log-probabilities, a sum of 1.8, a sum of 0.4, and NaN.
         scores = draw(
             st.sampled_from([[2.0, -1.0], [-0.7, -0.7], [0.9, 0.9], [0.2, 0.2], [math.nan, 1.0]])
         )
@@ -174,15 +183,12 @@ def unfit_scores(draw: st.DrawFn) -> tuple[tuple[Any, ...], int | None, str]:
     return (image, fair, classes), label, f"label.*{label}"
 
 
-@law(
-    right=view_classify,
-    wrong={draws_anything: "DID NOT RAISE"},
-)
-@given(case=unfit_scores())
-def test_scores_that_are_no_probabilities_are_not_drawn(
+@law(right=view_classify, wrong={accepts_anything: "DID NOT RAISE"})
+@given(case=invalid_calls())
+def test_only_valid_probabilities_are_drawn(
     view: Callable[..., Figure], case: tuple[tuple[Any, ...], int | None, str]
 ) -> None:
-    """Logits, log-probabilities, too few names, other shapes and labels that are no class raise."""
+    """Logits, log-probabilities and names, images or labels that do not fit raise ValueError."""
     arguments, label, message = case
 
     with pytest.raises(ValueError, match=message):

@@ -1,15 +1,18 @@
-"""Flattening.
+"""Flattening turns each image into a row and keeps the number of images.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> images = torch.arange(1, 9).view(2, 1, 2, 2)  # 2 images of 2 x 2 pixels
+>>> images.flatten(1)
+tensor([[1, 2, 3, 4],
+        [5, 6, 7, 8]])
+>>> images.resize_(64, 1, 4).shape  # 62 of these images are uninitialised memory
+torch.Size([64, 1, 4])
 
 Notes: 28 x 28 images become vectors of 784 with resize_(64, 1, 784), or with the row count taken
     from the tensor's shape.
 Verdict: holds-if
 Truth: With the batch size taken from the tensor, and without resize_. A hard-coded 64 invents
-    pixels in the last, smaller batch.
+    pixels in the last, smaller batch. `view(-1, 784)` mixes the pixels of images of another size
+    without an error; the library's `flatten` raises.
 """
 
 from collections.abc import Callable
@@ -27,17 +30,17 @@ from dlconcepts.testing.laws import law
 
 
 def resizes_to_four(images: Tensor, in_features: int) -> Tensor:
-    """Hard-code the size of a full batch, as in resize_(64, 784): pixels are invented or lost."""
+    """Hard-code the batch size, as in resize_(64, 784), which invents or loses images."""
     return images.clone().resize_(4, in_features)
 
 
 def column_by_column(images: Tensor, in_features: int) -> Tensor:
-    """Flatten from top to bottom."""
+    """Flatten each image column by column."""
     return images.transpose(-1, -2).flatten(1)
 
 
 def channel_last(images: Tensor, in_features: int) -> Tensor:
-    """Put the channels of a pixel beside each other."""
+    """Put the channels of each pixel next to each other."""
     return images.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -51,6 +54,7 @@ def channel_last(images: Tensor, in_features: int) -> Tensor:
 )
 @given(
     images=tensors(
+        # The empty batch comes last, so that a counterexample shows it only if it must.
         st.tuples(
             st.sampled_from([1, 2, 3, 5, 0]),
             st.integers(1, 3),
@@ -61,7 +65,7 @@ def channel_last(images: Tensor, in_features: int) -> Tensor:
     )
 )
 def test_each_image_becomes_a_row(flatten: Callable[..., Tensor], images: Tensor) -> None:
-    """Pixel (b, c, i, j) is at position (c * H + i) * W + j of row b, and comes back."""
+    """Pixel (b, c, i, j) is at position (c * H + i) * W + j of row b; reshaping restores it."""
     batch, channels, height, width = images.shape
     before = bits(images)
 
@@ -71,31 +75,28 @@ def test_each_image_becomes_a_row(flatten: Callable[..., Tensor], images: Tensor
     for b, c, i, j in np.ndindex(*images.shape):
         there = same(rows[b, (c * height + i) * width + j], images[b, c, i, j])
         assert there, "pixel (b, c, i, j) is at position (c * H + i) * W + j of row b"
-    assert same(rows.reshape(images.shape), images), "the images can be had back"
+    assert same(rows.reshape(images.shape), images), "reshaping the rows restores the images"
     assert bits(images) == before, "the images stay as they were"
 
 
 def views_as_rows(images: Tensor, in_features: int) -> Tensor:
-    """Let view find the number of rows, which mixes images of another size without an error."""
+    """Let view(-1, in_features) choose the number of rows, which mixes pixels of two images."""
     return images.contiguous().view(-1, in_features)
 
 
 def resizes_to_rows(images: Tensor, in_features: int) -> Tensor:
-    """Resize to the rows that should come out."""
+    """Resize to the expected shape, which drops pixels."""
     return images.clone().resize_(len(images), in_features)
 
 
-@law(
-    right=flatten,
-    wrong={views_as_rows: "DID NOT RAISE", resizes_to_rows: "DID NOT RAISE"},
-)
+@law(right=flatten, wrong={views_as_rows: "DID NOT RAISE", resizes_to_rows: "DID NOT RAISE"})
 @given(
     in_features=st.integers(1, 4), factor=st.integers(2, 3), batch=st.integers(1, 3), data=st.data()
 )
 def test_images_of_another_size_are_not_mixed(
     flatten: Callable[..., Tensor], in_features: int, factor: int, batch: int, data: st.DataObject
 ) -> None:
-    """Images with twice the pixels raise; they do not become twice the images."""
+    """Images with two or three times the pixels raise; they do not become more images."""
     images = data.draw(tensors((batch, 1, factor, in_features)), label="images")
 
     with pytest.raises(ValueError, match=f"{in_features} values.* {factor * in_features} each"):

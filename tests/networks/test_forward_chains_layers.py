@@ -1,44 +1,50 @@
-"""Forward.
+"""Forward is layer, activation, layer, and ends in logits, not in a softmax.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from dlconcepts.networks import Network
+>>> model, image = Network(4, [3], 2), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+>>> hidden = torch.relu(model.hidden[0](image))
+>>> logits = model.output(hidden)
+>>> torch.equal(model(image), logits)
+True
+>>> torch.equal(model(image), logits.softmax(dim=1))
+False
 
 Notes: forward applies the first layer, ReLU, the next layer, and so on, and softmax at the end.
 Verdict: holds-if
-Truth: With the softmax where the loss does not do it itself: the library's networks end in
-    logits, which nn.CrossEntropyLoss expects, and the probabilities are their softmax.
+Truth: The softmax belongs in the network only if the loss does not apply it. The library's networks
+    end in logits, which `nn.CrossEntropyLoss` expects; their softmax is the probabilities.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import erf
 from torch import Tensor, nn
 
 from dlconcepts.networks import ACTIVATIONS, Network, flatten
 from dlconcepts.support.bitwise import same
 from dlconcepts.testing.laws import law
-from tests.networks.common import (
-    EXACT,
-    Sizes,
-    activations,
-    architectures,
-    deep,
-    fill,
-    inputs,
-    seeds,
-)
+from tests.networks.common import Sizes, activations, architectures, deep, fill, inputs, seeds
+
+# The activations in numpy, by the formulas of PyTorch's documentation.
+EXACT: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+}
 
 
 class HasNoActivation(Network):
-    """A network of layers alone: whatever their number, one affine map."""
+    """A network without activations, which is one affine map however many layers it has."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Apply the layers."""
         features = flatten(images, self.in_features)
         for layer in (*self.hidden, self.output):
             features = layer(features)
@@ -49,15 +55,13 @@ class ActivatesTheOutput(Network):
     """A network that applies the activation after the output layer too."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Apply the activation once more."""
         return ACTIVATIONS[self.activation](super().forward(images))
 
 
-class SwapsHiddenLayers(Network):
-    """A network that applies its hidden layers from the last to the first, where they fit."""
+class ReversesHiddenLayers(Network):
+    """A network that applies its hidden layers from last to first if their shapes allow it."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Apply the hidden layers in reverse."""
         if len({layer.weight.shape for layer in self.hidden}) > 1:
             return super().forward(images)
         features = flatten(images, self.in_features)
@@ -67,19 +71,17 @@ class SwapsHiddenLayers(Network):
 
 
 class AlwaysSigmoid(Network):
-    """A network that takes sigmoid for whatever activation was asked."""
+    """A network that uses sigmoid whatever activation it is given."""
 
     def __init__(self, *sizes: Any, **options: Any) -> None:
-        """Forget what was asked."""
         super().__init__(*sizes, **options)
         self.activation = "sigmoid"
 
 
 class DropsInEvalMode(Network):
-    """A network whose dropout does not switch off."""
+    """A network that applies dropout in eval mode too."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn dropout on."""
         self.dropout.train()
         return super().forward(images)
 
@@ -89,7 +91,7 @@ class DropsInEvalMode(Network):
     wrong={
         HasNoActivation: "layer, activation, layer",
         ActivatesTheOutput: "layer, activation, layer",
-        SwapsHiddenLayers: "layer, activation, layer",
+        ReversesHiddenLayers: "layer, activation, layer",
         AlwaysSigmoid: "layer, activation, layer",
         DropsInEvalMode: "layer, activation, layer",
     },
@@ -109,10 +111,7 @@ def test_forward_is_the_chain_of_its_layers(
     seed: int,
     data: st.DataObject,
 ) -> None:
-    """Logits are those of the same chain in numpy, the classes' probabilities their softmax.
-
-    The bound is 1e-13 of the same chain of absolute values, which no sum can exceed.
-    """
+    """In eval mode the logits equal those of the same chain written in numpy."""
     model = build(*sizes, activation=activation, dropout=dropout).double().eval()
     fill(model, seed)
     batch = data.draw(st.integers(0, 3), label="batch")
@@ -122,9 +121,12 @@ def test_forward_is_the_chain_of_its_layers(
 
     parameters = [parameter.numpy(force=True) for parameter in model.parameters()]
     features = images.numpy(force=True)
+    # `size` is the same chain on absolute values. It bounds every partial sum, so rounding is
+    # relative to it, not to the result, which cancellation may make small.
     size = np.abs(features)
     for layer, (weight, bias) in enumerate(zip(parameters[::2], parameters[1::2], strict=True)):
         if layer:
+            # |f(x)| <= |x| + 1 for every activation f; sigmoid(0) is 0.5.
             features, size = EXACT[activation](features), size + 1
         features = features @ weight.T + bias
         size = size @ np.abs(weight.T) + np.abs(bias)
@@ -135,18 +137,16 @@ def test_forward_is_the_chain_of_its_layers(
 
 
 class DropsTheLogits(Network):
-    """A network with dropout after its last layer too."""
+    """A network that applies dropout to the logits too."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Drop scores of classes."""
         return self.dropout(super().forward(images))
 
 
 class DropsBeforeTheActivation(Network):
-    """A network that drops what goes into the activation, where sigmoid makes 0.5 of nothing."""
+    """A network that applies dropout before the activation, where sigmoid turns 0 into 0.5."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Apply layer, dropout, activation."""
         features = flatten(images, self.in_features)
         for layer in self.hidden:
             features = ACTIVATIONS[self.activation](self.dropout(layer(features)))
@@ -154,10 +154,9 @@ class DropsBeforeTheActivation(Network):
 
 
 class DropsNothing(Network):
-    """A network that forgets to apply its dropout."""
+    """A network that ignores its dropout."""
 
     def __init__(self, *sizes: Any, dropout: float, **options: Any) -> None:
-        """Leave out the dropout."""
         super().__init__(*sizes, **options)
 
 
@@ -177,7 +176,7 @@ def test_dropout_acts_on_the_hidden_features(
     seed: int,
     data: st.DataObject,
 ) -> None:
-    """In training, a dropout of 1 leaves of the logits the bias of the last layer, and no less."""
+    """In training, a dropout of 1 zeroes the hidden features, so the logits are the last bias."""
     model = build(*sizes, activation=activation, dropout=1.0).double()
     fill(model, seed)
     images = data.draw(inputs(2, sizes[0]), label="images")

@@ -1,12 +1,18 @@
-"""Modules and functions.
+"""A module and its function compute the same.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> layer, x = nn.Linear(3, 2), torch.tensor([[1.0, 2.0, 3.0]])
+>>> layer(x).equal(F.linear(x, layer.weight, layer.bias))
+True
+>>> dropout, ones = nn.Dropout(0.5).eval(), torch.ones(1000)
+>>> dropout(ones).equal(ones)
+True
+>>> F.dropout(ones, 0.5).equal(ones)  # training=True is the default
+False
 
 Notes: torch.nn.functional has the same functions.
 Verdict: holds
+Truth: With the parameters and settings of the module as arguments, values and gradients are the
+    same. One setting is the mode: `F.dropout` drops by default, even in a model in eval mode.
 """
 
 from collections.abc import Callable
@@ -25,7 +31,7 @@ from tests.networks.common import inputs, seeds, values_and_gradients
 
 
 def functional_form(module: Any, *arguments: Tensor) -> Tensor:
-    """Call the function of a module with the module's own parameters and settings."""
+    # The module's own parameters and settings go to the function; only Dropout has a mode.
     forms: dict[type[nn.Module], Callable[..., Tensor]] = {
         nn.Linear: lambda x: F.linear(x, module.weight, module.bias),
         nn.ReLU: F.relu,
@@ -46,43 +52,42 @@ def functional_form(module: Any, *arguments: Tensor) -> Tensor:
 
 
 def dropout_by_default(module: Any, *arguments: Tensor) -> Tensor:
-    """Call F.dropout(x), whose training=True knows nothing of eval mode."""
+    """Call F.dropout(x), which drops in eval mode too: its default is training=True."""
     if isinstance(module, nn.Dropout):
         return F.dropout(*arguments, module.p)
     return functional_form(module, *arguments)
 
 
 def forgets_the_bias(module: Any, *arguments: Tensor) -> Tensor:
-    """Multiply with the weight and leave out the bias."""
+    """Call F.linear with the weight alone."""
     if isinstance(module, nn.Linear):
         return F.linear(*arguments, module.weight)
     return functional_form(module, *arguments)
 
 
 def forgets_the_slope(module: Any, *arguments: Tensor) -> Tensor:
-    """Call the function with its default instead of the module's setting."""
+    """Call F.leaky_relu with its default slope instead of the module's."""
     if isinstance(module, nn.LeakyReLU):
         return F.leaky_relu(*arguments)
     return functional_form(module, *arguments)
 
 
 def forgets_the_reduction(module: Any, *arguments: Tensor) -> Tensor:
-    """Take the mean of the batch, whatever reduction the module has."""
+    """Average over the batch, whatever reduction the module has."""
     if isinstance(module, nn.CrossEntropyLoss):
         return F.cross_entropy(*arguments)
     return functional_form(module, *arguments)
 
 
 def cuts_the_slope(module: Any, *arguments: Tensor) -> Tensor:
-    """Detach a parameter on the way to its function."""
+    """Detach the slope of PReLU before passing it, so that it gets no gradient."""
     if isinstance(module, nn.PReLU):
         return F.prelu(*arguments, module.weight.detach())
     return functional_form(module, *arguments)
 
 
 LOSSES = (nn.NLLLoss, nn.CrossEntropyLoss)
-
-
+# Dropout first: Hypothesis shrinks towards it, and its mode is the surprise.
 KINDS = (
     *(nn.Dropout, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.Softmax),
     *(nn.LogSoftmax, nn.Linear, *LOSSES),
@@ -91,7 +96,7 @@ KINDS = (
 
 @st.composite
 def module_calls(draw: st.DrawFn) -> tuple[nn.Module, list[Tensor]]:
-    """Draw a module in either mode, and what it is called with."""
+    """Draw a module in train or eval mode, and its arguments."""
     batch, width = draw(shapes(2, 2, min_side=1, max_side=4))
     kind = draw(st.sampled_from(KINDS))
     options: dict[str, Any] = {}
@@ -124,8 +129,9 @@ def module_calls(draw: st.DrawFn) -> tuple[nn.Module, list[Tensor]]:
 def test_a_module_and_its_function_are_the_same(
     functional: Callable[..., Tensor], drawn: tuple[nn.Module, list[Tensor]], seed: int
 ) -> None:
-    """With the module's parameters and settings its function gives the same values, gradients."""
+    """Given a module's parameters and settings, its function has the same values and gradients."""
     module, arguments = drawn
+    # The same seed before both calls, so that Dropout draws the same mask.
     expected, *gradients = values_and_gradients(
         lambda module, *arguments: module(*arguments), module, arguments, seed
     )

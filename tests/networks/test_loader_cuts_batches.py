@@ -1,12 +1,18 @@
-"""Batches.
+"""A DataLoader cuts the data into batches; the last one may be smaller.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from torch.utils.data import DataLoader
+>>> for batch in DataLoader(range(1, 6), batch_size=2):
+...     print(batch)
+tensor([1, 2])
+tensor([3, 4])
+tensor([5])
+>>> [batch.tolist() for batch in DataLoader(range(1, 6), batch_size=2, drop_last=True)]
+[[1, 2], [3, 4]]
 
 Notes: A DataLoader takes a batch size and gives mini-batches.
 Verdict: holds
+Truth: One pass yields each example once with its label, in full batches and one smaller batch with
+    the rest. `drop_last` drops only that smaller one. Worker processes do not change the batches.
 """
 
 import itertools
@@ -27,18 +33,20 @@ from dlconcepts.support.bitwise import same
 from dlconcepts.testing.laws import law
 from tests.networks.common import Batch, numbered, positions
 
+Data = tuple[Tensor, Tensor]
+
 
 def always_drops_the_rest(
     dataset: TensorDataset, batch_size: int, drop_last: bool = False
 ) -> Iterable[Batch]:
-    """Drop the last partial batch, asked or not."""
+    """Drop a smaller last batch even if drop_last is False."""
     return DataLoader(dataset, batch_size, drop_last=True)
 
 
 def drops_the_last_batch(
     dataset: TensorDataset, batch_size: int, drop_last: bool = False
 ) -> Iterable[Batch]:
-    """Drop the last batch when drop_last says so, be it full or not."""
+    """Drop the last batch if drop_last is True, even if it is full."""
     found = list(DataLoader(dataset, batch_size))
     return found[:-1] if drop_last else found
 
@@ -46,7 +54,7 @@ def drops_the_last_batch(
 def draws_with_replacement(
     dataset: TensorDataset, batch_size: int, drop_last: bool = False
 ) -> Iterable[Batch]:
-    """Draw as many examples as there are, each from all of them."""
+    """Draw each example from the whole dataset, so some repeat and others are missing."""
     order = [random.randrange(len(dataset)) for _ in range(len(dataset))]
     return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last)
 
@@ -54,7 +62,7 @@ def draws_with_replacement(
 def pads_the_last_batch(
     dataset: TensorDataset, batch_size: int, drop_last: bool = False
 ) -> Iterable[Batch]:
-    """Fill the last batch with the first examples."""
+    """Fill the last batch by repeating the first examples."""
     missing = -len(dataset) % batch_size if not drop_last else 0
     order = [i % len(dataset) for i in range(len(dataset) + missing)]
     return DataLoader(dataset, batch_size, sampler=order, drop_last=drop_last)
@@ -88,19 +96,15 @@ def test_one_pass_yields_each_example_once(
 
 
 class EachWorkerYieldsAll(IterableDataset[Any]):
-    """A stream of examples that does not ask which worker it runs in."""
-
     def __init__(self, dataset: TensorDataset) -> None:
-        """Keep the examples."""
         self.dataset = dataset
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield every example, in every worker."""
         return (self.dataset[i] for i in range(len(self.dataset)))
 
 
 def streams(dataset: TensorDataset, batch_size: int, **options: Any) -> Iterable[Batch]:
-    """Load from a stream instead of a dataset with positions."""
+    """Load from an IterableDataset that yields every example in each worker."""
     return DataLoader(EachWorkerYieldsAll(dataset), batch_size, **options)
 
 
@@ -112,12 +116,13 @@ def streams(dataset: TensorDataset, batch_size: int, **options: Any) -> Iterable
     cpu_only="worker processes load into the memory of the CPU",
 )
 @given(n=st.integers(1, 6), batch_size=st.integers(1, 3), drop_last=st.booleans())
-# Python 3.12 warns whoever forks while threads run, as torch's loader does on Linux.
+# Python 3.12 warns if a process with threads forks, as torch's loader does on Linux.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_worker_processes_change_nothing(
     load: Callable[..., Iterable[Batch]], n: int, batch_size: int, drop_last: bool
 ) -> None:
-    """Two worker processes yield the same batches in the same order as none."""
+    """Two worker processes yield the same batches in the same order as no workers."""
+    # Forking is faster: a spawned worker would import torch first. Windows cannot fork.
     fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     workers = {"num_workers": 2, "multiprocessing_context": fork}
 
@@ -127,36 +132,32 @@ def test_worker_processes_change_nothing(
     assert found == alone, "two workers yield what one process yields"
 
 
-def cuts_without_the_rest(data: tuple[Tensor, Tensor], batch_size: int, **options: Any) -> Any:
-    """Cut n // batch_size batches."""
+def drops_the_rest(data: Data, batch_size: int, **options: Any) -> Any:
+    """Cut n // batch_size batches and drop the remaining examples."""
     full = len(data[0]) // batch_size
     return itertools.islice(batches(data, batch_size, **options), full)
 
 
-def ignores_the_order(data: tuple[Tensor, Tensor], batch_size: int, **options: Any) -> Any:
-    """Cut the examples as they lie."""
+def ignores_the_order(data: Data, batch_size: int, **options: Any) -> Any:
+    """Cut the examples in their stored order, whatever `order` says."""
     return batches(data, batch_size)
 
 
-def reorders_images_only(
-    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
-) -> Any:
-    """Apply the order to the images and forget the labels."""
+def reorders_images_only(data: Data, batch_size: int, *, order: Tensor | None = None) -> Any:
+    """Apply the order to the images but not to the labels."""
     images, labels = data
     return batches((images if order is None else images[order], labels), batch_size)
 
 
-def reads_once(data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None) -> Any:
-    """Read as much as fits the cache, and take it for all there is."""
+def reads_once(data: Data, batch_size: int, *, order: Tensor | None = None) -> Any:
+    """Read READ_AT_ONCE values and ignore the rest of the data."""
     order = torch.arange(len(data[1])) if order is None else order
     read = order[: max(1, READ_AT_ONCE // data[0][0].numel())]
     return batches(data, batch_size, order=read)
 
 
-def leaves_bytes(
-    data: tuple[Tensor, Tensor], batch_size: int, *, order: Tensor | None = None
-) -> Any:
-    """Yield bytes as they are."""
+def leaves_bytes(data: Data, batch_size: int, *, order: Tensor | None = None) -> Any:
+    """Convert bytes to floats without normalising them."""
     order = torch.arange(len(data[1])) if order is None else order
     return ((data[0][cut].float(), data[1][cut]) for cut in order.split(batch_size))
 
@@ -164,7 +165,7 @@ def leaves_bytes(
 @law(
     right=batches,
     wrong={
-        cuts_without_the_rest: "the batches of a DataLoader",
+        drops_the_rest: "the batches of a DataLoader",
         ignores_the_order: "the batches of a DataLoader",
         reorders_images_only: "the batches of a DataLoader",
         reads_once: "the batches of a DataLoader",
@@ -175,23 +176,24 @@ def leaves_bytes(
     order=st.integers(1, 8).flatmap(lambda n: st.permutations(range(n))),
     batch_size=st.integers(1, 5),
     as_bytes=st.booleans(),
+    # Two images of the larger size fill one read, so more of them need several reads.
     values=st.sampled_from([1, READ_AT_ONCE // 2]),
     reordered=st.booleans(),
 )
-def test_batches_are_those_of_a_loader(
-    batches: Callable[..., Iterable[tuple[Tensor, Tensor]]],
+def test_batches_match_a_data_loader(
+    batches: Callable[..., Iterable[Data]],
     order: list[int],
     batch_size: int,
     as_bytes: bool,
     values: int,
     reordered: bool,
 ) -> None:
-    """Cutting two tensors, in an order or as they lie, gives a DataLoader's batches, normalised."""
+    """`batches` cuts two tensors as a DataLoader does, in any order, and normalises bytes."""
     if not reordered:
         order = sorted(order)
     images, labels = numbered(len(order)).tensors
     images = images.to(torch.uint8) if as_bytes else images
-    images = images[:, :1].expand(-1, values)  # two large ones are as much as is read at once
+    images = images[:, :1].expand(-1, values)
 
     options = {"order": torch.tensor(order)} if reordered else {}
     found = list(batches((images, labels), batch_size, **options))
@@ -199,31 +201,33 @@ def test_batches_are_those_of_a_loader(
     expected = list(DataLoader(TensorDataset(images, labels), batch_size, sampler=order))
     assert [labels.tolist() for _, labels in found] == [
         labels.tolist() for _, labels in expected
-    ], "the labels are in the batches of a DataLoader"
+    ], "the labels match the batches of a DataLoader"
     for (cut, _), (whole, _) in zip(found, expected, strict=True):
         same_images = same(cut, normalize(whole) if as_bytes else whole)
-        assert same_images, "the images are in the batches of a DataLoader, bytes come normalised"
+        assert same_images, (
+            "the images match the batches of a DataLoader, and bytes come normalised"
+        )
 
 
-def checks_at_the_first_batch(data: tuple[Tensor, Tensor], batch_size: int) -> Iterator[Any]:
-    """Check in a generator function, whose body runs only when the first batch is taken."""
+def checks_at_the_first_batch(data: Data, batch_size: int) -> Iterator[Any]:
+    """Check in a generator function, which runs only when the first batch is taken."""
     yield from batches(data, batch_size)
 
 
-def cuts_what_there_is(data: tuple[Tensor, Tensor], batch_size: int) -> Any:
-    """Pair images and labels until one of them ends."""
+def pairs_until_one_ends(data: Data, batch_size: int) -> Any:
+    """Pair images and labels until either runs out, without checking their numbers."""
     return list(zip(*(part.split(abs(batch_size) or 1) for part in data), strict=False))
 
 
 @law(
     right=batches,
-    wrong={checks_at_the_first_batch: "DID NOT RAISE", cuts_what_there_is: "DID NOT RAISE"},
+    wrong={checks_at_the_first_batch: "DID NOT RAISE", pairs_until_one_ends: "DID NOT RAISE"},
 )
 @given(n=st.integers(0, 3), m=st.integers(0, 3), batch_size=st.integers(-1, 2))
 def test_examples_that_cannot_be_cut_are_refused_at_once(
     batches: Callable[..., Iterable[Any]], n: int, m: int, batch_size: int
 ) -> None:
-    """No examples, fewer labels than images, and a batch size below 1 raise before any batch."""
+    """No examples, unequal numbers and a batch size below 1 raise before the first batch."""
     assume(n != m or n == 0 or batch_size < 1)
     counts = f"{n} images but {m} labels" if n != m else "no examples"
     message = counts if n != m or n == 0 else f"batch_size is {batch_size}"

@@ -1,14 +1,21 @@
-"""A loader is an iterable.
+"""A DataLoader is an iterable, not an iterator: each `iter` starts a new epoch.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from torch.utils.data import DataLoader
+>>> loader = DataLoader([1, 2, 3], batch_size=1)
+>>> [batch.item() for batch in loader]
+[1, 2, 3]
+>>> [next(iter(loader)).item() for step in range(3)]
+[1, 1, 1]
+>>> next(loader)
+Traceback (most recent call last):
+...
+TypeError: 'DataLoader' object is not an iterator
 
 Notes: The train loader is a generator: call iter on it, then next.
 Verdict: corrected
-Truth: It is an iterable: next(loader) raises TypeError, and every iter(loader) starts a new
-    epoch, so next(iter(loader)) in a loop never gets past the first batch.
+Truth: It is an iterable: `next(loader)` raises TypeError, and every `iter(loader)` starts a new
+    epoch. So `next(iter(loader))` in a loop never gets past the first batch, and several iterators
+    over one loader do not disturb one another.
 """
 
 import itertools
@@ -25,19 +32,16 @@ from tests.networks.common import Batch, numbered, positions
 
 
 def a_new_iterator_each_time(loader: DataLoader[Any]) -> list[Batch]:
-    """Call next(iter(loader)) in the training loop, which begins an epoch for every batch."""
+    """Call next(iter(loader)) in the training loop, which starts a new epoch for every batch."""
     return [next(iter(loader)) for _ in range(len(loader))]
 
 
-@law(
-    right=list,
-    wrong={a_new_iterator_each_time: "gets past the first batch"},
-)
+@law(right=list, wrong={a_new_iterator_each_time: "gets past the first batch"})
 @given(n=st.integers(0, 6), batch_size=st.integers(1, 3))
 def test_one_iterator_makes_one_epoch(
     epoch: Callable[[DataLoader[Any]], list[Batch]], n: int, batch_size: int
 ) -> None:
-    """Iterating over one iterator gets past the first batch and sees every example."""
+    """One iterator gets past the first batch and yields every example."""
     found = positions(epoch(DataLoader(numbered(n), batch_size)))
 
     assert list(itertools.chain.from_iterable(found)) == list(range(n)), (
@@ -46,54 +50,46 @@ def test_one_iterator_makes_one_epoch(
 
 
 def generates(dataset: TensorDataset, batch_size: int) -> Iterator[Batch]:
-    """Yield batches: what the notes take a loader for."""
+    """Yield the batches from a generator, as the notes describe a loader."""
     yield from DataLoader(dataset, batch_size)
 
 
-class OneIterator(DataLoader[Any]):
-    """A loader that is its own iterator, with one position for all who iterate."""
-
-    def __iter__(self) -> Any:
-        """Begin an epoch, for the others too."""
-        self.epoch = super().__iter__()
-        return self
-
-    def __next__(self) -> Any:
-        """Return the next batch of the epoch that began last."""
-        return next(self.epoch)
-
-
-@law(
-    right=DataLoader,
-    wrong={generates: "DID NOT RAISE"},
-)
+@law(right=DataLoader, wrong={generates: "DID NOT RAISE"})
 @given(n=st.integers(1, 6), batch_size=st.integers(1, 3))
-def test_a_loader_is_no_iterator(
+def test_a_loader_is_not_an_iterator(
     load: Callable[..., Iterable[Batch]], n: int, batch_size: int
 ) -> None:
-    """next(loader) raises TypeError: a loader is iterable, and iter(loader) the iterator."""
+    """next(loader) raises TypeError, since only iter(loader) returns an iterator."""
     loader = load(numbered(n), batch_size)
 
     with pytest.raises(TypeError, match="is not an iterator"):
         next(loader)
 
 
-@law(
-    right=DataLoader,
-    wrong={generates: "a complete epoch", OneIterator: "a complete epoch"},
-)
+class OneIterator(DataLoader[Any]):
+    """A loader that is its own iterator, so all who iterate share one position."""
+
+    def __iter__(self) -> Any:
+        self.epoch = super().__iter__()
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.epoch)
+
+
+@law(right=DataLoader, wrong={generates: "a complete epoch", OneIterator: "a complete epoch"})
 @given(n=st.integers(1, 6), batch_size=st.integers(1, 3), data=st.data())
-def test_iterators_are_epochs_of_their_own(
+def test_each_iterator_runs_a_separate_epoch(
     load: Callable[..., Iterable[Batch]], n: int, batch_size: int, data: st.DataObject
 ) -> None:
-    """Iterators that take turns in any order each go through a complete epoch."""
+    """Iterators that take turns in any order each yield a complete epoch."""
     loader = load(numbered(n), batch_size)
     k = data.draw(st.integers(1, 3), label="iterators")
     turns = data.draw(st.lists(st.integers(0, k - 1), max_size=6), label="turns")
     iterators = [iter(loader) for _ in range(k)]
     found: list[list[Batch]] = [[] for _ in iterators]
 
-    # In the end each iterator gets as many turns as an epoch can need.
+    # After the drawn turns, n more for each iterator finish its epoch: it has at most n batches.
     for turn in turns + list(range(k)) * n:
         batch = next(iterators[turn], None)
         found[turn] += [] if batch is None else [batch]

@@ -1,12 +1,18 @@
-"""Initial parameters.
+"""A new layer has random weights and biases.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> def new_weight(seed):
+...     torch.manual_seed(seed)
+...     return nn.Linear(4, 3).weight
+>>> new_weight(1).equal(new_weight(1)), new_weight(1).equal(new_weight(2))
+(True, False)
+>>> bool((new_weight(1).abs() <= 0.5).all())  # 1 / sqrt(4), for 4 inputs
+True
 
 Notes: Weights and biases are created with the layer and initialised to random values.
 Verdict: holds
+Truth: Both are uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in), where fan_in is the number
+    of inputs. They follow the seed and require grad. Random weights make hidden units different;
+    units with equal weights in and out stay equal forever.
 """
 
 import math
@@ -23,14 +29,13 @@ from dlconcepts.networks import Network
 from dlconcepts.strategies import batches
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
-from tests.networks.common import seeds, zeros
+from tests.networks.common import seeds
 
 
 class AllEqual(nn.Linear):
-    """A layer whose weights are all the same."""
+    """A layer whose weights are all equal."""
 
     def reset_parameters(self) -> None:
-        """Set the weights to the bound."""
         nn.init.constant_(self.weight, 1 / math.sqrt(self.in_features))
         nn.init.zeros_(self.bias)
 
@@ -39,35 +44,31 @@ class RepeatsAUnit(nn.Linear):
     """A layer whose last unit is a copy of its first."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights, and copy a row of them."""
         super().reset_parameters()
         with torch.no_grad():
             self.weight[-1] = self.weight[0]
 
 
 class BoundedByFanOut(nn.Linear):
-    """A layer that takes the number of its outputs for that of its inputs."""
+    """A layer that takes the bound from the number of outputs, not inputs."""
 
     def reset_parameters(self) -> None:
-        """Draw from the bound of the outputs."""
         for parameter in (self.weight, self.bias):
             nn.init.uniform_(parameter, -1 / self.out_features**0.5, 1 / self.out_features**0.5)
 
 
 class DrawnFromNormal(nn.Linear):
-    """A layer drawn from a normal distribution, which has no bound."""
+    """A layer whose parameters are normal, and so have no bound."""
 
     def reset_parameters(self) -> None:
-        """Draw with the bound for a deviation."""
         for parameter in (self.weight, self.bias):
             nn.init.normal_(parameter, std=1 / math.sqrt(self.in_features))
 
 
-class DrawnWithASeedOfItsOwn(nn.Linear):
-    """A layer that draws the same weights always."""
+class IgnoresTheSeed(nn.Linear):
+    """A layer that always draws the same weights."""
 
     def reset_parameters(self) -> None:
-        """Draw from a generator that begins anew."""
         generator = torch.Generator(self.weight.device).manual_seed(0)
         bound = 1 / math.sqrt(self.in_features)
         for parameter in (self.weight, self.bias):
@@ -75,16 +76,14 @@ class DrawnWithASeedOfItsOwn(nn.Linear):
 
 
 class Frozen(nn.Linear):
-    """A layer whose parameters do not learn."""
+    """A layer whose parameters require no gradient."""
 
     def reset_parameters(self) -> None:
-        """Draw, and require no gradient."""
         super().reset_parameters()
         self.requires_grad_(False)
 
 
 def seeded(init: Callable[[int, int], nn.Linear], seed: int, *sizes: int) -> nn.Linear:
-    """Create a layer after seeding torch."""
     torch.manual_seed(seed)
     return init(*sizes)
 
@@ -96,23 +95,16 @@ def seeded(init: Callable[[int, int], nn.Linear], seed: int, *sizes: int) -> nn.
         RepeatsAUnit: "no two units",
         BoundedByFanOut: "within 1 / sqrt(fan_in)",
         DrawnFromNormal: "within 1 / sqrt(fan_in)",
-        DrawnWithASeedOfItsOwn: "another seed",
+        IgnoresTheSeed: "another seed",
         Frozen: "require grad",
     },
 )
-@given(
-    in_features=st.integers(1, 30),
-    out_features=st.integers(20, 40),
-    seed=seeds,
-)
-def test_weights_and_biases_are_there_and_random(
+# At least 20 biases, so that chance cannot make two seeds agree.
+@given(in_features=st.integers(1, 30), out_features=st.integers(20, 40), seed=seeds)
+def test_new_weights_and_biases_are_random(
     init: Callable[[int, int], nn.Linear], in_features: int, out_features: int, seed: int
 ) -> None:
-    """They require grad, lie within 1 / sqrt(fan_in), and follow the seed.
-
-    That two seeds agree in 20 numbers of 24 random bits has probability 2**-480, and that two of 40
-    units agree in three weights or more 780 * 2**-72 < 2e-19.
-    """
+    """They require grad, lie within 1 / sqrt(fan_in), and follow the seed."""
     layer = seeded(init, seed, in_features, out_features)
 
     bound = 1 / math.sqrt(in_features)
@@ -129,16 +121,17 @@ def test_weights_and_biases_are_there_and_random(
         )
         assert len(set(values.flatten().tolist())) > 1, f"the numbers of a {name} are not all equal"
         assert bits(values) == bits(repeated), "the same seed gives the same numbers"
+        # Chance: 20 numbers of 24 random bits agree with probability 2**-480.
         assert bits(values) != bits(different), "another seed gives other numbers"
+    # Chance: two of 40 units agree in 3 weights with probability 780 * 2**-72 < 2e-19.
     units = {tuple(row) for row in layer.weight.tolist()}
     assert in_features < 3 or len(units) == out_features, "no two units have the same weights"
 
 
 class HalfTheBound(nn.Linear):
-    """A layer that fills half of its range."""
+    """A layer whose weights use half of their range."""
 
     def reset_parameters(self) -> None:
-        """Draw, and halve."""
         super().reset_parameters()
         with torch.no_grad():
             self.weight /= 2
@@ -148,16 +141,14 @@ class Positive(nn.Linear):
     """A layer drawn with torch.rand, which has no negative numbers."""
 
     def reset_parameters(self) -> None:
-        """Draw from 0 to the bound."""
         for parameter in (self.weight, self.bias):
             nn.init.uniform_(parameter, 0, 1 / math.sqrt(self.in_features))
 
 
 class ZeroBias(nn.Linear):
-    """A layer whose biases begin at zero, as in other libraries."""
+    """A layer whose biases start at zero, as in other libraries."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights only."""
         super().reset_parameters()
         nn.init.zeros_(self.bias)
 
@@ -170,42 +161,46 @@ class ZeroBias(nn.Linear):
 def test_weights_and_biases_are_uniform(
     init: Callable[[int, int], nn.Linear], in_features: int, seed: int
 ) -> None:
-    """Between the bounds every number is as likely as another, for weights and biases.
-
-    Two exact Kolmogorov-Smirnov tests, each of which chance fails with probability 1e-12.
-    """
+    """Weights and biases are uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in)."""
     layer = seeded(init, seed, in_features, 128)
 
     for name in ("weight", "bias"):
         values = getattr(layer, name).flatten().double().numpy(force=True) * math.sqrt(in_features)
+        # An exact Kolmogorov-Smirnov test; chance fails it with probability 1e-12.
         chance = kstest(values, "uniform", args=(-1, 2), method="exact").pvalue
         assert chance > 1e-12, f"the {name} is uniform between its bounds"
 
 
 def every_weight_equal(model: Network) -> None:
-    """Set every weight of every layer to one number."""
+    """Set every weight and bias to the same number."""
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
 
 
-def leaves_the_initialisation(model: Network) -> None:
-    """Leave the weights as they were drawn."""
+def keeps_the_random_weights(model: Network) -> None:
+    """Keep the weights that PyTorch drew."""
 
 
 def equal_coming_in_only(model: Network) -> None:
-    """Set the weights of the hidden layer to one number and leave those of the output layer."""
+    """Make the weights of the hidden layer equal, but not those of the output layer."""
     every_weight_equal(model.hidden)
 
 
 def equal_going_out_only(model: Network) -> None:
-    """Set the weights of the output layer to one number and leave those of the hidden layer."""
+    """Make the weights of the output layer equal, but not those of the hidden layer."""
     every_weight_equal(model.output)
+
+
+def zeros(model: Network) -> None:
+    """Set every weight and bias to zero."""
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
 
 
 def hidden_spread_after_training(
     initialise: Callable[[Network], None], drawn: tuple[Tensor, Tensor], width: int, seed: int
 ) -> float:
-    """Return by how much the hidden units differ after three steps of gradient descent."""
+    """Return how far the hidden units differ after three steps of gradient descent."""
     images, labels = drawn
     torch.manual_seed(seed)
     model = Network(images.shape[1], [width], 4, activation="tanh").double()
@@ -223,7 +218,7 @@ def hidden_spread_after_training(
 @law(
     right=every_weight_equal,
     wrong={
-        leaves_the_initialisation: "can never become different",
+        keeps_the_random_weights: "can never become different",
         equal_coming_in_only: "can never become different",
         equal_going_out_only: "can never become different",
     },
@@ -232,21 +227,22 @@ def hidden_spread_after_training(
 def test_equal_hidden_units_can_never_become_different(
     initialise: Callable[[Network], None], drawn: tuple[Tensor, Tensor], width: int, seed: int
 ) -> None:
-    """Units with equal weights in and equal weights out get equal gradients, for any batch."""
+    """Hidden units with equal weights in and out get equal gradients from any batch."""
     spread = hidden_spread_after_training(initialise, drawn, width, seed)
 
+    # The units are equal but for the rounding of float64.
     assert spread <= 1e-12, "equal hidden units can never become different"
 
 
 @law(
-    right=leaves_the_initialisation,
+    right=keeps_the_random_weights,
     wrong={every_weight_equal: "hidden units are different", zeros: "hidden units are different"},
 )
 @given(drawn=batches(2, 4, dtype=torch.float64), width=st.integers(2, 5), seed=seeds)
 def test_random_hidden_units_are_different(
     initialise: Callable[[Network], None], drawn: tuple[Tensor, Tensor], width: int, seed: int
 ) -> None:
-    """PyTorch's own initialisation makes hidden units different, so that each learns its own."""
+    """PyTorch's random weights make hidden units different, so each can learn something else."""
     spread = hidden_spread_after_training(initialise, drawn, width, seed)
 
     assert spread > 1e-6, "hidden units are different"

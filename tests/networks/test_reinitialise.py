@@ -1,9 +1,13 @@
-"""Re-initialisation.
+"""Reinitialise weights in place, so that the optimizer still trains them.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> layer = nn.Linear(3, 2)
+>>> trained = torch.optim.SGD(layer.parameters(), lr=0.1).param_groups[0]["params"]
+>>> _ = nn.init.normal_(layer.weight, std=0.5)
+>>> layer.weight is trained[0]
+True
+>>> layer.weight = nn.Parameter(0.5 * torch.randn(2, 3))
+>>> layer.weight is trained[0]  # the optimizer still holds the old weight
+False
 
 Notes: Biases can be set to zero and weights drawn from a normal distribution, through
     model.layer.weight.data.
@@ -30,30 +34,31 @@ from tests.networks.common import seeds, sides
 
 
 def draws_uniformly(layer: nn.Linear, std: float) -> None:
-    """Draw from a uniform distribution of the same deviation."""
+    """Draw from a uniform distribution with the same standard deviation."""
+    # A uniform distribution between -b and b has the deviation b / sqrt(3).
     nn.init.uniform_(layer.weight, -std * math.sqrt(3), std * math.sqrt(3))
     nn.init.zeros_(layer.bias)
 
 
 def truncates_at_two_deviations(layer: nn.Linear, std: float) -> None:
-    """Draw from the normal distribution without its tails."""
+    """Draw from a normal distribution that is cut off at two standard deviations."""
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
     nn.init.zeros_(layer.bias)
 
 
 def takes_std_for_the_variance(layer: nn.Linear, std: float) -> None:
-    """Pass the root of the deviation."""
+    """Take the square root of the standard deviation, as if it were the variance."""
     reinitialize(layer, std=math.sqrt(std))
 
 
 def sets_all_to_zero(layer: nn.Linear, std: float) -> None:
-    """Set the weights to zero like the bias."""
+    """Set the weights to zero, too."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def draws_the_bias_too(layer: nn.Linear, std: float) -> None:
-    """Draw every parameter of the layer."""
+    """Draw the bias from the normal distribution, too."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=std)
 
@@ -72,18 +77,16 @@ def draws_the_bias_too(layer: nn.Linear, std: float) -> None:
 def test_reinitialised_weights_are_normal(
     reinitialize: Callable[..., None], std: float, seed: int
 ) -> None:
-    """The bias is zero and the weights are normal around zero with the deviation asked for.
-
-    An exact Kolmogorov-Smirnov test of the shape, and of the deviation the sum of squares, which is
-    chi-squared: chance fails each with probability 1e-12.
-    """
-    layer = nn.Linear(256, 128)
+    """The bias is zero; the weights are normal with mean 0 and the given standard deviation."""
+    layer = nn.Linear(256, 128)  # so many weights that missing tails show
     torch.manual_seed(seed)
 
     reinitialize(layer, std=std)
 
     assert not bool(layer.bias.any()), "the bias is zero"
     weights = layer.weight.flatten().double().numpy(force=True)
+    # Two exact tests, each of which chance fails with probability 1e-12: Kolmogorov-Smirnov for the
+    # shape, and for the deviation the sum of squares, which is chi-squared.
     shape = kstest(weights, "norm", args=(0, std), method="exact").pvalue
     below = chi2.cdf(np.square(weights / std).sum(), len(weights))
     scale = 2 * min(below, 1 - below)
@@ -91,7 +94,7 @@ def test_reinitialised_weights_are_normal(
 
 
 def replaces_the_parameters(layer: nn.Linear, std: float) -> None:
-    """Assign new Parameters, which the optimizer does not know."""
+    """Assign new Parameters, which the optimizer does not hold."""
     layer.weight = nn.Parameter(torch.randn_like(layer.weight) * std)
     layer.bias = nn.Parameter(torch.zeros_like(layer.bias))
 
@@ -102,21 +105,21 @@ def assigns_a_tensor(layer: nn.Linear, std: float) -> None:
 
 
 def deletes_and_assigns_a_tensor(layer: nn.Linear, std: float) -> None:
-    """Delete the Parameter, so that torch accepts a plain tensor under its name."""
+    """Delete the Parameter, so that PyTorch accepts a plain tensor under its name."""
     weight = torch.randn_like(layer.weight) * std
     del layer.weight
     layer.weight = weight
 
 
 def writes_under_autograd(layer: nn.Linear, std: float) -> None:
-    """Write into the weights where autograd watches."""
+    """Write into the weights while autograd records, without no_grad."""
     layer.weight.normal_(std=std)
 
 
 @law(
     right=reinitialize,
     wrong={
-        replaces_the_parameters: "an optimizer built before still trains the layer",
+        replaces_the_parameters: "an optimizer built earlier still trains the layer",
         assigns_a_tensor: "cannot assign",
         deletes_and_assigns_a_tensor: "stays a Parameter",
         writes_under_autograd: "a leaf Variable that requires grad",
@@ -126,7 +129,7 @@ def writes_under_autograd(layer: nn.Linear, std: float) -> None:
 def test_an_optimizer_still_trains_the_layer(
     reinitialize: Callable[..., None], sizes: tuple[int, int], std: float
 ) -> None:
-    """The Parameters stay the same objects, and an optimizer built before still moves them."""
+    """The Parameters stay the same objects, so an optimizer built earlier still moves them."""
     layer = nn.Linear(*sizes)
     parameters = {"weight": layer.weight, "bias": layer.bias}
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -143,7 +146,7 @@ def test_an_optimizer_still_trains_the_layer(
     layer(torch.ones(1, sizes[0])).sum().backward()
     optimizer.step()
     moved = all(bits(getattr(layer, name)) != before[name] for name in parameters)
-    assert moved, "an optimizer built before still trains the layer"
+    assert moved, "an optimizer built earlier still trains the layer"
     same_objects = all(getattr(layer, name) is part for name, part in parameters.items())
     assert same_objects, "the Parameters are the same objects"
 
@@ -151,19 +154,19 @@ def test_an_optimizer_still_trains_the_layer(
 def draws_from_the_global_generator(
     layer: nn.Linear, std: float, generator: torch.Generator
 ) -> None:
-    """Forget the generator that was given."""
+    """Ignore the given generator and draw from the global one."""
     reinitialize(layer, std=std)
 
 
 @law(
     right=reinitialize,
-    wrong={draws_from_the_global_generator: "a generator that is given draws the weights"},
+    wrong={draws_from_the_global_generator: "the same generator draws the same weights"},
 )
 @given(seed=seeds, sizes=st.tuples(sides, sides))
 def test_a_generator_draws_the_same_weights_again(
     reinitialize: Callable[..., None], seed: int, sizes: tuple[int, int]
 ) -> None:
-    """Two layers get the same weights from generators with one seed, and torch's own rests."""
+    """Generators with the same seed draw the same weights and leave the global one alone."""
     layers = nn.Linear(*sizes), nn.Linear(*sizes)
     device = layers[0].weight.device
     torch_state = torch.get_rng_state()
@@ -173,23 +176,20 @@ def test_a_generator_draws_the_same_weights_again(
         reinitialize(layer, std=1.0, generator=generator)
 
     alike = same(layers[0].weight, layers[1].weight)
-    assert alike, "a generator that is given draws the weights"
-    assert torch_state.equal(torch.get_rng_state()), "and torch's own is left alone"
+    assert alike, "the same generator draws the same weights"
+    assert torch_state.equal(torch.get_rng_state()), "the global generator is left alone"
 
 
-def draws_with_any_deviation(layer: nn.Linear, std: float) -> None:
-    """Multiply with whatever comes, be it nothing or no number."""
+def accepts_any_deviation(layer: nn.Linear, std: float) -> None:
+    """Multiply by any number, even 0, -1, NaN or infinity."""
     with torch.no_grad():
         layer.weight.copy_(torch.randn_like(layer.weight) * std)
 
 
-@law(
-    right=reinitialize,
-    wrong={draws_with_any_deviation: "DID NOT RAISE"},
-)
+@law(right=reinitialize, wrong={accepts_any_deviation: "DID NOT RAISE"})
 @given(std=st.sampled_from([0.0, -1.0, math.nan, math.inf]))
-def test_a_deviation_that_is_none_is_refused(reinitialize: Callable[..., None], std: float) -> None:
-    """A deviation of zero, below it, or no number raises and changes nothing."""
+def test_an_invalid_deviation_is_refused(reinitialize: Callable[..., None], std: float) -> None:
+    """A deviation that is not a finite number above 0 raises and changes nothing."""
     layer = nn.Linear(2, 2)
     before = bits(layer.weight), bits(layer.bias)
 

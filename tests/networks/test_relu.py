@@ -1,12 +1,16 @@
-"""ReLU.
+"""ReLU is max(0, x); its gradient is 1 above zero and 0 elsewhere.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([-2.0, -1.0, 0.0, 3.0], requires_grad=True)
+>>> y = torch.relu(x)
+>>> y.tolist()
+[0.0, 0.0, 0.0, 3.0]
+>>> y.sum().backward()
+>>> x.grad
+tensor([0., 0., 0., 1.])
 
 Notes: ReLU is the hidden activation.
 Verdict: holds
+Truth: The gradient at exactly 0 is 0. NaN stays NaN, and a second ReLU changes nothing.
 """
 
 from collections.abc import Callable
@@ -25,22 +29,22 @@ from tests.networks.common import WRITABLE
 
 
 def absolute_value(x: Tensor) -> Tensor:
-    """Turn negative numbers around."""
+    """Turn negative numbers positive."""
     return x.abs()
 
 
 def leaks(x: Tensor) -> Tensor:
-    """Let a hundredth of the negative side through."""
+    """Return a hundredth of a negative x instead of 0."""
     return F.leaky_relu(x)
 
 
-def writes_over_its_input(x: Tensor) -> Tensor:
-    """Call relu_, and destroy what someone else may still need."""
+def overwrites_its_input(x: Tensor) -> Tensor:
+    """Call relu_, which destroys an input that other code may still need."""
     return torch.relu_(x)
 
 
 def chooses_where_positive(x: Tensor) -> Tensor:
-    """Ask whether x is above 0, which NaN is not, so that it disappears."""
+    """Return 0 unless x > 0, which is false for NaN and so hides it."""
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 
@@ -49,15 +53,16 @@ def chooses_where_positive(x: Tensor) -> Tensor:
     wrong={
         absolute_value: "max(0, x)",
         leaks: "max(0, x)",
-        writes_over_its_input: "leaves its input alone",
+        overwrites_its_input: "leaves its input alone",
         chooses_where_positive: "NaN stays NaN",
     },
 )
 @given(
+    # Writable layouts only: on an expanded tensor relu_ raises instead of overwriting it.
     x=tensors(dtype=st.sampled_from(FLOATS), layouts=WRITABLE, allow_nan=True, allow_infinity=True)
 )
 def test_relu_is_the_larger_of_0_and_x(relu: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """ReLU is max(0, x), a second time changes nothing, NaN stays NaN and the input as it was."""
+    """ReLU is max(0, x), NaN stays NaN, and a second ReLU changes nothing."""
     before = x.clone()
 
     y = relu(x)
@@ -72,12 +77,12 @@ def test_relu_is_the_larger_of_0_and_x(relu: Callable[[Tensor], Tensor], x: Tens
 
 
 def takes_the_maximum(x: Tensor) -> Tensor:
-    """Take the larger of two tensors, which share the gradient where they are equal."""
+    """Take the maximum of x and 0, which passes half of the gradient on where they are equal."""
     return torch.maximum(x, torch.zeros_like(x))
 
 
 def cuts_the_gradient(x: Tensor) -> Tensor:
-    """Multiply with a mask, of x that was detached."""
+    """Mask a detached x, so that no gradient reaches it."""
     return x.detach() * (x > 0) + 0 * x
 
 
@@ -92,7 +97,8 @@ def cuts_the_gradient(x: Tensor) -> Tensor:
 )
 @given(x=tensors(dtype=st.sampled_from(FLOATS), requires_grad=True))
 def test_the_gradient_of_relu_is_a_step(relu: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """The gradient is 1 above zero and 0 at and below it, times what comes in."""
+    """The incoming gradient is multiplied by 1 above zero, and by 0 at and below it."""
+    # The incoming gradients differ, so a gradient that reaches the wrong element shows.
     incoming = torch.arange(1, 1 + x.numel(), dtype=x.dtype).view(x.shape)
 
     (gradient,) = torch.autograd.grad(relu(x), x, incoming)

@@ -1,9 +1,17 @@
-"""Sequential by name.
+"""An OrderedDict drops a layer whose name is repeated.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from collections import OrderedDict
+>>> layers = [("fc", nn.Linear(4, 3)), ("relu", nn.ReLU()), ("fc", nn.Linear(3, 2))]
+>>> nn.Sequential(OrderedDict(layers))
+Sequential(
+  (fc): Linear(in_features=3, out_features=2, bias=True)
+  (relu): ReLU()
+)
+>>> from dlconcepts.networks import sequential
+>>> sequential(layers)  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+    ...
+ValueError: two layers have the name 'fc'...
 
 Notes: Sequential also takes an OrderedDict of names and layers; the keys must be unique.
 Verdict: corrected
@@ -26,20 +34,21 @@ from dlconcepts.testing.laws import law
 
 
 def through_a_dict(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Build through an OrderedDict, which keeps the last layer of each name."""
+    """Build from an OrderedDict, which keeps only the last layer of each name."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def sorts_by_name(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Put the layers in the order of their names."""
+    """Sort the layers by name."""
     return nn.Sequential(OrderedDict(sorted(layers)))
 
 
 def numbers_the_layers(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Forget the names."""
+    """Ignore the names, so that the layers are numbered."""
     return nn.Sequential(*(layer for _, layer in layers))
 
 
+# A number and a word that is not ASCII are names, too.
 NAMES = ("fc1", "relu", "fc2", "output", "0", "Größe")
 
 
@@ -54,13 +63,13 @@ NAMES = ("fc1", "relu", "fc2", "output", "0", "Größe")
 def test_layers_are_reachable_by_name_and_position(
     build: Callable[..., nn.Sequential], names: list[str]
 ) -> None:
-    """The layers stand in the order of the list, each under its name."""
+    """The layers are in the order of the list, each under its name."""
     layers = [(name, nn.Linear(1, 1)) for name in names]
 
     model = build(layers)
 
     found = list(model.named_children())
-    assert found == layers, "the layers stand under their names in the order of the list"
+    assert found == layers, "the layers have their names and are in the order of the list"
     for place, (name, layer) in enumerate(layers):
         assert model[place] is layer, "a layer is reachable by position"
         assert getattr(model, name) is layer, "a layer is reachable by name"
@@ -74,7 +83,7 @@ def test_layers_are_reachable_by_name_and_position(
 def test_a_repeated_name_is_refused(
     build: Callable[..., nn.Sequential], names: list[str], data: st.DataObject
 ) -> None:
-    """Where an OrderedDict drops the layer before, a repeated name raises and is named."""
+    """A repeated name raises, and the error quotes it; an OrderedDict drops the earlier layer."""
     repeated = data.draw(st.sampled_from(names), label="repeated")
     layers = [(name, nn.Linear(1, 1)) for name in [*names, repeated]]
 
@@ -84,18 +93,18 @@ def test_a_repeated_name_is_refused(
     assert len(layers) == len(names) + 1, "a refused list stays as it was"
 
 
-def skips_what_is_no_layer(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Leave out what cannot be called as a layer, and names that cannot be."""
+def skips_invalid_layers(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Skip whatever is not a module, and ignore the names."""
     return nn.Sequential(*(layer for _, layer in layers if isinstance(layer, nn.Module)))
 
 
 @st.composite
-def unfit_layers(draw: st.DrawFn) -> tuple[str, Any, type[Exception], str]:
-    """Draw the name and the layer of an unfit pair, the error and what it says."""
+def invalid_layers(draw: st.DrawFn) -> tuple[str, Any, type[Exception], str]:
+    """Draw an invalid name or layer, with the type and the message of the error."""
     case = draw(st.sampled_from(["empty", "dot", "attribute", "no module"]))
     if case == "no module":
         layer = draw(st.sampled_from([nn.ReLU, F.relu, None]))
-        return draw(st.sampled_from(NAMES)), layer, TypeError, "is no nn.Module"
+        return draw(st.sampled_from(NAMES)), layer, TypeError, "must be an nn.Module"
     if case == "attribute":
         name = draw(
             st.sampled_from(sorted(name for name in dir(nn.Sequential()) if name[0] != "_"))
@@ -105,17 +114,14 @@ def unfit_layers(draw: st.DrawFn) -> tuple[str, Any, type[Exception], str]:
     return name, nn.Linear(1, 1), ValueError, f"no dot, but it is '{name}'"
 
 
-@law(
-    right=sequential,
-    wrong={skips_what_is_no_layer: "DID NOT RAISE"},
-)
-@given(case=unfit_layers(), before=st.booleans())
-def test_names_and_layers_that_are_none_are_refused(
+@law(right=sequential, wrong={skips_invalid_layers: "DID NOT RAISE"})
+@given(case=invalid_layers(), before=st.booleans())
+def test_invalid_names_and_layers_are_refused(
     build: Callable[..., nn.Sequential],
     case: tuple[str, Any, type[Exception], str],
     before: bool,
 ) -> None:
-    """An empty name, one with a dot, one of an attribute, and a layer that is none raise."""
+    """A name that is empty, has a dot or hides an attribute raises; so does a non-module."""
     name, layer, error, message = case
     layers = [("first", nn.Linear(1, 1))] * before + [(name, layer)]
 

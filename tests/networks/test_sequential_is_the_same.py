@@ -1,12 +1,16 @@
-"""Sequential.
+"""nn.Sequential builds the same network from a list of layers.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> fc1, fc2, x = nn.Linear(2, 3), nn.Linear(3, 1), torch.tensor([[1.0, 2.0]])
+>>> model = nn.Sequential(fc1, nn.ReLU(), fc2)
+>>> model(x).equal(fc2(F.relu(fc1(x))))
+True
+>>> model[2] is fc2
+True
 
 Notes: nn.Sequential builds the same network from a list of operations.
 Verdict: holds
+Truth: With the same weights, its outputs and gradients equal those of the class, and operation k
+    is `model[k]`.
 """
 
 import copy
@@ -32,14 +36,14 @@ from tests.networks.common import (
 
 
 def forgets_an_activation(*layers: nn.Module) -> nn.Sequential:
-    """Leave out the last activation of the list."""
+    """Skip the last activation of the list."""
     kinds = tuple(MODULES.values())
     last = [place for place, layer in enumerate(layers) if isinstance(layer, kinds)][-1]
     return nn.Sequential(*layers[:last], *layers[last + 1 :])
 
 
 def shares_one_layer(*layers: nn.Module) -> nn.Sequential:
-    """Put one Linear object wherever its shape fits, so that its weights are trained for all."""
+    """Use one Linear object for every layer of its shape, so that they share its weights."""
     linear: dict[torch.Size, nn.Module] = {}
     return nn.Sequential(
         *(
@@ -50,12 +54,12 @@ def shares_one_layer(*layers: nn.Module) -> nn.Sequential:
 
 
 def reverses_the_list(*layers: nn.Module) -> nn.Sequential:
-    """Write the list from the output to the input, as functions are nested."""
+    """List the operations from the output to the input, as nested calls are written."""
     return nn.Sequential(*reversed(layers))
 
 
 def list_of_operations(model: Network) -> list[nn.Module]:
-    """Return a network as the list of its operations, with layers and weights of their own."""
+    # Copies, so that the gradients of the two networks stay apart.
     operations: list[nn.Module] = []
     for layer in model.hidden:
         operations += [copy.deepcopy(layer), MODULES[model.activation]()]
@@ -77,7 +81,7 @@ def test_a_list_of_operations_is_the_same_network(
     seed: int,
     data: st.DataObject,
 ) -> None:
-    """With the same weights, outputs and gradients equal those of the class."""
+    """With the same weights, Sequential has the outputs and gradients of the class."""
     torch.manual_seed(seed)
     model = Network(*sizes, activation=activation).double()
     images = data.draw(inputs(2, sizes[0], requires_grad=True), label="images")
@@ -93,15 +97,12 @@ def test_a_list_of_operations_is_the_same_network(
     assert all(map(same, gradients, expected_gradients)), "Sequential computes the same gradients"
 
 
-@law(
-    right=nn.Sequential,
-    wrong={reverses_the_list: "reachable by position"},
-)
+@law(right=nn.Sequential, wrong={reverses_the_list: "reachable by position"})
 @given(sizes=deep, activation=activation_modules)
 def test_layers_are_reachable_by_position(
     build: Callable[..., nn.Sequential], sizes: Sizes, activation: str
 ) -> None:
-    """Operation k of the list is layer k of the network."""
+    """Operation k of the list is model[k]."""
     operations = list_of_operations(Network(*sizes, activation=activation))
 
     chain = build(*operations)

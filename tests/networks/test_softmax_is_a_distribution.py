@@ -1,14 +1,17 @@
-"""Softmax.
+"""Softmax turns each row of scores into probabilities that sum to 1.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> x = torch.tensor([1.0, 2.0, 3.0])
+>>> x.softmax(dim=0)
+tensor([0.0900, 0.2447, 0.6652])
+>>> (x + 100).softmax(dim=0)
+tensor([0.0900, 0.2447, 0.6652])
+>>> (x + 100).exp() / (x + 100).exp().sum()
+tensor([nan, nan, nan])
 
-Notes: Softmax makes a discrete probability distribution of the outputs.
+Notes: Softmax turns the outputs into a discrete probability distribution.
 Verdict: holds-if
-Truth: Along the class dimension, and computed with the maximum subtracted: the schoolbook exp(x)
-    / sum(exp(x)) is NaN from about 89 on in float32.
+Truth: Softmax must run along the class dimension and subtract the maximum first. The schoolbook
+    formula exp(x) / sum(exp(x)) is NaN from about 89 on in float32.
 """
 
 import math
@@ -27,39 +30,34 @@ from dlconcepts.testing.laws import law
 
 
 def schoolbook_softmax(logits: Tensor, dim: int) -> Tensor:
-    """Compute exp(x) / sum(exp(x)) as it is written, which overflows."""
+    """Compute exp(x) / sum(exp(x)) without subtracting the maximum, so that exp overflows."""
     return logits.exp() / logits.exp().sum(dim, keepdim=True)
 
 
 def softmax_over_the_batch(logits: Tensor, dim: int) -> Tensor:
-    """Share each class out among the examples."""
+    """Take the softmax over dimension 0, across the examples."""
     return logits.softmax(0)
 
 
 def sigmoid(logits: Tensor, dim: int) -> Tensor:
-    """Squash each score by itself."""
+    """Squash each score separately, so that a row need not sum to 1."""
     return logits.sigmoid()
 
 
 def divides_by_the_batch_total(logits: Tensor, dim: int) -> Tensor:
-    """Divide by the total of the whole batch."""
+    """Divide by the sum over the whole batch instead of the row's."""
     powers = (logits - logits.amax(dim, keepdim=True)).exp()
     return powers / powers.sum()
 
 
 def powers_of_two(logits: Tensor, dim: int) -> Tensor:
-    """Take powers of two for powers of e."""
+    """Use powers of 2 instead of powers of e."""
     return (logits * math.log(2)).softmax(dim)
 
 
 def one_for_the_largest(logits: Tensor, dim: int) -> Tensor:
-    """Give all to the class with the highest score."""
+    """Give the class with the highest score probability 1, and all others 0."""
     return F.one_hot(logits.argmax(dim), logits.shape[dim]).to(logits.dtype)
-
-
-logit_batches = tensors(
-    st.tuples(st.integers(0, 4), st.integers(1, 5)), st.sampled_from(FLOATS), max_magnitude=1e4
-)
 
 
 @law(
@@ -73,15 +71,15 @@ logit_batches = tensors(
         one_for_the_largest: "exp(x) over the row's sum",
     },
 )
-@given(logits=logit_batches)
+@given(
+    logits=tensors(
+        st.tuples(st.integers(0, 4), st.integers(1, 5)), st.sampled_from(FLOATS), max_magnitude=1e4
+    )
+)
 def test_softmax_makes_a_distribution_of_each_row(
     softmax: Callable[..., Tensor], logits: Tensor
 ) -> None:
-    """Probabilities sum to 1 in each row and keep the order of the logits, up to +-10,000.
-
-    Rounding: one for each element and the sum; exp(x - max) is off by |x - max| units more, since
-    that difference is rounded.
-    """
+    """Each row sums to 1 and keeps the order of its logits, for logits up to +-10,000."""
     probabilities = softmax(logits, dim=1)
 
     assert probabilities.dtype == logits.dtype, "softmax keeps the dtype"
@@ -93,8 +91,17 @@ def test_softmax_makes_a_distribution_of_each_row(
     assert not (below & (found[:, :, None] > found[:, None, :])).any(), "the order is kept"
     depth = x - x.max(1, keepdims=True)
     exact = np.exp(depth) / np.exp(depth).sum(1, keepdims=True)
+    # The sum is rounded once for each class; exp, the division and the dtype conversion add a few
+    # units. The difference x - max is rounded too, which exp turns into |x - max| units more.
     bound = epsilon * (classes + 4 - depth) * exact + torch.finfo(logits.dtype).smallest_normal
     assert (np.abs(found - exact) <= bound).all(), "a probability is exp(x) over the row's sum"
+
+
+@st.composite
+def rows_of_integers(draw: st.DrawFn) -> list[list[int]]:
+    batch, classes = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    row = st.lists(st.integers(-9, 9), min_size=classes, max_size=classes)
+    return draw(st.lists(row, min_size=batch, max_size=batch))
 
 
 @law(
@@ -104,21 +111,12 @@ def test_softmax_makes_a_distribution_of_each_row(
         sigmoid: "a constant added to a row changes nothing",
     },
 )
-@given(
-    logits=st.tuples(st.integers(1, 3), st.integers(1, 4)).flatmap(
-        lambda shape: st.lists(
-            st.lists(st.integers(-9, 9), min_size=shape[1], max_size=shape[1]),
-            min_size=shape[0],
-            max_size=shape[0],
-        )
-    ),
-    constant=st.integers(-100, 100),
-    dtype=st.sampled_from(FLOATS),
-)
+# Every dtype adds whole numbers of this size exactly, so no bit of the result may change.
+@given(logits=rows_of_integers(), constant=st.integers(-100, 100), dtype=st.sampled_from(FLOATS))
 def test_softmax_sees_differences_only(
     softmax: Callable[..., Tensor], logits: list[list[int]], constant: int, dtype: torch.dtype
 ) -> None:
-    """A constant added to a row changes no bit, where the sum is exact as with whole numbers."""
+    """A constant added to all logits of a row does not change the probabilities."""
     rows = torch.tensor(logits, dtype=dtype)
     lifted = torch.cat([rows[:1] + constant, rows[1:]])
 

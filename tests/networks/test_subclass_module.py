@@ -1,12 +1,21 @@
-"""Nn.Module finds the layers.
+"""nn.Module finds the layers that are assigned after super().__init__().
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> class Net(nn.Module):
+...     def __init__(self, call_super):
+...         if call_super:
+...             super().__init__()
+...         self.fc1 = nn.Linear(2, 3)
+>>> list(Net(call_super=True).state_dict())
+['fc1.weight', 'fc1.bias']
+>>> Net(call_super=False)
+Traceback (most recent call last):
+    ...
+AttributeError: cannot assign module before Module.__init__() call
 
 Notes: Define a class that inherits from nn.Module and call super().__init__() in its constructor.
 Verdict: holds
+Truth: After the call, each layer that is assigned to an attribute is found under its name. Before
+    it, assigning one raises. A layer in a plain dictionary is never found.
 """
 
 from collections.abc import Callable
@@ -25,7 +34,6 @@ class CallsSuperFirst(nn.Module):
     """A network that calls super().__init__() and then assigns its layers."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
-        """Call, then assign."""
         super().__init__()
         for name, layer in layers.items():
             setattr(self, name, layer)
@@ -35,7 +43,6 @@ class AssignsBeforeSuper(nn.Module):
     """A network that assigns its layers and then calls super().__init__()."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
-        """Assign, then call."""
         for name, layer in layers.items():
             setattr(self, name, layer)
         super().__init__()
@@ -45,20 +52,17 @@ class KeepsADict(nn.Module):
     """A network that keeps its layers in a plain dictionary."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
-        """Keep the layers out of sight."""
         super().__init__()
         self.layers = dict(layers)
 
     def __getattr__(self, name: str) -> nn.Module:
-        """Find layers in the dictionary."""
         return self.__dict__["layers"][name]
 
 
 class ForgetsNnModule:
-    """A class that inherits from nothing."""
+    """A plain class, which does not inherit from nn.Module."""
 
     def __init__(self, layers: dict[str, nn.Module]) -> None:
-        """Assign to a plain object."""
         for name, layer in layers.items():
             setattr(self, name, layer)
 

@@ -1,4 +1,4 @@
-"""Techniques of transfer: bad input, edge cases and speed, beyond the claims."""
+"""Techniques of transfer: bad input and edge cases, beyond the claims."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.transfer.common import Pretrained, build, images_for, nodes_of, watch
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_every_classifier_of_torchvision_is_transferred(name: str) -> None:
-    """The head is found and replaced, alone runs last, alone is trained, in train mode too."""
+    """In train mode the new head runs last and is the only part that is trained."""
     model = build(name)
     place, in_features = find_head(model)
     old = model.get_submodule(place)
@@ -46,7 +46,7 @@ def test_every_classifier_of_torchvision_is_transferred(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_classifiers_are_dropped(name: str) -> None:
-    """In train mode the network gives the new head's scores alone, and has no other classifier."""
+    """In train mode the output is only the new head's scores; no auxiliary classifier is left."""
     model = build(name).train()
     replace_head(model, nn.Linear(find_head(model).in_features, 3, device="meta"))
 
@@ -55,8 +55,8 @@ def test_auxiliary_classifiers_are_dropped(name: str) -> None:
     assert not [part for part, _ in model.named_modules() if part.lower().startswith("aux")]
 
 
-def test_the_head_of_a_squeezenet_gets_the_mean_of_each_map() -> None:
-    """Its old head scored each place of the image; a new one gets one number for each channel."""
+def test_a_new_head_of_a_squeezenet_gets_the_mean_of_each_channel() -> None:
+    """The old head scored each position of the image; the new one gets one mean per channel."""
     model, head = models.squeezenet1_1().eval(), nn.Linear(512, 3)
     images = torch.randn(2, 3, 64, 64)
 
@@ -68,15 +68,15 @@ def test_the_head_of_a_squeezenet_gets_the_mean_of_each_map() -> None:
 
 
 def test_a_head_may_be_any_module() -> None:
-    """One without a Linear takes what comes."""
+    """A head without a Linear layer is not checked for its number of features."""
     model = models.resnet18()
     replace_head(model, nn.Identity())
 
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
 
 
-def test_a_transfer_network_trains_its_head_alone() -> None:
-    """It gives scores for its own classes; its arguments build one like it."""
+def test_a_transfer_network_trains_only_its_head() -> None:
+    """It returns scores for its own classes, and its `architecture` builds a network like it."""
     classifier = models.shufflenet_v2_x0_5()
     model = TransferNetwork("shufflenet_v2_x0_5", [7], 3, classifier=classifier)
     like_it = TransferNetwork(**model.architecture)
@@ -95,29 +95,28 @@ def test_a_transfer_network_trains_its_head_alone() -> None:
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter and buffer."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def test_without_a_classifier_the_network_begins_at_random() -> None:
-    """Those too that torchvision would ask about the weights of, which is a warning."""
+def test_without_a_classifier_the_network_has_random_weights() -> None:
+    """Not even GoogLeNet, whose random weights make torchvision warn, gives a warning."""
     assert isinstance(TransferNetwork("googlenet", [], 2).classifier, models.GoogLeNet)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "raft_small"])
-def test_a_name_that_no_classifier_has_is_refused(name: str) -> None:
-    """Neither are torchvision's models for other tasks."""
+def test_a_transfer_network_refuses_an_unknown_classifier(name: str) -> None:
+    """An unknown name, or a model for another task, raises and is named."""
     with pytest.raises(ValueError, match=f"torchvision has no classifier '{name}'"):
         TransferNetwork(name, [], 2)
 
 
 def leaves_of(tensor: Tensor) -> set[Tensor]:
-    """Return the tensors at which the backward pass from a tensor ends."""
+    # The leaves at which the backward pass ends.
     return {node.variable for node in nodes_of(tensor) if hasattr(node, "variable")}
 
 
-def test_a_head_of_two_layers_gives_logits_unless_log_probabilities_are_asked_for() -> None:
-    """A size that is none is refused."""
+def test_a_new_head_ends_in_logits_unless_log_probabilities_are_requested() -> None:
+    """Its last layer is a Linear or a LogSoftmax; a size of 0 raises."""
     assert isinstance(new_head(4, [3], 2)[-1], nn.Linear)
     assert isinstance(new_head(4, [3], 2, log_probabilities=True)[-1], nn.LogSoftmax)
     with pytest.raises(ValueError, match=r"at least 1, but these are \[4, 0, 2\]"):
@@ -125,7 +124,7 @@ def test_a_head_of_two_layers_gives_logits_unless_log_probabilities_are_asked_fo
 
 
 class HeadFirst(nn.Module):
-    """A network whose head comes first, and whose dropout is a call that asks for its mode."""
+    """A network that creates its head first and calls F.dropout with its own mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,13 +132,12 @@ class HeadFirst(nn.Module):
         self.norm = nn.BatchNorm1d(4)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the scores."""
         scores: Tensor = self.head(F.dropout(self.norm(images), training=self.training))
         return scores
 
 
-def test_what_is_frozen_is_in_eval_mode_wherever_it_stands() -> None:
-    """The layers after the head too, and the calls of the model itself."""
+def test_every_frozen_module_is_in_eval_mode() -> None:
+    """So are layers that come after the head, and the model itself, which calls F.dropout."""
     model = HeadFirst()
     freeze(model, model.head)
     before = state_of(model)
@@ -147,7 +145,7 @@ def test_what_is_frozen_is_in_eval_mode_wherever_it_stands() -> None:
 
     scores = model.train()(images)
 
-    assert scores.equal(model(images)), "nothing is dropped"
+    assert scores.equal(model(images)), "dropout is off"
     assert state_of(model)["norm.running_mean"] == before["norm.running_mean"]
     assert (model.training, model.norm.training, model.head.training) == (False, False, True)
 
@@ -161,14 +159,14 @@ def test_what_is_frozen_is_in_eval_mode_wherever_it_stands() -> None:
         ),
         (
             lambda model: replace_head(model, nn.Linear(4, 2), ""),
-            "Pretrained has no module ''; it has stem, norm, dropout, fc",
+            "Pretrained has no module ''; choose from stem, norm, dropout, fc",
         ),
         (lambda model: freeze(model, nn.Linear(4, 2)), "not a module of the model"),
         (lambda model: extract_features(model, model.fc, []), "no images"),
     ],
 )
 def test_bad_input_is_explained(change: Callable[[Pretrained], object], reason: str) -> None:
-    """What does not fit is refused with a sentence, and the model stays as it was."""
+    """Bad input raises with a reason, and the model stays as it was."""
     model = Pretrained("fc", 0.5, torch.float32)
     before, modules = state_of(model), list(model.named_modules())
 
@@ -178,8 +176,8 @@ def test_bad_input_is_explained(change: Callable[[Pretrained], object], reason: 
     assert (state_of(model), list(model.named_modules())) == (before, modules)
 
 
-def test_features_are_refused_where_the_head_is_not_the_end() -> None:
-    """A layer that is not run, or that others follow, is not the head, and no hook stays on it."""
+def test_extracting_refuses_a_head_that_is_not_the_last_layer() -> None:
+    """A layer that does not run, or that others follow, is refused, and no hook stays on it."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Softmax(dim=1))
     unused = Pretrained("fc", 0.0, torch.float32)
     unused.classifier = nn.Linear(4, 5)
@@ -195,7 +193,7 @@ def test_features_are_refused_where_the_head_is_not_the_end() -> None:
 
 
 def test_extracting_features_leaves_the_model_as_it_was() -> None:
-    """Mode, parameters, buffers and gradients are the same afterwards."""
+    """Modes, parameters, buffers and gradients are the same afterwards."""
     model = Pretrained("fc", 0.5, torch.float32).train()
     before = state_of(model)
 
@@ -207,20 +205,20 @@ def test_extracting_features_leaves_the_model_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "1, BatchNorm1d, not a Linear"),
-        (nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 2, 1)), "1, Conv2d, not a Linear"),
-        (nn.Linear(2, 2), "the model itself, Linear"),
-        (nn.ReLU(), "the model itself, ReLU"),
+        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "1, a BatchNorm1d, not a Linear"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 2, 1)), "1, a Conv2d, not a Linear"),
+        (nn.Linear(2, 2), "the model itself, a Linear"),
+        (nn.ReLU(), "the model itself, a ReLU"),
     ],
 )
 def test_a_model_without_a_head_is_explained(model: nn.Module, reason: str) -> None:
-    """What is no Linear inside the model is not taken for its head."""
+    """Only a Linear inside the model is taken as its head."""
     with pytest.raises(ValueError, match=reason):
         find_head(model)
 
 
 def test_a_quantized_model_is_refused() -> None:
-    """Its layers hold integers that no optimizer trains, so none of its other layers is a head."""
+    """No optimizer can train the integers of its layers, so another layer is not its head."""
     quantized = type("Linear", (nn.Module,), {"__module__": "torch.ao.nn.quantized.modules.linear"})
     model = nn.Sequential(nn.Linear(3, 3), quantized())
 
@@ -229,7 +227,7 @@ def test_a_quantized_model_is_refused() -> None:
 
 
 class RunsCode:
-    """What, unpickled, makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -238,26 +236,26 @@ class RunsCode:
         return Path.touch, (self.path,)
 
 
-def test_weights_that_hold_code_are_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
-    """The reason is torch's own, on one line."""
+def test_weights_with_code_are_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
+    """The error quotes PyTorch's reason on one line."""
     torch.save({"weight": RunsCode(tmp_path / "made")}, tmp_path / "weights.pth")
 
     with pytest.raises(WeightsError) as caught:
         load_weights(nn.Linear(2, 2), tmp_path / "weights.pth")
 
-    assert not (tmp_path / "made").exists(), "no code of the file runs"
+    assert not (tmp_path / "made").exists(), "the code in the file does not run"
     assert "weights.pth cannot be used: Weights only load fail" in str(caught.value)
 
 
 def test_the_default_weights_are_named_first_and_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of the name that torchvision recommends, of several that it has."""
+    """Of several weights, those that torchvision recommends are named first and downloaded."""
     taken: list[models.WeightsEnum] = []
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     default = models.MobileNet_V2_Weights.IMAGENET1K_V2
 
-    with pytest.raises(WeightsError, match=r"put mobilenet_v2-7ebf99e0.pth or mobilenet_v2-b0353"):
+    with pytest.raises(WeightsError, match=r"copy mobilenet_v2-7ebf99e0.pth or mobilenet_v2-b0353"):
         pretrained("mobilenet_v2")
     monkeypatch.setattr(
         models, "get_model", lambda name, weights: taken.append(weights) or nn.Identity()
@@ -267,8 +265,8 @@ def test_the_default_weights_are_named_first_and_downloaded(
     assert taken == [default]
 
 
-def test_a_name_that_is_no_classifier_is_refused() -> None:
-    """A model for another task, or none, is an error that names it."""
+def test_weights_of_an_unknown_classifier_are_refused() -> None:
+    """An unknown name, or a model for another task, raises and is named."""
     for name in ("resnet", "fcn_resnet50"):
         with pytest.raises(ValueError, match=f"no classifier '{name}'"):
             pretrained(name)

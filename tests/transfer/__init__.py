@@ -1,14 +1,14 @@
 """Lesson 8: transfer learning.
 
-A network that has learnt to tell a thousand things apart on a million photographs has learnt, on
-the way, features that tell other things apart as well. So its last layer, the head, is replaced by
-one for the classes at hand, and only that is trained. Three things go wrong, and none of them says
-so: the new head ends up where the network does not run it; what was to be frozen still moves, by
-old gradients, by momentum, by the running statistics of BatchNorm; and the images are not
-normalised as those were that the weights have learnt from.
+A network that learned to tell a thousand kinds of things apart, on a million photographs, has
+learned features that tell other things apart, too. So we replace its last layer, the head, with one
+for our own classes, and train only that. Three things go wrong without an error. The new head is
+assigned to a name that the network does not run. The frozen part still moves, through old
+gradients, momentum or the running statistics of BatchNorm. And the images are not normalised as the
+pretrained weights need them.
 
-Where a law is about every family of torchvision, it runs on the meta device, whose tensors have a
-shape but no numbers: there the largest network costs a tenth of a second.
+A law about every family of torchvision runs on the meta device, whose tensors have shapes but no
+numbers, so even the largest network takes a tenth of a second.
 """
 
 CLAIMS = [

@@ -22,7 +22,7 @@ def build(name: str) -> nn.Module:
     from_init_params = BlockParams.from_init_params
 
     def on_cpu(*args: Any, **kwargs: Any) -> BlockParams:
-        """Let RegNet compute its widths, which it does with tensors, on the CPU."""
+        # RegNet computes its widths with tensors, which have no values on the meta device.
         with torch.device("cpu"):
             return from_init_params(*args, **kwargs)
 
@@ -31,7 +31,7 @@ def build(name: str) -> nn.Module:
 
 
 def images_for(name: str, model: nn.Module) -> Tensor:
-    """Return two images of the size that the weights of this name take, on the meta device."""
+    """Return two images on the meta device, of the size that the network was trained on."""
     weights = next(iter(models.get_model_weights(name)))
     size = getattr(model, "image_size", weights.transforms().crop_size[0])
     return torch.zeros(2, 3, size, size, device="meta")
@@ -39,7 +39,7 @@ def images_for(name: str, model: nn.Module) -> Tensor:
 
 @contextmanager
 def watching(model: nn.Module) -> Iterator[list[tuple[nn.Module, tuple[int, ...]]]]:
-    """Keep, in the order of running, each layer that has parameters and the shape it got."""
+    """Record each layer with parameters that runs, in order, with the shape of its input."""
     ran: list[tuple[nn.Module, tuple[int, ...]]] = []
     handles = [
         layer.register_forward_pre_hook(lambda layer, args: ran.append((layer, args[0].shape)))
@@ -54,15 +54,15 @@ def watching(model: nn.Module) -> Iterator[list[tuple[nn.Module, tuple[int, ...]
 
 
 class Pretrained(nn.Module):
-    """A small stand-in for a pretrained network, with all that moves when it should not.
+    """A small stand-in for a pretrained network, with BatchNorm and dropout.
 
-    Images (B, 3) go through a layer with BatchNorm and dropout to 4 features, and these through
-    the head to 5 classes.
+    Images (B, 3) become 4 features, and these become scores of 5 classes in the head. `head` is the
+    dotted name of the last layer.
     """
 
     def __init__(self, head: str, dropout: float, dtype: torch.dtype, seed: int = 0) -> None:
-        """Draw the weights; `head` is the dotted name of the last layer."""
         super().__init__()
+        # A counterexample shows these arguments.
         self.drawn = f"Pretrained({head=}, {dropout=}, {dtype=}, {seed=})"
         torch.manual_seed(seed)
         self.stem = nn.Linear(3, 4, dtype=dtype)
@@ -75,28 +75,24 @@ class Pretrained(nn.Module):
         self.head_name = head
 
     def __repr__(self) -> str:
-        """Return what it was made with."""
         return self.drawn
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the head gets."""
         features: Tensor = self.dropout(self.norm(self.stem(images)))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one score for each class."""
         scores: Tensor = self.get_submodule(self.head_name)(self.features(images))
         return scores
 
     @property
     def head_layer(self) -> nn.Module:
-        """The head, whatever its name."""
         return self.get_submodule(self.head_name)
 
 
 @st.composite
 def small_networks(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Pretrained:
-    """Draw small pretrained networks in train mode, whose head has one of four names."""
+    """Draw small networks in train mode, whose head has one of four names."""
     name = draw(st.sampled_from(HEADS), label="head")
     dropout = draw(st.sampled_from([0.0, 0.5]), label="dropout")
     return Pretrained(name, dropout, dtype, draw(st.integers(0, 99), label="seed"))
@@ -104,14 +100,15 @@ def small_networks(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Pretr
 
 @st.composite
 def photographs(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Draw six images (6, 3) that differ, and labels (6,) of 2 classes."""
+    """Draw six different images (6, 3) and labels (6,) of 2 classes."""
+    # Drawn on the CPU, so that every device gets the same images.
     generator = torch.Generator("cpu").manual_seed(draw(st.integers(0, 99), label="seed"))
     images = torch.randn(6, 3, generator=generator, dtype=dtype, device="cpu")
     return images.to(torch.get_default_device()), torch.tensor([0, 1, 0, 1, 1, 0])
 
 
 def nodes_of(tensor: Tensor) -> set[Any]:
-    """Return the operations that the backward pass from a tensor runs through."""
+    """Return the operations of the backward pass that starts at a tensor."""
     nodes, waiting = set(), [tensor.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -130,12 +127,11 @@ def train(
     zero_first: bool = True,
     set_to_none: bool = True,
 ) -> None:
-    """Train as one does who has never heard of freezing: in train mode, for a few steps."""
+    """Train for a few steps in train mode, as a loop that knows nothing about freezing does."""
     images, labels = batch
     model.train()
 
-    def closure() -> Tensor:
-        """Add to the gradients."""
+    def closure() -> Tensor:  # LBFGS calls it several times a step
         loss = F.cross_entropy(model(images), labels)
         loss.backward()
         return loss

@@ -1,13 +1,16 @@
-"""Features once.
+"""Frozen features can be computed once and used in every epoch.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> backbone, images = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), torch.ones(100, 3)
+>>> backbone(images).equal(backbone(images))  # in train mode dropout makes them random
+False
+>>> _ = backbone.eval()
+>>> backbone(images).equal(backbone(images))
+True
 
 Notes: (consequence of freezing) The frozen part gives the same features in every epoch.
 Verdict: holds-if
-Truth: In eval mode and without augmentation.
+Truth: In eval mode and without augmentation. A head that is trained on features computed once is
+    then, within rounding, the one that is trained with the backbone in every step.
 """
 
 import copy
@@ -26,22 +29,21 @@ from tests.transfer.common import Pretrained, photographs, small_networks
 
 
 def extract(model: Pretrained, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the features of batches of two images."""
     return extract_features(model, model.head_layer, batches(data, 2))
 
 
 def in_train_mode(model: Pretrained, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the features in the mode in which a model comes from training."""
+    """Compute the features in train mode."""
     return model.train().features(data[0]).detach(), data[1]
 
 
 def of_augmented_images(model: Pretrained, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the features once, of images that are augmented at random."""
+    """Compute the features once from randomly augmented images."""
     return extract(model, (data[0] * (1 + 0.1 * torch.rand(len(data[0]), 1)), data[1]))
 
 
-def of_unordered_images(model: Pretrained, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Compute the features with a loader that shuffles, and take the labels in order."""
+def mislabels_the_features(model: Pretrained, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Compute the features in another order than the labels, as a shuffling loader does."""
     features, _ = extract(model, (data[0].flip(0), data[1]))
     return features, data[1]
 
@@ -51,7 +53,7 @@ def of_unordered_images(model: Pretrained, data: tuple[Tensor, Tensor]) -> tuple
     wrong={
         in_train_mode: "the same head",
         of_augmented_images: "the same head",
-        of_unordered_images: "the same head",
+        mislabels_the_features: "the same head",
     },
     share=0.5,
     because="each example trains a head twice",
@@ -71,11 +73,8 @@ def test_features_computed_once_train_the_same_head(
     epochs: int,
     batch_size: int,
 ) -> None:
-    """The head is, within rounding, the one that is trained with the backbone in every step.
-
-    And the backbone is run for each image once, not once an epoch.
-    """
-    if moved:  # BatchNorm whose running statistics are not those of the batch
+    """A head trained on features computed once equals one trained with the backbone each step."""
+    if moved:  # so that BatchNorm's running statistics are not those of the batch
         model(data[0] + 1)
     replace_head(model, new_head(4, [3], 2).double())
     head = copy.deepcopy(model.head_layer)
@@ -89,7 +88,10 @@ def test_features_computed_once_train_the_same_head(
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
         fit(trained, examples, epochs=epochs, batch_size=batch_size, optimizer=optimizer)
 
+    # The backbone saw batches of other sizes, which changes the rounding of float64.
     for one, other in zip(head.parameters(), model.head_layer.parameters(), strict=True):
-        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12), "the same head"
-    assert seen_once == 6, "each image goes through the backbone once"
-    assert sum(seen) == 6 * (epochs + 1), "and with the backbone in every step, once an epoch"
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12), (
+            "both trainings give the same head"
+        )
+    assert seen_once == 6, "the backbone runs once for each image"
+    assert sum(seen) == 6 * (epochs + 1), "without stored features the backbone runs in every epoch"

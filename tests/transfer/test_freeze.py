@@ -1,13 +1,19 @@
-"""Freezing.
+"""Freezing sets requires_grad=False for every parameter outside the head.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+>>> model.requires_grad = False  # a new attribute, which no parameter reads
+>>> model[0].weight.requires_grad
+True
+>>> for parameter in model[0].parameters():
+...     parameter.requires_grad = False
+>>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+['2.weight', '2.bias']
 
 Notes: Freeze the pretrained layers by setting requires_grad to False for all parameters in a
     loop.
 Verdict: holds
+Truth: Then exactly the head's parameters get gradients, whether the head is replaced before or
+    after. The backward pass does not enter the frozen part, and stores nothing for it.
 """
 
 from collections.abc import Callable
@@ -24,24 +30,24 @@ from tests.transfer.common import Pretrained, nodes_of, photographs, small_netwo
 
 
 def sets_it_on_the_module(model: nn.Module, head: nn.Module) -> None:
-    """Set an attribute of that name on the module, which no parameter knows."""
+    """Set requires_grad on the module, which no parameter reads."""
     model.requires_grad = False
 
 
 def freezes_everything(model: nn.Module, head: nn.Module) -> None:
-    """Freeze all parameters of the model, the new head's among them."""
+    """Freeze all parameters, including the head's."""
     model.requires_grad_(False)
 
 
 def freezes_the_biases(model: nn.Module, head: nn.Module) -> None:
-    """Freeze what is called bias."""
+    """Freeze only the biases."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.endswith("bias"))
     head.requires_grad_(True)
 
 
-def leaves_the_norms(model: nn.Module, head: nn.Module) -> None:
-    """Freeze Linear and convolutional layers, and forget that BatchNorm has parameters too."""
+def forgets_the_norms(model: nn.Module, head: nn.Module) -> None:
+    """Freeze Linear and convolutional layers but not BatchNorm, which has parameters, too."""
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             layer.requires_grad_(False)
@@ -54,7 +60,7 @@ def leaves_the_norms(model: nn.Module, head: nn.Module) -> None:
         sets_it_on_the_module: "exactly the head's parameters",
         freezes_everything: "exactly the head's parameters",
         freezes_the_biases: "exactly the head's parameters",
-        leaves_the_norms: "exactly the head's parameters",
+        forgets_the_norms: "exactly the head's parameters",
     },
 )
 @given(model=small_networks(), batch=photographs(), freeze_first=st.booleans())
@@ -64,7 +70,7 @@ def test_exactly_the_head_requires_grad(
     batch: tuple[Tensor, Tensor],
     freeze_first: bool,
 ) -> None:
-    """Whether it is frozen or given its head first, only the head's parameters get gradients."""
+    """Only the head's parameters get gradients, whether one freezes or replaces the head first."""
     head = new_head(4, [3], 2)
     for step in ("freeze", "replace") if freeze_first else ("replace", "freeze"):
         if step == "freeze":
@@ -83,14 +89,14 @@ def test_exactly_the_head_requires_grad(
 
 
 def freezes_the_stem_only(model: nn.Module, head: nn.Module) -> None:
-    """Freeze the first layer, which the layers after it do not."""
+    """Freeze the first layer but not those after it."""
     next(model.children()).requires_grad_(False)
 
 
 @law(
     right=freeze,
     wrong={
-        leaves_the_norms: "as many steps as for the head alone",
+        forgets_the_norms: "as many steps as for the head alone",
         freezes_the_stem_only: "as many steps as for the head alone",
     },
 )
@@ -101,10 +107,7 @@ def test_the_backward_pass_does_not_enter_the_frozen_part(
     batch: tuple[Tensor, Tensor],
     hidden: list[int],
 ) -> None:
-    """The backward pass through the network has the steps of that through the head, and no more.
-
-    Nor does anything wait in memory for it, but what the head's own backward pass needs.
-    """
+    """The backward pass has as many steps, and stores as many numbers, as for the head alone."""
     head = new_head(4, hidden, 2)
     replace_head(model, head)
     freeze(model, head)
@@ -112,23 +115,24 @@ def test_the_backward_pass_does_not_enter_the_frozen_part(
     with torch.no_grad():
         features = model.features(images)
 
-    (scores, kept), (alone, kept_alone) = (
-        keeping(lambda: model(images)),
-        keeping(lambda: head(features)),
+    (scores, stored), (alone, stored_alone) = (
+        storing(lambda: model(images)),
+        storing(lambda: head(features)),
     )
 
-    assert len(nodes_of(scores)) == len(nodes_of(alone)), "as many steps as for the head alone"
-    assert kept == kept_alone, "as many numbers are kept as for the head alone"
+    assert len(nodes_of(scores)) == len(nodes_of(alone)), (
+        "the backward pass has as many steps as for the head alone"
+    )
+    assert stored == stored_alone, "the backward pass stores as many numbers as for the head alone"
 
 
-def keeping(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """Return what a forward pass gives, and how many numbers it keeps for the backward pass."""
-    kept: list[int] = []
+def storing(forward: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """Return the output of a forward pass, and how many numbers it stores for the backward pass."""
+    stored: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        """Count a tensor that is kept."""
-        kept.append(tensor.numel())
+        stored.append(tensor.numel())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        return forward(), sum(kept)
+        return forward(), sum(stored)

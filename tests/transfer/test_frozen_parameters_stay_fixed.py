@@ -1,17 +1,24 @@
-"""What is frozen stays.
+"""Frozen layers can still change, through old gradients or BatchNorm.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> weight = nn.Parameter(torch.tensor([1.0]))
+>>> weight.sum().backward()
+>>> weight.requires_grad = False  # its gradient of 1 stays
+>>> torch.optim.SGD([weight], lr=0.1).step()
+>>> weight
+Parameter containing:
+tensor([0.9000])
+>>> norm = nn.BatchNorm1d(1).requires_grad_(False)  # its momentum is 0.1
+>>> _ = norm(torch.tensor([[1.0], [3.0]]))
+>>> norm.running_mean
+tensor([0.2000])
 
 Notes: Frozen parameters do not change while the classifier is trained.
 Verdict: holds-if
 Truth: If they had no gradient when frozen: an optimizer still moves a frozen parameter by a stale
-    gradient, by momentum and by weight decay. And BatchNorm's running statistics are no
+    gradient, by momentum and by weight decay. And BatchNorm's running statistics are not
     parameters: they move in train mode, so the frozen part belongs in eval mode. And LBFGS steps
-    in directions that it remembers: given all parameters, it moves by 0.14 in two steps what was
-    frozen, gradient or none; give it the head's only.
+    in directions that it remembers: if it holds all parameters, it moves even those that are
+    frozen and have no gradient. Give it only the head's.
 """
 
 import copy
@@ -29,7 +36,7 @@ from dlconcepts.testing.laws import law
 from dlconcepts.transfer import freeze, new_head, replace_head
 from tests.transfer.common import Pretrained, photographs, small_networks, train
 
-# Left out: Muon takes matrices only, SparseAdam sparse gradients only.
+# All of PyTorch's but two: Muon takes only matrices, and SparseAdam only sparse gradients.
 OPTIMIZERS = [
     name
     for name in sorted(vars(torch.optim))
@@ -40,17 +47,17 @@ OPTIMIZERS = [
 
 
 def make_optimizer(name: str, parameters: Any, extras: bool) -> torch.optim.Optimizer:
-    """Return an optimizer, with momentum and weight decay if `extras` and it has them."""
+    """Return an optimizer; with `extras`, also its momentum and weight decay if it has them."""
     kind = getattr(torch.optim, name)
     has = kind.__init__.__code__.co_varnames
     if name == "LBFGS":
+        # Several iterations a step, so that it has directions to remember.
         return kind(parameters, lr=0.1, max_iter=4)
     options = {option: 0.1 for option in ("momentum", "weight_decay") if extras and option in has}
     return kind(parameters, lr=0.1, **options)
 
 
 def outside_the_head(model: Pretrained) -> dict[str, bytes]:
-    """Return the bits of each parameter and buffer that is not the head's."""
     return {
         name: bits(value)
         for name, value in model.state_dict().items()
@@ -59,7 +66,7 @@ def outside_the_head(model: Pretrained) -> dict[str, bytes]:
 
 
 def keeps_the_gradients(model: nn.Module, head: nn.Module) -> None:
-    """Freeze after a backward pass, and leave the gradients where they are."""
+    """Freeze after a backward pass and keep the gradients."""
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     freeze(model, head)
     for parameter, gradient in gradients.items():
@@ -67,18 +74,18 @@ def keeps_the_gradients(model: nn.Module, head: nn.Module) -> None:
 
 
 def forgets_eval_mode(model: nn.Module, head: nn.Module) -> None:
-    """Freeze the parameters, and leave BatchNorm in train mode."""
+    """Freeze the parameters but leave BatchNorm in train mode."""
     freeze(model, head).remove()
     model.train()
 
 
 def calls_eval_once(model: nn.Module, head: nn.Module) -> None:
-    """Put the frozen part into eval mode now, which the next model.train() undoes."""
+    """Put the frozen part into eval mode once, which the next model.train() undoes."""
     freeze(model, head).remove()
 
 
 def zeroes_the_gradients(model: nn.Module, head: nn.Module) -> None:
-    """Set the gradients to zero, not None, for which weight decay and momentum still work."""
+    """Set the gradients to zero instead of None, so that weight decay and momentum still act."""
     freeze(model, head)
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -113,16 +120,14 @@ def test_training_changes_nothing_that_is_frozen(
     set_to_none: bool,
     all_parameters: bool,
 ) -> None:
-    """No bit outside the head moves, in train mode, with any optimizer.
-
-    The network is frozen in the middle of training, after a step and a backward pass. The optimizer
-    may hold all parameters, but for LBFGS, which works on all that it holds as one vector.
-    """
+    """No bit outside the head changes in training, with any optimizer."""
     images, labels = batch
     head = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.1))
     replace_head(model, head)
+    # LBFGS moves all that it holds as one vector: see the last law.
     held = model if all_parameters and optimizer != "LBFGS" else head
     stepper = make_optimizer(optimizer, held.parameters(), extras)
+    # Freeze in the middle of training: there is momentum, and parameters have gradients.
     train(model, stepper, batch, steps=1, zero_first=zero_first, set_to_none=set_to_none)
     F.cross_entropy(model(images), labels).backward()
     freeze(model, head)
@@ -139,17 +144,15 @@ def test_training_changes_nothing_that_is_frozen(
 
 
 def moved_outside_the_head(model: Pretrained, before: dict[str, bytes]) -> list[str]:
-    """Return the names of the parameters and buffers that have changed."""
     return [name for name, value in outside_the_head(model).items() if value != before[name]]
 
 
 def remembers_the_modules(model: nn.Module, head: nn.Module) -> None:
-    """Keep a list of the frozen modules, which are the original's in a copy of the model too."""
+    """Keep a list of the frozen modules, which in a copy of the model are still the original's."""
     freeze(model, head).remove()
     frozen = [module for module in model.modules() if module not in set(head.modules())]
 
     def put_in_eval(*_: object) -> None:
-        """Put the modules of the list into eval mode."""
         for module in frozen:
             module.training = False
 
@@ -170,7 +173,7 @@ def test_a_copy_is_frozen_too(
     copied: bool,
     replaced: bool,
 ) -> None:
-    """A copy of a frozen network stays frozen, also under a head that was put in afterwards."""
+    """A copy of a frozen network stays frozen, and so does one with another new head."""
     freeze(model, model.head_layer)
     if copied:
         model = copy.deepcopy(model)
@@ -185,12 +188,12 @@ def test_a_copy_is_frozen_too(
 
 
 def of_the_head(model: Pretrained) -> Iterator[nn.Parameter]:
-    """Give the optimizer what is trained to the end."""
+    """Give the optimizer the head's parameters."""
     return model.head_layer.parameters()
 
 
 def of_the_model(model: Pretrained) -> Iterator[nn.Parameter]:
-    """Give the optimizer all parameters, since frozen ones will have no gradient."""
+    """Give the optimizer all parameters, although some are frozen later."""
     return model.parameters()
 
 
@@ -201,13 +204,13 @@ def of_the_model(model: Pretrained) -> Iterator[nn.Parameter]:
     because="each example trains a network",
 )
 @given(model=small_networks(), batch=photographs(), steps=st.integers(0, 2))
-def test_lbfgs_holds_the_head_only(
+def test_lbfgs_must_hold_only_the_head(
     choose: Callable[[Pretrained], Iterator[nn.Parameter]],
     model: Pretrained,
     batch: tuple[Tensor, Tensor],
     steps: int,
 ) -> None:
-    """LBFGS steps in directions that it remembers, so what it holds moves without a gradient."""
+    """LBFGS steps in remembered directions, so it must hold only the head's parameters."""
     replace_head(model, new_head(4, [], 2))
     stepper = make_optimizer("LBFGS", choose(model), extras=False)
     train(model, stepper, batch, steps=steps)

