@@ -1,4 +1,4 @@
-"""Lesson 5, inference and validation: how well a model does on examples it was not trained on."""
+"""Lesson 5, inference and validation: how well a model does on examples it has not seen."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,28 +14,27 @@ from dlconcepts.support.runs import find_model_device
 Data = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-# The exponentials of log-probabilities sum to 1, but for rounding (3 % in bfloat16 with a thousand
-# classes). Those of probabilities sum to more than the number of classes.
+# exp(log-probabilities) sums to 1, give or take 3 % of rounding in bfloat16 with 1,000 classes.
+# exp(probabilities) sums to more than the number of classes, so a wide tolerance is safe.
 SUM_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The mean loss of the examples, and the share of them, in [0, 1], predicted rightly."""
+    """The mean loss over the examples, and the fraction predicted correctly, in [0, 1]."""
 
     loss: float
     accuracy: float
 
 
 def hold_out(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Data]:
-    """Split examples at random into those to train on and those held out.
+    """Split examples at random into a training set and a held-out set.
 
-    `data` is a pair of N images and N labels. `size` is the number of examples held out, from 1 to
-    N - 1, or their share, a float in (0, 1), rounded to a whole number of examples. The same seed
-    gives the same split; PyTorch's global random state is left alone.
+    `data` is a pair of N images and N labels. `size` is the number of examples to hold out, from 1
+    to N - 1, or a fraction, a float in (0, 1), which is rounded to a whole number of examples. The
+    same seed gives the same split. PyTorch's global random state does not change.
 
-    Raises ValueError if no example would be left in one of the parts, and for images and labels
-    of different number.
+    Raises ValueError if either part would be empty, or if there is not one label per image.
     Source: PyTorch documentation, `torch.utils.data.random_split`.
 
     >>> examples, held_out = hold_out((torch.zeros(5, 28, 28), torch.arange(5)), 0.4)
@@ -45,19 +44,19 @@ def hold_out(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Dat
     images, labels = data
     n = len(labels)
     if len(images) != n:
-        raise ValueError(f"there are {len(images)} images but {n} labels")
+        raise ValueError(f"there are {len(images)} images but {n} labels: give one per image")
     if n < 2:
-        raise ValueError(f"two parts need at least 2 examples, but there are {n}")
+        raise ValueError(f"a split needs at least 2 examples, but there are {n}")
     if isinstance(size, float) and not 0 < size < 1:
-        raise ValueError(f"a share lies between 0 and 1, but size is {size}")
+        raise ValueError(f"a fraction to hold out is between 0 and 1, but size={size}")
     held = round(size * n) if isinstance(size, float) else size
     if not 1 <= held < n:
         raise ValueError(
-            f"of {n} examples, 1 to {n - 1} can be held out, but size={size} asks for {held}"
+            f"size={size} would hold out {held} of {n} examples: hold out 1 to {n - 1}"
         )
     generator = torch.Generator(device="cpu").manual_seed(seed)
     order = torch.randperm(n, generator=generator, device="cpu").to(labels.device)
-    # One permutation, cut once: drawn twice, the parts would overlap.
+    # Cut one permutation: parts from two permutations would overlap.
     parts = order[held:], order[:held]
     examples, held_out = ((images[part.to(images.device)], labels[part]) for part in parts)
     return examples, held_out
@@ -71,12 +70,13 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """Return the negative log-likelihood of the log-softmax of logits: the cross-entropy.
+    """Return the cross-entropy: the negative log-likelihood of the log-softmax of the logits.
 
-    Logits: floating point of shape (N, K) or (N, K, ...); the rest is as in `nll_loss`.
+    Logits: floating point of shape (N, K) or (N, K, ...). For the other arguments, see
+    `nll_loss`.
 
-    Raises an error as `check_labels` does.
-    Source: PyTorch documentation, `torch.nn.CrossEntropyLoss`, which does both at once.
+    Raises the errors of `check_labels`.
+    Source: PyTorch documentation, `torch.nn.CrossEntropyLoss`, which does both in one call.
 
     >>> cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     tensor(0.6931)
@@ -96,15 +96,14 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """Return the negative log-likelihood of the labels, after a look at what comes in.
+    """Return the negative log-likelihood of the labels; refuse scores that are not logarithms.
 
     Log-probabilities: floating point of shape (N, K) or (N, K, ...). Labels: int64 of shape (N,)
-    or (N, ...), in [0, K) or `ignore_index`. `weight`: shape (K,), one weight for each class; the
-    mean divides by the sum of the labels' weights. `reduction` is "mean", "sum" or "none".
+    or (N, ...), in [0, K) or `ignore_index`. `weight`: shape (K,), one weight per class; the mean
+    divides by the sum of the labels' weights. `reduction` is "mean", "sum" or "none".
 
-    Raises ValueError for probabilities or logits in the place of log-probabilities, and as
-    `check_labels` does.
-    Source: PyTorch documentation, `torch.nn.NLLLoss`, which takes any numbers.
+    Raises ValueError if the scores are probabilities or logits, and the errors of `check_labels`.
+    Source: PyTorch documentation, `torch.nn.NLLLoss`, which accepts any numbers.
 
     >>> probabilities = torch.tensor([[0.25, 0.75]])
     >>> nll_loss(probabilities.log(), torch.tensor([1]))
@@ -112,7 +111,7 @@ def nll_loss(
     >>> nll_loss(probabilities, torch.tensor([1]))
     Traceback (most recent call last):
     ...
-    ValueError: these are probabilities, not their logarithms: give log_softmax of the logits
+    ValueError: nll_loss got probabilities: pass the log_softmax of the logits
     """
     check_labels(labels, log_probabilities, ignore_index=ignore_index)
     values = log_probabilities.detach().float()
@@ -120,53 +119,53 @@ def nll_loss(
         positive = bool((values >= 0).all())
         sums_to_one = bool(((values.sum(dim=1) - 1).abs() <= SUM_TOLERANCE).all())
         found = (
-            "probabilities, not their logarithms"
-            if positive and sums_to_one
-            else ("no log-probabilities, since their exponentials do not sum to 1")
+            "probabilities" if positive and sums_to_one else "scores whose exp does not sum to 1"
         )
-        raise ValueError(f"these are {found}: give log_softmax of the logits")
+        raise ValueError(f"nll_loss got {found}: pass the log_softmax of the logits")
     return F.nll_loss(
         log_probabilities, labels, weight, ignore_index=ignore_index, reduction=reduction
     )
 
 
 def check_labels(labels: Tensor, scores: Tensor, *, ignore_index: int | None = None) -> None:
-    """Raise an error unless there is a label for each example, the position of a class.
+    """Raise an error unless the labels are one class index for each example.
 
-    Scores: shape (N, K) or (N, K, ...). Labels: int64 of shape (N,) or (N, ...), in [0, K).
+    Scores: shape (N, K) or (N, K, ...). Labels: int64 of shape (N,) or (N, ...), in [0, K) or
+    `ignore_index`.
 
-    Raises TypeError for another dtype; ValueError for another shape, no label that counts, or a
-    label outside the classes, which on a GPU would end the process's use of it.
+    Raises TypeError for another dtype; ValueError for another shape, if no label is left to count,
+    or for a label outside the classes. CUDA would answer the last with an assertion, after which
+    the process cannot use the GPU any more.
 
     >>> check_labels(torch.tensor([2]), torch.zeros(1, 2))
     Traceback (most recent call last):
     ...
-    ValueError: the label 2 is none of the 2 classes, numbered from 0 to 1
+    ValueError: label 2 is out of range: the 2 classes are numbered 0 to 1
     """
     if labels.dtype != torch.int64:
-        raise TypeError(f"labels are positions of classes, int64, but these are {labels.dtype}")
+        raise TypeError(f"labels must be class indices of dtype int64, not {labels.dtype}")
     if scores.ndim < 2 or labels.shape != (scores.shape[0], *scores.shape[2:]):
         raise ValueError(
             f"scores of shape {tuple(scores.shape)} need one label for each example, but the "
-            f"labels have the shape {tuple(labels.shape)}"
+            f"labels have shape {tuple(labels.shape)}"
         )
     counted = labels if ignore_index is None else labels[labels != ignore_index]
     if counted.numel() == 0:
-        raise ValueError("there are no examples")
+        raise ValueError("there are no examples whose label counts")
     classes = scores.shape[1]
     outside = counted[(counted < 0) | (counted >= classes)]
     if outside.numel():
         raise ValueError(
-            f"the label {int(outside[0])} is none of the {classes} classes, "
-            f"numbered from 0 to {classes - 1}"
+            f"label {int(outside[0])} is out of range: the {classes} classes are numbered "
+            f"0 to {classes - 1}"
         )
 
 
 def correct(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each prediction is right, bool of the shape of both arguments.
+    """Return whether each prediction is right: a bool tensor of the shape of both arguments.
 
-    Raises ValueError if the shapes differ, since (N, 1) == (N,) would broadcast to (N, N), and
-    TypeError for floats, which are scores and no classes.
+    Raises ValueError if the shapes differ, because (N, 1) == (N,) would broadcast to (N, N), and
+    TypeError for floats, which are scores rather than classes.
     Source: PyTorch documentation, "Broadcasting semantics" and `torch.eq`.
 
     >>> correct(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2]))
@@ -175,38 +174,38 @@ def correct(predictions: Tensor, labels: Tensor) -> Tensor:
     if predictions.is_floating_point() or labels.is_floating_point():
         raise TypeError(
             f"classes are integers, but these are {predictions.dtype} and {labels.dtype}: "
-            "take the argmax of scores"
+            "take the argmax of the scores"
         )
     if predictions.shape != labels.shape:
         raise ValueError(
             f"predictions of shape {tuple(predictions.shape)} and labels of shape "
-            f"{tuple(labels.shape)} would broadcast: bring both to one shape, with squeeze(1)"
+            f"{tuple(labels.shape)} would broadcast: give both one shape, as squeeze(1) does"
         )
     return predictions == labels
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Return the share of the examples, in [0, 1], whose largest score is that of their label.
+    """Return the fraction of examples, in [0, 1], whose label has the largest score.
 
-    Scores: shape (N, K), logits or probabilities alike; of equal scores the first counts. Labels:
-    int64 of shape (N,).
+    Scores: shape (N, K), logits or probabilities; if scores tie, the first class is the prediction.
+    Labels: int64 of shape (N,).
 
-    Raises an error as `check_labels` does.
+    Raises the errors of `check_labels`.
 
     >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     0.5
     """
     check_labels(labels, scores)
-    # A bool tensor has no mean; a sum of integers is exact, however many there are.
+    # A bool tensor has no mean, and a float32 mean rounds; the sum of integers is exact.
     return int(correct(scores.argmax(dim=1), labels).sum()) / labels.numel()
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count the examples of each class, a row, by what they were taken for, a column.
+    """Count the examples by label (the row) and prediction (the column).
 
     Predictions and labels: int64 of shape (N,), in [0, classes). Output: int64, (classes, classes).
 
-    Raises as `correct` does, and ValueError for a number that is none of the classes.
+    Raises the errors of `correct`, and ValueError for a number outside the classes.
 
     >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), classes=2)
     tensor([[1, 1],
@@ -215,14 +214,15 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int) -> Tenso
     correct(predictions, labels)
     both = torch.cat([predictions, labels])
     if bool(((both < 0) | (both >= classes)).any()):
-        raise ValueError(f"the classes are 0 to {classes - 1}, but there are others")
+        raise ValueError(f"predictions and labels must be classes from 0 to {classes - 1}")
+    # Number the cells row by row: a pair (label, prediction) is then one integer to count.
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, -1)
 
 
 def class_accuracies(confusion: Tensor) -> Tensor:
-    """Return the share of each class's examples predicted rightly, NaN for a class without any.
+    """Return the fraction of each class's examples predicted correctly; NaN if it has none.
 
-    Input: a confusion matrix (K, K), rows for the labels. Output: float32 of shape (K,).
+    Input: a confusion matrix (K, K) with a row for each label. Output: float32 of shape (K,).
 
     >>> class_accuracies(torch.tensor([[1, 1], [0, 1]]))
     tensor([0.5000, 1.0000])
@@ -237,14 +237,14 @@ def evaluate(
     loss_fn: LossFunction | None = None,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """Measure the loss and the accuracy of a model, each example counting once.
+    """Measure the loss and the accuracy of a model; every example counts once.
 
     Images of shape (N, ...), uint8 or floating point, and labels of shape (N,), int64. `loss_fn`
-    takes logits and labels and returns the mean of a batch, cross-entropy by default. How the
-    examples are cut into batches, a thousand in each, does not matter. Dropout and the like are off
-    meanwhile; the model and the random state come back as they were, also when something raises.
+    takes logits and labels and returns the mean over a batch; the default is cross-entropy. The
+    result does not depend on `batch_size`. The model runs in eval mode without gradients. Its modes
+    and the random state are restored afterwards, even after an error.
 
-    Raises an error as `dlconcepts.loading.batches` and `check_labels` do.
+    Raises the errors of `dlconcepts.loading.batches` and `check_labels`.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> data = torch.tensor([[0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]), torch.tensor([1, 0, 1])
@@ -254,12 +254,12 @@ def evaluate(
     loss_fn = loss_fn or F.cross_entropy
     total_loss, right, device = 0.0, 0, find_model_device(model)
     generators = [] if device.type == "cpu" else [device]
-    # What a model draws even in eval mode must not shift the random numbers of the training.
+    # A model that draws random numbers in eval mode must not disturb the training.
     with inference(model), torch.random.fork_rng(generators, device_type=device.type):
         for images, labels in batches(data, batch_size, device=device):
             logits = model(images)
             check_labels(labels, logits)
-            # The last batch may be smaller: a mean of batch means would count its examples more.
+            # The last batch may be smaller: a mean of batch means would overweight its examples.
             total_loss += loss_fn(logits, labels).item() * len(labels)
             right += int(correct(logits.argmax(dim=1), labels).sum())
     return Evaluation(total_loss / len(data[1]), right / len(data[1]))
@@ -269,7 +269,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     """Return the class probabilities of a batch of normalised images, on the CPU.
 
     Input: floating point of shape (N, ...). Output: shape (N, K); each row sums to 1. The model
-    returns logits and comes back as it was.
+    returns logits; its modes are restored.
     Source: PyTorch documentation, "Save, Load and Use Model" and `torch.softmax`.
 
     >>> predict(nn.Identity(), torch.tensor([[1.0, 1.0]]))
@@ -282,7 +282,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model into eval mode without gradients, and each of its modules back as it was.
+    """Run a block with the model in eval mode and gradients off; then restore each module's mode.
 
     Source: PyTorch documentation, "Autograd mechanics": eval mode and no-grad mode are separate.
 
@@ -295,7 +295,7 @@ def inference(model: nn.Module) -> Iterator[nn.Module]:
     """
     modes = {module: module.training for module in model.modules()}
     try:
-        # Under torch.inference_mode, what a module keeps for later could not be trained on.
+        # Not torch.inference_mode: autograd refuses tensors that a module caches under it.
         with torch.no_grad():
             yield model.eval()
     finally:

@@ -1,8 +1,8 @@
-"""The gallery: small projects with one mistake each, beside the same project without it.
+"""The gallery: small projects with one mistake each, and the same projects without it.
 
-Each project is whole, with every part that `dlconcepts.checks` can look at, so that a check which
-complains about what is right is seen at once. A mistake names the check that must find it, a piece
-of what that check must say, and in `also` the checks that are rightly concerned too.
+Each project has every part that `dlconcepts.checks` can check, so a false alarm of any check shows.
+A mistake names the check that must find it, a piece of the message, and in `also` the other checks
+that may fail because of it.
 """
 
 from tests.gallery import (

@@ -1,4 +1,4 @@
-"""The parts of a project without a mistake, and the hooks on which the gallery hangs."""
+"""The parts of a correct project, and the decorators that collect the gallery."""
 
 import copy
 import functools
@@ -17,7 +17,7 @@ Parts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Mistake:
-    """A project with a mistake: which check must find it, what it must say, and what is right."""
+    """A project with a mistake, the same without it, the check that must fail, and its message."""
 
     name: str
     wrong: Callable[[], Parts]
@@ -33,7 +33,7 @@ MISTAKES: list[Mistake] = []
 def mistake(
     check: str, says: str, right: Callable[[], Parts], *also: str
 ) -> Callable[[Callable[[], Parts]], Callable[[], Parts]]:
-    """Put a project into the gallery."""
+    """Add a project with a mistake to the gallery."""
 
     def hang(wrong: Callable[[], Parts]) -> Callable[[], Parts]:
         MISTAKES.append(Mistake(wrong.__name__, seeded(wrong), seeded(right), check, says, also))
@@ -46,13 +46,13 @@ CORRECT: dict[str, Callable[[], Parts]] = {}
 
 
 def correct(parts: Callable[[], Parts]) -> Callable[[], Parts]:
-    """Put a project without a mistake, of another kind, into the gallery."""
+    """Add a correct project of another kind to the gallery."""
     CORRECT[parts.__name__] = seeded(parts)
     return parts
 
 
 def seeded(parts: Callable[[], Parts]) -> Callable[[], Parts]:
-    """Return a function that makes a project with the same weights each time."""
+    """Return a function that builds a project with the same weights each time."""
 
     @functools.wraps(parts)
     def make() -> Parts:
@@ -63,21 +63,18 @@ def seeded(parts: Callable[[], Parts]) -> Callable[[], Parts]:
 
 
 class Network(nn.Module):
-    """A classifier of four features with all that can go wrong: BatchNorm, dropout, a head."""
+    """A classifier of four features with the layers that often go wrong: BatchNorm and dropout."""
 
     def __init__(self, classes: int = 3) -> None:
-        """Make the layers."""
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3))
         self.head = nn.Linear(8, classes)
 
     def forward(self, x):
-        """Return the logits."""
         return self.head(self.body(x))
 
 
 def train_step(model, loss_fn, optimizer, inputs, targets):
-    """Take one step."""
     model.train()
     optimizer.zero_grad()
     loss = loss_fn(model(inputs), targets)
@@ -95,19 +92,16 @@ def fit(model, loader, loss_fn, optimizer):
 
 
 def predict(model, inputs):
-    """Return the probabilities."""
     model.eval()
     with torch.no_grad():
         return model(inputs).softmax(dim=1)
 
 
 def accuracy(outputs, targets):
-    """Return the share that is right."""
     return (outputs.argmax(dim=1) == targets).double().mean().item()
 
 
 def evaluate(model, loader, loss_fn):
-    """Return the mean loss and the accuracy."""
     was_training = model.training
     model.eval()
     total, right = 0.0, 0
@@ -121,54 +115,48 @@ def evaluate(model, loader, loss_fn):
 
 
 def save(model, optimizer, path):
-    """Write everything to a file."""
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
 
 
 def load(model, optimizer, path):
-    """Read everything from a file."""
     checkpoint = torch.load(path, weights_only=True)
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
 
 
 def snapshot(model):
-    """Return weights to keep."""
+    """Return a copy of the weights."""
     return copy.deepcopy(model.state_dict())
 
 
 def seed(number):
-    """Seed every generator."""
     torch.manual_seed(number)
     np.random.seed(number)  # noqa: NPY002 - the generator that others draw from
     random.seed(number)
 
 
 class Examples(Dataset):
-    """Numpy arrays as a data set, with a transform."""
+    """A data set of numpy arrays, with a transform."""
 
     def __init__(self, array, labels, transform=None):
-        """Keep the arrays."""
         self.array, self.labels, self.transform = array, labels, transform
 
     def __len__(self):
-        """Return the number of examples."""
         return len(self.labels)
 
     def __getitem__(self, index):
-        """Return one example."""
         x = torch.from_numpy(self.array[index].copy())
         return (self.transform(x) if self.transform else x), int(self.labels[index])
 
 
 def arrays(count=12, shape=(4,), start=0):
-    """Return features and labels of a few examples."""
+    """Return random features and labels of a few examples."""
     generator = np.random.default_rng(start)
     return generator.standard_normal((count, *shape)).astype(np.float32), np.arange(count) % 3
 
 
 def project(**changes):
-    """Return a whole project without a mistake, but for what is changed."""
+    """Return a correct project with some parts replaced."""
     torch.manual_seed(0)
     model = changes.pop("model", None) or Network()
     data = changes.pop("data", None) or Examples(*arrays())
@@ -195,5 +183,5 @@ def project(**changes):
 
 
 def classifier():
-    """A classifier without a mistake."""
+    """A correct classifier."""
     return project()

@@ -1,4 +1,4 @@
-"""Correct projects of other kinds, which no check may complain about."""
+"""Correct projects of other kinds, on which every check must pass."""
 
 import copy
 import warnings
@@ -31,7 +31,7 @@ from tests.gallery.validation import Plain, leaves_eval_mode
 
 
 def norms(layer):
-    """Return a project whose body has another normalisation."""
+    """Return a project with this normalisation layer."""
     model = Network()
     model.body[1] = layer
     return project(model=model)
@@ -51,7 +51,7 @@ def group_norm():
 
 @correct
 def instance_norm():
-    """InstanceNorm with statistics of its own, over images."""
+    """InstanceNorm tracks running statistics of images."""
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
         nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
@@ -66,19 +66,17 @@ class Tied(nn.Module):
     """An autoencoder whose decoder is the encoder's transpose."""
 
     def __init__(self):
-        """Make the shared weight."""
         super().__init__()
         self.encode, self.bias = nn.Linear(4, 3), nn.Parameter(torch.zeros(4))
         self.again = [self.encode]
 
     def forward(self, x):
-        """Return the reconstruction."""
         return F.linear(self.encode(x).tanh(), self.again[0].weight.T, self.bias)
 
 
 @correct
 def weight_sharing():
-    """One weight used twice, once through a plain list."""
+    """One weight is used twice, once through a plain list."""
     x = torch.from_numpy(arrays()[0])
     return floating(Tied(), x.clone(), nn.MSELoss(), evaluate=mean_loss) | {"accuracy": None}
 
@@ -87,47 +85,43 @@ class Recurrent(nn.Module):
     """A classifier of sequences by the last state of an LSTM."""
 
     def __init__(self, batch_first):
-        """Make the layers."""
         super().__init__()
         self.lstm = nn.LSTM(4, 6, num_layers=2, dropout=0.2, batch_first=batch_first)
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):
-        """Return the logits and the states."""
         _, (state, _) = self.lstm(x)
         return self.head(state[-1])
 
 
 @correct
 def recurrent_cells():
-    """An LSTM, batch first."""
+    """An LSTM gets the batch first."""
     return sequences(Recurrent(batch_first=True))
 
 
 @correct
 def recurrent_cells_with_the_time_first():
-    """An LSTM over (L, N, 4), L and N not equal."""
+    """An LSTM gets inputs (L, N, 4) with L different from N."""
     parts = project(model=Recurrent(batch_first=False), data=None)
     batch = torch.randn(5, 8, 4), torch.arange(8) % 3
     return parts | {"batch": batch, "data": None, "loader": None, "evaluate": None}
 
 
 class WithState(nn.Module):
-    """A model that returns its states too, whose examples are in dimension 1."""
+    """A model that also returns its states, which have the examples in dimension 1."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.gru, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
 
     def forward(self, x):
-        """Return logits and states in a dictionary."""
         outputs, state = self.gru(x)
         return {"logits": self.head(outputs[:, -1]), "state": state}
 
 
 def loss_of_logits(outputs, targets):
-    """Return the cross-entropy of what a dictionary has."""
+    """Return the cross-entropy of the logits in a dictionary."""
     return F.cross_entropy(outputs["logits"], targets)
 
 
@@ -140,7 +134,7 @@ def predict_logits(model, inputs):
 
 @correct
 def dictionaries_as_outputs():
-    """Outputs in a dictionary, some with the examples in another dimension."""
+    """The model returns a dictionary; one of its tensors has the examples in dimension 1."""
     parts = sequences(WithState())
     return parts | {
         "loss_fn": loss_of_logits,
@@ -152,21 +146,19 @@ def dictionaries_as_outputs():
 
 @correct
 def attention():
-    """Multi-head attention along the sequence."""
+    """Multi-head attention runs along the sequence."""
     return attends_along_the_sequence()
 
 
 class Words(nn.Module):
-    """A classifier of words and a length, two inputs, by an embedding."""
+    """A classifier with two inputs, words and a length, and an embedding."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.embedding = nn.Embedding(20, 6, padding_idx=0)
         self.head = nn.Linear(7, 3)
 
     def forward(self, words, length):
-        """Return the logits."""
         return self.head(torch.cat([self.embedding(words).mean(dim=1), length], dim=1))
 
 
@@ -199,25 +191,25 @@ def words():
 
 @correct
 def embeddings_and_several_inputs():
-    """Integers and floats as inputs, in a tuple."""
+    """The inputs are a tuple of integers and floats."""
     return with_several_inputs(words())
 
 
 @correct
 def inputs_in_a_dictionary():
-    """Inputs by name, with the labels among them."""
+    """The batch is a dictionary of inputs by name, including the labels."""
     return with_several_inputs(dict(zip(("words", "length", "labels"), words(), strict=True)))
 
 
 @correct
 def regression_of_one_number():
-    """Outputs and targets (N,)."""
+    """A regression has outputs and targets of shape (N,)."""
     return regression()
 
 
 @correct
 def regression_that_cannot_be_negative():
-    """ReLU at the end is right for a count or a price."""
+    """A network ends in ReLU, which is right for a count or a price."""
     parts = regression()
     model = nn.Sequential(Regression(False), nn.ReLU(), nn.Flatten(0))
     nn.init.ones_(model[0].layers[2].bias)  # not dead from the start
@@ -226,7 +218,7 @@ def regression_that_cannot_be_negative():
 
 @correct
 def several_labels():
-    """BCEWithLogitsLoss."""
+    """Each example has several labels, and the loss is BCEWithLogitsLoss."""
     return multi_label()
 
 
@@ -234,13 +226,12 @@ class Sigmoids(Network):
     """A network that ends in a sigmoid, for BCELoss."""
 
     def forward(self, x):
-        """Return probabilities."""
         return super().forward(x).sigmoid()
 
 
 @correct
 def probabilities_for_bce():
-    """BCELoss takes probabilities."""
+    """The network ends in a sigmoid, because BCELoss takes probabilities."""
     return floating(Sigmoids(), multi_label_targets(), nn.BCELoss()) | {"evaluate": mean_loss}
 
 
@@ -248,7 +239,6 @@ class Segments(nn.Module):
     """A classifier of each pixel."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1),
@@ -259,13 +249,12 @@ class Segments(nn.Module):
         )
 
     def forward(self, x):
-        """Return the logits, (N, 3, H, W)."""
         return self.layers(x)
 
 
 @correct
 def segmentation():
-    """A label for each pixel, some of which do not count."""
+    """Each pixel has a label, and some labels are ignored."""
     targets = torch.arange(8 * 16).reshape(8, 4, 4) % 3
     targets[:, 0] = -100
     parts = pictures(normalise)
@@ -280,7 +269,7 @@ def segmentation():
 
 
 def clips(model, loss_fn, optimizer, inputs, targets):
-    """Take a step with a clipped gradient, and zero it afterwards."""
+    """Take a step with a clipped gradient and zero the gradient afterwards."""
     model.train()
     loss = loss_fn(model(inputs), targets)
     loss.backward()
@@ -292,13 +281,13 @@ def clips(model, loss_fn, optimizer, inputs, targets):
 
 @correct
 def gradient_clipping():
-    """Clipped gradients, zeroed after the step."""
+    """The step clips the gradients, and zeroes them afterwards."""
     return steps(clips)
 
 
 @correct
 def a_learning_rate_schedule():
-    """A schedule in a closure, which starts at a rate of zero."""
+    """A closure holds a learning rate schedule, which starts at zero."""
     model = Network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 4, 1))
@@ -324,13 +313,13 @@ def autocasts(model, loss_fn, optimizer, inputs, targets):
 
 @correct
 def mixed_precision():
-    """Autocast to bfloat16."""
+    """The forward pass runs under autocast to bfloat16."""
     return steps(autocasts)
 
 
 @correct
 def half_precision_throughout():
-    """A model and data in bfloat16."""
+    """The model and the data are in bfloat16."""
     data = Examples(*arrays(), to_bfloat16)
     return project(
         model=Network().bfloat16(),
@@ -341,13 +330,12 @@ def half_precision_throughout():
 
 
 def to_bfloat16(x):
-    """Return x in bfloat16."""
     return x.bfloat16()
 
 
 @correct
 def gradient_accumulation():
-    """A step for each three batches, counted in a closure."""
+    """The optimizer steps after every third batch, counted in a closure."""
     calls = 0
 
     def step(model, loss_fn, optimizer, inputs, targets):
@@ -366,7 +354,7 @@ def gradient_accumulation():
 
 @correct
 def an_average_of_the_weights():
-    """An EMA of the weights in a closure."""
+    """A closure holds a moving average of the weights."""
     model = Network()
     average = torch.optim.swa_utils.AveragedModel(model)
 
@@ -379,15 +367,14 @@ def an_average_of_the_weights():
 
 
 class Momentum(Network):
-    """A network with a slow copy of its head, which no gradient trains."""
+    """A network with a slow copy of its head, which gets no gradient."""
 
     def __init__(self):
-        """Make the slow copy."""
         super().__init__()
         self.slow = copy.deepcopy(self.head).requires_grad_(False)
 
     def forward(self, x):
-        """Return the logits, and move the slow copy in training."""
+        """Return the logits; in training, move the slow copy."""
         if self.training:
             with torch.no_grad():
                 for slow, fast in zip(self.slow.parameters(), self.head.parameters(), strict=True):
@@ -397,33 +384,32 @@ class Momentum(Network):
 
 @correct
 def a_slow_copy_inside_the_model():
-    """requires_grad=False, and moved on purpose, but not by the optimizer."""
+    """Parameters with requires_grad=False are moved on purpose, without the optimizer."""
     return project(model=Momentum())
 
 
 @correct
 def a_frozen_backbone():
-    """Transfer learning without names."""
+    """A frozen backbone and a new head, without a list of frozen names."""
     return transfer()
 
 
 @correct
 def factories():
-    """The model and the optimizer are made by functions."""
+    """The model and the optimizer are given as functions that build them."""
     return project() | {"model": Network, "optimizer": adam}
 
 
 @correct
 def class_weights_and_label_smoothing():
-    """A loss whose mean weighs the classes."""
+    """The loss weights the classes and smooths the labels."""
     return project(loss_fn=own_cross_entropy)
 
 
 class Residual(nn.Module):
-    """A block that starts as the identity, and is left out by chance in training."""
+    """A block that starts as the identity and is skipped at random in training."""
 
     def __init__(self):
-        """Make the layers; the last starts at zero."""
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
         nn.init.zeros_(self.layers[2].weight)
@@ -431,7 +417,6 @@ class Residual(nn.Module):
         self.head = nn.Linear(4, 3)
 
     def forward(self, x):
-        """Return the logits."""
         if not self.training or torch.rand(()) < 0.5:
             x = x + self.layers(x)
         return self.head(x)
@@ -439,31 +424,29 @@ class Residual(nn.Module):
 
 @correct
 def stochastic_depth_and_zero_init():
-    """Layers without a gradient at first, or by chance."""
+    """Some layers have no gradient at first, or at random."""
     return project(model=Residual())
 
 
 class Closed(Network):
-    """A network with a closure over itself, which a deepcopy does not follow."""
+    """A network with a closure over itself, which deepcopy does not copy."""
 
     def __init__(self):
-        """Make the closure."""
         super().__init__()
         self.through = lambda x: self.head(self.body(x))
 
     def forward(self, x):
-        """Return the logits."""
         return self.through(x)
 
 
 @correct
 def a_model_that_cannot_be_copied():
-    """A deep copy would run the original's layers."""
+    """A deep copy of the model would run the layers of the original."""
     return project(model=Closed())
 
 
 def with_a_closure(model, loss_fn, optimizer, inputs, targets):
-    """Take a step of an optimizer that evaluates the loss itself."""
+    """Take a step with a closure that the optimizer calls."""
     model.train()
 
     def closure():
@@ -477,7 +460,7 @@ def with_a_closure(model, loss_fn, optimizer, inputs, targets):
 
 @correct
 def lbfgs():
-    """An optimizer that evaluates the loss itself."""
+    """LBFGS evaluates the loss itself, through a closure."""
     model = Plain()
     return project(
         model=model,
@@ -488,54 +471,53 @@ def lbfgs():
 
 
 def root_mean_square(model, loader, loss_fn):
-    """Return a figure of all examples together, and the seconds, which differ each time."""
+    """Return a metric of all examples together, and seconds, which differ each time."""
     mean = mean_loss(model, loader, loss_fn)
     return {"rmse": mean**0.5, "batches": len(loader), "seconds": np.random.default_rng().random()}
 
 
 @correct
 def figures_that_are_no_means():
-    """A root of a mean, a number of batches, and seconds."""
+    """The evaluation returns a root of a mean, a number of batches, and seconds."""
     return regression() | {"evaluate": root_mean_square}
 
 
 @correct
 def an_evaluation_that_leaves_eval_mode_to_fit():
-    """Evaluate stays in eval mode; fit calls train() at the start of each epoch."""
+    """The evaluation stays in eval mode, because fit calls train() at the start of each epoch."""
     return project(evaluate=leaves_eval_mode)
 
 
 @correct
 def a_negative_loss():
-    """A loss below zero is a loss."""
+    """The loss may be negative."""
     return project(loss_fn=less_a_hundred)
 
 
 def less_a_hundred(outputs, targets):
-    """Return the cross-entropy less 100."""
+    """Return the cross-entropy minus 100."""
     return F.cross_entropy(outputs, targets) - 100
 
 
 def tiny(outputs, targets):
-    """Return a loss of a tiny scale."""
     return 1e-6 * F.cross_entropy(outputs, targets)
 
 
 @correct
 def a_tiny_loss():
-    """The scale of the loss does not matter."""
+    """The loss is tiny, because its scale does not matter."""
     return project(loss_fn=tiny)
 
 
 @correct
 def a_model_and_a_batch_alone():
-    """Nothing else is given."""
+    """The project has a model and a batch, and nothing else."""
     return {"model": Network(), "batch": torch.randn(8, 4)}
 
 
 @correct
 def layers_that_are_lazy():
-    """The first pass gives the layers their shapes."""
+    """Lazy layers get their shapes in the first forward pass."""
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
     batch = torch.randn(8, 4), torch.arange(8) % 3
     return {"model": model, "batch": batch, "loss_fn": nn.CrossEntropyLoss()}
@@ -543,7 +525,7 @@ def layers_that_are_lazy():
 
 @correct
 def a_scripted_model():
-    """TorchScript, whose deep copies have no parameters that could be trained."""
+    """The model is TorchScript, whose deep copies have no trainable parameters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and still around
         return project(model=torch.jit.script(Plain()))
@@ -551,23 +533,22 @@ def a_scripted_model():
 
 @correct
 def spectral_norm():
-    """A constraint that keeps a tensor with a history, which cannot be copied."""
+    """Spectral norm keeps a tensor with a history, which deepcopy refuses."""
     model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
     model(torch.randn(2, 4))
     return project(model=model)
 
 
 class Checkpointed(Network):
-    """A network that computes its body again in the backward pass."""
+    """A network that recomputes its body in the backward pass."""
 
     def forward(self, x):
-        """Return the logits."""
         return self.head(checkpoint(self.body, x, use_reentrant=False))
 
 
 @correct
 def activation_checkpointing():
-    """The body is run twice."""
+    """Checkpointing runs the body twice: forward, and again in the backward pass."""
     return project(model=Checkpointed())
 
 
@@ -581,21 +562,19 @@ def contrast(outputs, targets):
 
 @correct
 def a_contrastive_loss():
-    """The loss mixes examples, the model does not."""
+    """The loss compares examples, but the model keeps them apart."""
     return project(loss_fn=contrast, evaluate=None)
 
 
 class Experts(nn.Module):
-    """Three experts, of which each example is given to one."""
+    """Three experts; each example goes to one of them."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.gate, self.head = nn.Linear(4, 3), nn.Linear(8, 3)
         self.experts = nn.ModuleList([nn.Linear(4, 8) for _ in range(3)])
 
     def forward(self, x):
-        """Return the logits."""
         share, chosen = self.gate(x).softmax(dim=1).max(dim=1)
         out = torch.zeros(len(x), 8, dtype=x.dtype, device=x.device)
         for number, expert in enumerate(self.experts):
@@ -607,20 +586,19 @@ class Experts(nn.Module):
 
 @correct
 def a_mixture_of_experts():
-    """An expert that no example was given to has no gradient this time."""
+    """An expert without an example in the batch has no gradient."""
     return project(model=Experts())
 
 
 class Variational(nn.Module):
-    """An autoencoder that draws its code in training."""
+    """An autoencoder that samples its code in training."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.mean, self.spread, self.decode = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(2, 4)
 
     def forward(self, x):
-        """Return the reconstruction, and the mean and the logarithm of the variance."""
+        """Return the reconstruction, the mean and the log-variance."""
         mean, spread = self.mean(x), self.spread(x)
         noise = torch.randn_like(mean) * (spread / 2).exp() if self.training else 0
         return self.decode(mean + noise), mean, spread
@@ -635,44 +613,43 @@ def evidence(outputs, targets):
 
 @correct
 def a_variational_autoencoder():
-    """Outputs in a tuple, drawn in training."""
+    """The model returns a tuple, and samples in training."""
     x = torch.from_numpy(arrays()[0])
     parts = floating(Variational(), x.clone(), evidence, evaluate=mean_loss, predict=None)
     return parts | {"accuracy": None}
 
 
 class Stream(IterableDataset):
-    """A data set without positions."""
+    """A data set that can only be iterated."""
 
     def __iter__(self):
-        """Yield twelve examples."""
         for number in range(12):
             yield torch.full((4,), float(number)), number % 3
 
 
 @correct
 def a_data_set_without_positions():
-    """An IterableDataset, read from its start each time."""
+    """The data is an IterableDataset, read from its start in each pass."""
     loader = DataLoader(Stream(), 4)
     return project() | {"data": None, "loader": loader, "validation": loader}
 
 
 @correct
 def arrays_for_data():
-    """A pair of numpy arrays."""
+    """The data is a pair of numpy arrays."""
     return project() | {"data": arrays(), "loader": None}
 
 
 @correct
 def data_alone():
-    """No model, but a loader that draws with replacement."""
+    """The project has no model, only data and a loader that samples with replacement."""
     data = Examples(*arrays())
     sampler = WeightedRandomSampler(torch.ones(12), 12)
     return {"data": data, "loader": DataLoader(data, 4, sampler=sampler), "validation": data}
 
 
 def photographs(*random):
-    """Return images that torchvision crops, turns and normalises."""
+    """Return images that torchvision transforms and normalises."""
     generator = np.random.default_rng(0)
     images = [
         Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)) for _ in range(12)
@@ -683,24 +660,21 @@ def photographs(*random):
 
 
 class Photographs(Dataset):
-    """Images of PIL, with a transform."""
+    """PIL images, with a transform."""
 
     def __init__(self, images, transform):
-        """Keep both."""
         self.images, self.transform = images, transform
 
     def __len__(self):
-        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index):
-        """Return one example."""
         return self.transform(self.images[index]), index % 3
 
 
 @correct
 def a_pipeline_of_torchvision():
-    """Augmentation in training, and one normalisation in both pipelines."""
+    """Only the training data is augmented; both pipelines normalise the same way."""
     data = photographs(transforms.RandomHorizontalFlip(), transforms.RandomCrop(5))
     parts = pictures(normalise)
     return parts | {
@@ -713,7 +687,7 @@ def a_pipeline_of_torchvision():
 
 @correct
 def a_step_that_scales_the_loss():
-    """A gradient scaler in a closure, with clipping."""
+    """A closure holds a gradient scaler, and the step clips the gradients."""
     scaler = torch.amp.GradScaler("cpu")
 
     def step(model, loss_fn, optimizer, inputs, targets):
@@ -731,16 +705,16 @@ def a_step_that_scales_the_loss():
 
 
 def save_whole(model, path):
-    """Write the model itself."""
+    """Save the model itself."""
     torch.save(model, path)
 
 
 def load_whole(path):
-    """Return the model itself."""
+    """Load the model itself."""
     return torch.load(path, weights_only=False)
 
 
 @correct
 def a_model_that_is_saved_whole():
-    """The file has the model, not its state."""
+    """The file holds the whole model instead of its state."""
     return project(save=save_whole, load=load_whole)

@@ -1,4 +1,4 @@
-"""Mistakes of the data."""
+"""Mistakes in the data."""
 
 import numpy as np
 import torch
@@ -14,11 +14,9 @@ class Batches:
     """Batches of arrays, shuffled in each pass."""
 
     def __init__(self, array, labels, together):
-        """Keep the arrays, and whether one permutation is for both."""
         self.array, self.labels, self.together = array, labels, together
 
     def __iter__(self):
-        """Yield batches of four."""
         order = torch.randperm(len(self.labels))
         other = order if self.together else torch.randperm(len(self.labels))
         for start in range(0, len(order), 4):
@@ -27,25 +25,25 @@ class Batches:
 
 
 def batched(together=True, data=None):
-    """Return a project with a loader of its own."""
+    """Return a project with a loader that shuffles inputs and labels together or apart."""
     x, y = arrays()
     return project(loader=Batches(x, y, together), data=data or Examples(x, y))
 
 
 def shuffled_together():
-    """One permutation for both."""
+    """One permutation shuffles inputs and labels."""
     return batched()
 
 
 @mistake("labels-stay-with-their-inputs", "have another label", shuffled_together)
 def labels_shuffled_apart():
-    """A permutation for the inputs and another for the labels, in each pass."""
+    """Each pass shuffles the inputs with one permutation and the labels with another."""
     return batched(together=False)
 
 
 @mistake("labels-stay-with-their-inputs", "both in the data set and in pass 1", shuffled_together)
 def labels_shuffled_once():
-    """The labels were shuffled apart before the loader was made: each pass is the same."""
+    """The labels were shuffled once, before the loader was built: each pass is equally wrong."""
     x, y = arrays()
     wrong = y[np.random.default_rng(0).permutation(len(y))]
     data = Examples(x, wrong)
@@ -53,16 +51,14 @@ def labels_shuffled_once():
 
 
 class Normalises(Examples):
-    """A data set that normalises what it keeps, in place or not."""
+    """A data set that normalises its examples, in place or not."""
 
     def __init__(self, in_place):
-        """Keep tensors."""
         x, y = arrays()
         super().__init__(x, y)
         self.images, self.in_place = torch.from_numpy(x), in_place
 
     def __getitem__(self, index):
-        """Return one example."""
         x = self.images[index]
         if not self.in_place:
             return (x - 0.5) / 0.5, int(self.labels[index])
@@ -72,7 +68,7 @@ class Normalises(Examples):
 
 
 def normalises_a_copy():
-    """The data set normalises out of place."""
+    """The data set normalises a copy of each example."""
     return project(data=Normalises(in_place=False))
 
 
@@ -83,21 +79,21 @@ def normalises_a_copy():
     "shared-memory-is-not-written-to",
 )
 def normalises_what_it_keeps():
-    """X -= mean writes to what the data set keeps: it is normalised again in each epoch."""
+    """The line `x -= mean` changes the stored example, so each epoch normalises it again."""
     return project(data=Normalises(in_place=True))
 
 
 @mistake("data-is-the-same-when-read-again", "is an iterator", classifier)
 def an_iterator_for_a_loader():
-    """iter(loader) is made once: the second epoch sees nothing."""
+    """The loader is an iterator, iter(loader), so the second epoch is empty."""
     return project(loader=iter(DataLoader(Examples(*arrays()), 8)))
 
 
 class UsesUp(Examples):
-    """A data set that forgets an example when it was read."""
+    """A data set whose labels change when they are read."""
 
     def __getitem__(self, index):
-        """Return one example, and overwrite it."""
+        """Return one example and overwrite its label."""
         x, y = super().__getitem__(index)
         self.labels = self.labels.copy()
         self.labels[index] = 0
@@ -111,19 +107,17 @@ class UsesUp(Examples):
     "labels-stay-with-their-inputs",
 )
 def a_data_set_that_is_used_up():
-    """Reading an example changes its label."""
+    """To read an example changes its label for the next epoch."""
     return project(data=UsesUp(*arrays()))
 
 
 class Views:
-    """Batches that share the memory of an array, or not."""
+    """Batches that copy an array or share its memory."""
 
     def __init__(self, array, labels, copies):
-        """Keep the array."""
         self.array, self.labels, self.copies = array, labels, copies
 
     def __iter__(self):
-        """Yield batches of four."""
         for start in range(0, len(self.labels), 4):
             part = self.array[start : start + 4]
             x = torch.tensor(part) if self.copies else torch.from_numpy(part)
@@ -131,13 +125,13 @@ class Views:
 
 
 def centres_its_batch(model, loss_fn, optimizer, inputs, targets):
-    """Take a step on a batch that is centred in place."""
+    """Centre the batch in place before the step."""
     inputs -= 0.1
     return train_step(model, loss_fn, optimizer, inputs, targets)
 
 
 def batches_without_shared_memory():
-    """torch.tensor copies."""
+    """The batches are copies, made by torch.tensor."""
     return project(loader=Views(*arrays(), copies=True))
 
 
@@ -148,16 +142,15 @@ def batches_without_shared_memory():
     "inputs-are-left-alone",
 )
 def writes_through_to_the_array():
-    """from_numpy shares memory, and the step centres its batch in place."""
+    """The step centres its batch in place, and from_numpy shares that memory with the array."""
     step = centres_its_batch
     return project(loader=Views(*arrays(), copies=False), train_step=step, fit=fit_with(step))
 
 
 class Buffered(Views):
-    """Batches that are made in one buffer."""
+    """Batches that all use the same buffer."""
 
     def __iter__(self):
-        """Yield batches of four."""
         buffer = np.zeros((4, 4), dtype=np.float32)
         for start in range(0, len(self.labels), 4):
             buffer[:] = self.array[start : start + 4]
@@ -170,7 +163,7 @@ class Buffered(Views):
     batches_without_shared_memory,
 )
 def fills_one_buffer_again_and_again():
-    """Every batch is the same memory, filled again."""
+    """Every batch is the same buffer, so the next batch overwrites the one before."""
     return project(loader=Buffered(*arrays(), copies=False))
 
 
@@ -180,7 +173,7 @@ def jitter(x):
 
 
 def seldom(x):
-    """Turn one example in ten thousand around."""
+    """Change the sign of one example in ten thousand."""
     return -x if torch.rand(()) < 1e-4 else x
 
 
@@ -192,29 +185,28 @@ def augmented(validation):
 
 
 def augmented_in_training_only():
-    """Augmentation for the training data alone."""
+    """Only the training data is augmented."""
     return augmented(None)
 
 
 @mistake("validation-data-is-left-to-no-chance", "came out different", augmented_in_training_only)
 def augmentation_in_validation():
-    """The training transform is used for validation."""
+    """The validation data goes through the augmenting transform of the training data."""
     return augmented(jitter)
 
 
 @mistake("validation-data-is-left-to-no-chance", "draws random numbers", augmented_in_training_only)
 def augmentation_in_validation_that_is_rare():
-    """One example in ten thousand is changed."""
+    """The validation data is augmented, but only one example in ten thousand changes."""
     return augmented(seldom)
 
 
 def normalise(x):
-    """Take values from [0, 1] to [-1, 1]."""
+    """Scale values from [0, 1] to [-1, 1]."""
     return (x - 0.5) / 0.5
 
 
 def normalise_twice(x):
-    """Do it twice."""
     return normalise(normalise(x))
 
 
@@ -222,19 +214,17 @@ class Pictures(Network):
     """A classifier of images that may normalise them itself."""
 
     def __init__(self, normalises):
-        """Make the layers."""
         super().__init__()
         self.body[0] = nn.Linear(48, 8)
         self.normalises = normalises
 
     def forward(self, x):
-        """Return the logits."""
         x = normalise(x) if self.normalises else x
         return super().forward(x.flatten(1))
 
 
 def pictures(transform, normalises=False, step=train_step):
-    """Return a project about images of 3 x 4 x 4 with values from 0 to 1."""
+    """Return a project with images of 3 x 4 x 4 and values from 0 to 1."""
     generator = np.random.default_rng(0)
     x, y = generator.random((12, 3, 4, 4), dtype=np.float32), np.arange(12) % 3
     data = Examples(x, y, transform)
@@ -249,64 +239,61 @@ def pictures(transform, normalises=False, step=train_step):
 
 
 def normalised_once():
-    """Normalised in the transform."""
+    """The transform normalises the images; nothing else does."""
     return pictures(normalise)
 
 
 @mistake("data-is-normalised-once", "was normalised already", normalised_once)
 def normalised_twice_in_the_transform():
-    """Two Normalize in the pipeline."""
+    """The pipeline normalises the images twice."""
     return pictures(normalise_twice)
 
 
 @mistake("data-is-normalised-once", "was normalised already", normalised_once)
 def normalised_in_the_transform_and_in_the_model():
-    """The model normalises what the transform has normalised."""
+    """The transform normalises the images, and the model does it again."""
     return pictures(normalise, normalises=True)
 
 
 def normalises_its_batch(model, loss_fn, optimizer, inputs, targets):
-    """Take a step on a batch that is normalised first."""
+    """Normalise the batch before the step."""
     return train_step(model, loss_fn, optimizer, normalise(inputs), targets)
 
 
 @mistake("data-is-normalised-once", "was normalised already", normalised_once)
 def normalised_in_the_transform_and_in_the_step():
-    """The training step normalises once more."""
+    """The transform normalises the images, and the training step does it again."""
     return pictures(normalise, step=normalises_its_batch)
 
 
 def bytes_twice(x):
-    """Divide by 255 what is from 0 to 1."""
     return (x * 255).div(255).div(255)
 
 
 def bytes_once(x):
-    """Divide by 255 once."""
     return (x * 255).div(255)
 
 
 def bytes_scaled_once():
-    """From bytes to shares."""
+    """The transform divides bytes by 255 once."""
     return pictures(bytes_once)
 
 
 @mistake("data-is-normalised-once", "divided by 255 twice", bytes_scaled_once)
 def bytes_scaled_twice():
-    """ToTensor divides by 255, and the code that follows does so again."""
+    """The images are divided by 255 twice, as after ToTensor."""
     return pictures(bytes_twice)
 
 
 class NormalisedByNumpy(Examples):
-    """Images that numpy has normalised."""
+    """Images that numpy normalises."""
 
     def __getitem__(self, index):
-        """Return one example."""
         return torch.from_numpy((self.array[index] - 0.5) / 0.5), int(self.labels[index])
 
 
 def by_numpy(normalises):
-    """Return a project whose data set normalises by numpy, and perhaps the model again."""
+    """Return a project whose data set normalises with numpy; the model may do it again."""
     generator = np.random.default_rng(0)
     x, y = generator.random((12, 3, 4, 4), dtype=np.float32), np.arange(12) % 3
     data = NormalisedByNumpy(x, y)
@@ -320,13 +307,13 @@ def by_numpy(normalises):
 
 
 def normalised_by_numpy():
-    """The data set alone normalises."""
+    """The data set normalises with numpy; nothing else does."""
     return by_numpy(normalises=False)
 
 
 @mistake("data-is-normalised-once", "was normalised already", normalised_by_numpy)
 def normalised_by_numpy_and_in_the_model():
-    """PyTorch never sees the first normalisation; its result gives it away."""
+    """The data set normalises with numpy, outside PyTorch, and the model does it again."""
     return by_numpy(normalises=True)
 
 
@@ -334,7 +321,6 @@ class Noisy:
     """A collate function that adds noise."""
 
     def __call__(self, examples):
-        """Return a batch."""
         inputs, labels = torch.utils.data.default_collate(examples)
         return inputs + 0.1 * torch.randn_like(inputs), labels
 
@@ -346,11 +332,11 @@ def collated(collate_fn):
 
 
 def collated_plainly():
-    """A validation loader that shuffles, which does no harm."""
+    """The validation loader shuffles, which does no harm."""
     return collated(None)
 
 
 @mistake("validation-data-is-left-to-no-chance", "not there in the next pass", collated_plainly)
 def augmentation_in_the_collate_function():
-    """The data set is plain; the loader adds noise."""
+    """The collate function of the validation loader adds noise."""
     return collated(Noisy())

@@ -1,4 +1,4 @@
-"""Mistakes of freezing."""
+"""Mistakes in freezing parameters."""
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +9,9 @@ from tests.gallery.loss import fit_with
 
 
 class Transfer(nn.Module):
-    """A backbone with BatchNorm and a head; `kept` keeps the backbone in eval mode."""
+    """A backbone with BatchNorm, and a head; `kept` keeps the backbone in eval mode."""
 
     def __init__(self, kept=True):
-        """Make both; freeze the backbone."""
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 3))
@@ -20,14 +19,13 @@ class Transfer(nn.Module):
         self.train()
 
     def train(self, mode=True):
-        """Switch the head, and the backbone only if it is not kept."""
+        """Switch the mode, but leave a kept backbone in eval mode."""
         super().train(mode)
         if self.kept:
             self.backbone.eval()
         return self
 
     def forward(self, x):
-        """Return the logits."""
         return self.head(self.backbone(x))
 
 
@@ -41,17 +39,16 @@ def transfer(model=None, optimizer=None, **changes):
 
 
 def frozen_for_good():
-    """The optimizer holds the head only."""
+    """The backbone is frozen, and the optimizer holds only the head."""
     return transfer(frozen=["backbone"])
 
 
 def backward_once(model):
-    """Leave gradients behind."""
     F.cross_entropy(model(torch.randn(8, 4)), torch.arange(8) % 3).backward()
 
 
 def adds_up(model, loss_fn, optimizer, inputs, targets):
-    """Take a step whose zero_grad is the head's only."""
+    """Zero only the gradients of the head, then take a step."""
     model.train()
     model.head.zero_grad()
     loss = loss_fn(model(inputs), targets)
@@ -62,7 +59,7 @@ def adds_up(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("frozen-parameters-stay", "a gradient of an earlier backward", frozen_for_good)
 def frozen_with_stale_gradients():
-    """Frozen after a backward, with the gradients left in place."""
+    """The backbone was frozen after a backward, and its old gradients still move it."""
     torch.manual_seed(0)
     model = Transfer()
     backward_once(model)
@@ -71,7 +68,7 @@ def frozen_with_stale_gradients():
 
 
 def zeroes_in_place(model, loss_fn, optimizer, inputs, targets):
-    """Take a step with gradients that are zeroed, not dropped."""
+    """Take a step with gradients set to zero instead of None."""
     model.train()
     optimizer.zero_grad(set_to_none=False)
     loss = loss_fn(model(inputs), targets)
@@ -82,7 +79,7 @@ def zeroes_in_place(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("frozen-parameters-stay", "the optimizer has momentum for it", frozen_for_good)
 def frozen_with_momentum():
-    """Frozen in the middle of training: the momentum goes on."""
+    """The backbone was frozen in the middle of training, and its momentum still moves it."""
     torch.manual_seed(0)
     model = Transfer()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -93,7 +90,7 @@ def frozen_with_momentum():
 
 @mistake("frozen-parameters-stay", "weight_decay is 0.01", frozen_for_good)
 def frozen_with_weight_decay():
-    """A gradient of zero is one: weight decay moves the parameter."""
+    """The gradients of the frozen backbone are zero, not None, so weight decay still moves it."""
     torch.manual_seed(0)
     model = Transfer()
     backward_once(model)
@@ -104,7 +101,7 @@ def frozen_with_weight_decay():
 
 @mistake("frozen-parameters-stay", "its requires_grad is still True", frozen_for_good)
 def frozen_by_an_attribute_of_the_module():
-    """module.requires_grad = False sets an attribute that nobody reads."""
+    """module.requires_grad = False freezes nothing: it only sets an unused attribute."""
     model = Transfer()
     model.backbone.requires_grad = False
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -113,5 +110,5 @@ def frozen_by_an_attribute_of_the_module():
 
 @mistake("frozen-statistics-stay", "backbone.1.running_mean", frozen_for_good)
 def frozen_batch_norm_in_training_mode():
-    """model.train() reaches the frozen BatchNorm, whose statistics move."""
+    """model.train() puts the frozen BatchNorm into training mode, so its statistics move."""
     return transfer(Transfer(kept=False))

@@ -1,4 +1,4 @@
-"""Mistakes of what learns: layers, optimizers, steps, seeds."""
+"""Mistakes in layers, optimizers, training steps and seeds."""
 
 import numpy as np
 import torch
@@ -14,20 +14,18 @@ class Listed(nn.Module):
     """A network whose hidden layers are in a list."""
 
     def __init__(self, container):
-        """Make the layers."""
         super().__init__()
         self.hidden = container([nn.Linear(4, 8), nn.Linear(8, 8)])
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
-        """Return the logits."""
         for layer in self.hidden:
             x = layer(x).relu()
         return self.head(x)
 
 
 def layers_in_a_module_list():
-    """nn.ModuleList registers them."""
+    """The layers are in an nn.ModuleList, which registers them."""
     return project(model=Listed(nn.ModuleList))
 
 
@@ -38,7 +36,7 @@ def layers_in_a_module_list():
     "the-model-moves-as-a-whole",
 )
 def layers_in_a_plain_list():
-    """A list registers nothing."""
+    """The layers are in a plain list, which registers nothing."""
     return project(model=Listed(list))
 
 
@@ -46,7 +44,6 @@ class MakesLayers(Network):
     """A network that makes a layer in each forward pass."""
 
     def forward(self, x):
-        """Return the logits."""
         torch.manual_seed(0)
         return nn.Linear(3, 3)(super().forward(x))
 
@@ -58,20 +55,18 @@ class MakesLayers(Network):
     "the-model-moves-as-a-whole",
 )
 def a_layer_made_in_forward():
-    """The layer is new in each pass, and never learns."""
+    """Forward creates a new layer in each pass, so the layer never learns."""
     return project(model=MakesLayers())
 
 
 class Spare(Network):
-    """A network with a layer that it may forget to use."""
+    """A network with a spare layer that forward may skip."""
 
     def __init__(self, used, cut=False):
-        """Make one layer more."""
         super().__init__()
         self.spare, self.used, self.cut = nn.Linear(8, 8), used, cut
 
     def forward(self, x):
-        """Return the logits."""
         x = self.body(x)
         if self.used:
             x = self.spare(x)
@@ -79,24 +74,24 @@ class Spare(Network):
 
 
 def every_layer_used():
-    """The layer is used."""
+    """Forward uses every layer."""
     return project(model=Spare(True))
 
 
 @mistake("every-parameter-gets-a-gradient", "spare.weight, spare.bias is None", every_layer_used)
 def a_layer_that_is_never_used():
-    """The layer is made and forgotten."""
+    """Forward never uses one of the layers."""
     return project(model=Spare(False))
 
 
 @mistake("every-parameter-gets-a-gradient", "is None: 6 of 8", every_layer_used)
 def a_graph_that_is_cut():
-    """detach() before the head: all below it never learns."""
+    """detach() before the head cuts the graph, so the layers below never learn."""
     return project(model=Spare(True, cut=True))
 
 
 def rounded(x):
-    """Round, whose gradient is zero."""
+    """Round, with a gradient of zero."""
     return x + (x * 0).sum() + 10 * x.round() - x
 
 
@@ -104,7 +99,7 @@ def rounded(x):
     "every-parameter-gets-a-gradient", "is exactly zero", classifier, "a-step-follows-the-gradient"
 )
 def rounds_the_logits():
-    """round() has a gradient of zero everywhere."""
+    """The logits are rounded, and round() has a gradient of zero."""
     return project(model=Sized(after=rounded))
 
 
@@ -119,13 +114,13 @@ def new_head(late):
 
 
 def optimizer_built_after_the_head():
-    """The optimizer is built last."""
+    """The optimizer is built after the head was replaced."""
     return new_head(late=True)
 
 
 @mistake("the-optimizer-holds-the-model", "head.weight, head.bias", optimizer_built_after_the_head)
 def optimizer_built_before_the_head():
-    """The optimizer holds the old head."""
+    """The optimizer was built before the head was replaced, so it holds the old head."""
     return new_head(late=False)
 
 
@@ -136,7 +131,7 @@ def optimizer_over_another_model():
 
 
 def steps(step, **changes):
-    """Return a project that trains by steps of some kind."""
+    """Return a project that trains with this step."""
     return project(train_step=step, fit=fit_with(step), **changes)
 
 
@@ -151,33 +146,31 @@ def never_zeroes(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("a-step-follows-its-own-batch", "of the way from where", classifier)
 def gradients_never_zeroed():
-    """No zero_grad anywhere."""
+    """Nothing ever zeroes the gradients, so they add up."""
     return steps(never_zeroes)
 
 
 def tiny_and_negative(outputs, targets):
-    """Return a loss that is tiny and below zero."""
     return 1e-4 * (F.cross_entropy(outputs, targets) - 100)
 
 
 def a_tiny_and_negative_loss():
-    """The scale and the sign of the loss do not matter."""
+    """The loss is tiny and negative, which does no harm."""
     return project(loss_fn=tiny_and_negative)
 
 
 def adam(model):
-    """Return Adam, which hides the size of a gradient."""
+    """Return Adam, whose steps hide the size of the gradient."""
     return torch.optim.Adam(model.parameters(), lr=0.01)
 
 
 @mistake("a-step-follows-its-own-batch", "of the way from where", classifier)
 def gradients_never_zeroed_with_adam():
-    """Adam divides by the size of the gradient, which hides that it grows."""
+    """Nothing ever zeroes the gradients, and Adam hides that they grow."""
     return steps(never_zeroes, optimizer=adam)
 
 
 def zeroes_the_model_of_the_first_step(model, loss_fn, optimizer, inputs, targets):
-    """Zero the gradients of the head only."""
     model.train()
     model.head.zero_grad()
     loss = loss_fn(model(inputs), targets)
@@ -188,18 +181,18 @@ def zeroes_the_model_of_the_first_step(model, loss_fn, optimizer, inputs, target
 
 @mistake("a-step-follows-its-own-batch", "of the way from where", a_tiny_and_negative_loss)
 def gradients_never_zeroed_of_a_negative_loss():
-    """The loss is tiny and below zero."""
+    """Nothing ever zeroes the gradients of a tiny, negative loss."""
     return steps(never_zeroes, loss_fn=tiny_and_negative)
 
 
 @mistake("a-step-follows-its-own-batch", "of the way from where", classifier)
 def only_the_head_is_zeroed():
-    """zero_grad of a part of the model."""
+    """zero_grad is called on the head only."""
     return steps(zeroes_the_model_of_the_first_step)
 
 
 def zeroes_once(model, loader, loss_fn, optimizer):
-    """Train for an epoch, zeroing the gradients at its start."""
+    """Train for an epoch and zero the gradients only at its start."""
     model.train()
     optimizer.zero_grad()
     total = 0.0
@@ -210,12 +203,12 @@ def zeroes_once(model, loader, loss_fn, optimizer):
 
 @mistake("a-step-follows-its-own-batch", "to where fit lands", classifier)
 def gradients_zeroed_once_an_epoch():
-    """zero_grad stands before the loop."""
+    """zero_grad is called before the loop, once an epoch."""
     return project(fit=zeroes_once, train_step=None)
 
 
 def zeroes_before_the_step(model, loss_fn, optimizer, inputs, targets):
-    """Wipe the gradient out before it is used."""
+    """Zero the gradient before the step uses it."""
     model.train()
     loss = loss_fn(model(inputs), targets)
     loss.backward()
@@ -226,12 +219,12 @@ def zeroes_before_the_step(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("a-step-follows-the-gradient", "moved the weights not at all", classifier)
 def gradients_zeroed_before_the_step():
-    """zero_grad between backward and step."""
+    """zero_grad is called between backward and step."""
     return steps(zeroes_before_the_step)
 
 
 def zeroes_in_place_before_the_step(model, loss_fn, optimizer, inputs, targets):
-    """Wipe the gradient out, so that only weight decay is left of the step."""
+    """Zero the gradient, so that only weight decay is left of the step."""
     model.train()
     loss = loss_fn(model(inputs), targets)
     loss.backward()
@@ -242,12 +235,12 @@ def zeroes_in_place_before_the_step(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("a-step-follows-the-gradient", "the same for both", classifier)
 def weight_decay_is_all_that_moves():
-    """zero_grad(set_to_none=False) before the step: weight decay still moves the weights."""
+    """zero_grad(set_to_none=False) comes before the step: only weight decay moves the weights."""
     return steps(zeroes_in_place_before_the_step)
 
 
 def keeps_losses(model, loader, loss_fn, optimizer):
-    """Add up the loss tensors."""
+    """Add up loss tensors instead of numbers."""
     model.train()
     total = 0.0
     for inputs, targets in loader:
@@ -261,12 +254,12 @@ def keeps_losses(model, loader, loss_fn, optimizer):
 
 @mistake("the-loss-is-kept-as-a-number", "were still in memory", classifier)
 def a_running_loss_of_tensors():
-    """The sum is a number at last, but holds every graph until then."""
+    """The running loss is a tensor, which keeps every graph until the end of the epoch."""
     return project(fit=keeps_losses)
 
 
 def returns_losses(model, loader, loss_fn, optimizer):
-    """Return the loss tensors."""
+    """Return a list of loss tensors."""
     model.train()
     history = []
     for inputs, targets in loader:
@@ -279,12 +272,12 @@ def returns_losses(model, loader, loss_fn, optimizer):
 
 @mistake("the-loss-is-kept-as-a-number", "requires a gradient", classifier)
 def a_history_of_loss_tensors():
-    """The losses are returned with their graphs."""
+    """The losses are returned as tensors, with their graphs."""
     return project(fit=returns_losses)
 
 
 def seeds_torch_only(number):
-    """Seed one of the generators."""
+    """Seed only PyTorch's generator."""
     torch.manual_seed(number)
 
 
@@ -296,20 +289,20 @@ def fit_in_numpy_order(model, loader, loss_fn, optimizer):
 
 
 def every_generator_seeded():
-    """The order is drawn by numpy, and the seed is numpy's too."""
+    """The batches are shuffled by numpy, which is seeded too."""
     return project(fit=fit_in_numpy_order)
 
 
 @mistake("a-seed-repeats-the-run", "ended", every_generator_seeded)
 def numpy_is_not_seeded():
-    """The order is drawn by numpy, and the seed is torch's only."""
+    """The batches are shuffled by numpy, but only torch is seeded."""
     return project(fit=fit_in_numpy_order, seed=seeds_torch_only)
 
 
 def fit_in_fresh_order(model, loader, loss_fn, optimizer):
     """Train on the batches in an order from a generator that nobody seeds.
 
-    Of two batches, 32 times each, there are 10**18 orders: no two runs will have the same.
+    Two batches, 32 times each, have 10**18 orders, so no two runs have the same.
     """
     batches = list(loader)
     for position in np.random.default_rng().permutation(64) % len(batches):
@@ -318,7 +311,7 @@ def fit_in_fresh_order(model, loader, loss_fn, optimizer):
 
 @mistake("a-seed-repeats-the-run", "ended", classifier)
 def a_generator_that_nobody_seeds():
-    """default_rng() draws its seed from the system."""
+    """The batches are shuffled by default_rng(), which takes its seed from the system."""
     return project(fit=fit_in_fresh_order, seed=None)
 
 
@@ -326,31 +319,29 @@ class Nested(nn.Module):
     """A network whose hidden layers are in a list inside a dictionary."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.layers = {"hidden": [nn.Linear(4, 8)]}
         self.head = nn.Linear(8, 3)
 
     def forward(self, x):
-        """Return the logits."""
         return self.head(self.layers["hidden"][0](x).relu())
 
 
 @mistake("every-layer-is-registered", "kept in layers", classifier, "the-model-moves-as-a-whole")
 def layers_in_a_nested_container():
-    """A list inside a dictionary registers nothing either."""
+    """The layers are in a list inside a dictionary, which registers nothing."""
     return project(model=Nested())
 
 
 @mistake("the-optimizer-holds-the-model", "head.weight, head.bias", classifier)
 def optimizer_over_the_body_alone():
-    """The head is trainable, and nobody trains it."""
+    """The optimizer holds only the body, so the head is never trained."""
     model = Network()
     return project(model=model, optimizer=torch.optim.Adam(model.body.parameters()))
 
 
 def zeroes_every_second():
-    """Return a step that zeroes the gradients in each second call, and steps in each."""
+    """Return a step that zeroes the gradients in every second call only."""
     calls = 0
 
     def step(model, loss_fn, optimizer, inputs, targets):
@@ -365,12 +356,12 @@ def zeroes_every_second():
 
 @mistake("a-step-follows-its-own-batch", "of the way from where", classifier)
 def gradients_zeroed_every_second_time():
-    """Half of an accumulation: the gradients add up, but each call steps."""
+    """The gradients are zeroed every second time, but the optimizer steps every time."""
     return steps(zeroes_every_second())
 
 
 def forgets_to_step(model, loss_fn, optimizer, inputs, targets):
-    """Compute gradients, and leave it at that."""
+    """Compute the gradients and forget the step."""
     model.train()
     optimizer.zero_grad()
     loss = loss_fn(model(inputs), targets)
@@ -380,12 +371,11 @@ def forgets_to_step(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("a-step-follows-the-gradient", "moved the weights not at all", classifier)
 def no_optimizer_step():
-    """No optimizer.step()."""
+    """optimizer.step() is missing."""
     return steps(forgets_to_step)
 
 
 def forgets_backward(model, loss_fn, optimizer, inputs, targets):
-    """Step without a gradient."""
     model.train()
     optimizer.zero_grad()
     loss = loss_fn(model(inputs), targets)
@@ -395,13 +385,13 @@ def forgets_backward(model, loss_fn, optimizer, inputs, targets):
 
 @mistake("a-step-follows-the-gradient", "moved the weights not at all", classifier)
 def no_backward():
-    """No loss.backward()."""
+    """loss.backward() is missing."""
     return steps(forgets_backward)
 
 
 @mistake("the-loss-is-kept-as-a-number", "were still in memory", classifier)
 def losses_in_a_list_of_a_closure():
-    """What is returned is a number; a list keeps the tensors."""
+    """The step returns a number, but appends the loss tensor to a list."""
     history = []
 
     def step(model, loss_fn, optimizer, inputs, targets):
@@ -416,7 +406,7 @@ def losses_in_a_list_of_a_closure():
 
 
 def zeroes_before_a_late_step():
-    """Return a step that gathers three gradients, and wipes them out before it uses them."""
+    """Return a step that accumulates three gradients and zeroes them before it uses them."""
     calls = 0
 
     def step(model, loss_fn, optimizer, inputs, targets):
@@ -435,5 +425,5 @@ def zeroes_before_a_late_step():
 
 @mistake("a-step-follows-the-gradient", "the same for both", classifier)
 def gathered_gradients_zeroed_before_the_step():
-    """An accumulation whose zero_grad comes before its step: weight decay alone moves."""
+    """Accumulated gradients are zeroed before the step, so only weight decay moves the weights."""
     return steps(zeroes_before_a_late_step())

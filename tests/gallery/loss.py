@@ -1,4 +1,4 @@
-"""Mistakes about what the loss is given."""
+"""Mistakes in the arguments of the loss."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,13 @@ from tests.gallery.forward import Sized, log_softmax_over_the_classes, nll
 
 
 def as_it_is(model, inputs):
-    """Return what a network gives that ends in softmax."""
+    """Return the outputs unchanged, for a network that ends in softmax."""
     model.eval()
     with torch.no_grad():
         return model(inputs)
 
 
 def softmaxed(x):
-    """Return probabilities."""
     return x.softmax(dim=1)
 
 
@@ -27,19 +26,19 @@ def softmax_before_cross_entropy():
 
 
 def own_cross_entropy(outputs, targets):
-    """Return a cross-entropy of one's own, with class weights and label smoothing."""
+    """Return a custom cross-entropy, with class weights and label smoothing."""
     weight = torch.tensor([1.0, 2.0, 3.0])
     return F.cross_entropy(outputs, targets, weight=weight, label_smoothing=0.1)
 
 
 @mistake("cross-entropy-is-given-logits", "sum to 1 in each row", classifier)
 def softmax_before_a_loss_of_ones_own():
-    """The loss is not named CrossEntropyLoss."""
+    """The network ends in softmax, and a custom loss calls cross_entropy."""
     return project(model=Sized(after=softmaxed), predict=as_it_is, loss_fn=own_cross_entropy)
 
 
 def softmax_step(model, loss_fn, optimizer, inputs, targets):
-    """Take one step on the loss of the softmax."""
+    """Take one step, with a softmax before the loss."""
     model.train()
     optimizer.zero_grad()
     loss = loss_fn(model(inputs).softmax(dim=1), targets)
@@ -49,7 +48,7 @@ def softmax_step(model, loss_fn, optimizer, inputs, targets):
 
 
 def fit_with(step):
-    """Return a fit that takes steps of some kind."""
+    """Return a fit that trains with this step."""
 
     def fit(model, loader, loss_fn, optimizer):
         total = 0.0
@@ -62,12 +61,12 @@ def fit_with(step):
 
 @mistake("cross-entropy-is-given-logits", "sum to 1 in each row", classifier)
 def softmax_in_the_training_step():
-    """The model gives logits; the step takes their softmax before the loss."""
+    """The model returns logits, but the step takes their softmax before the loss."""
     return project(train_step=softmax_step, fit=fit_with(softmax_step))
 
 
 def half(outputs):
-    """Say which of two classes each logit is for."""
+    """Return the predicted class of each logit, one of two."""
     return outputs > 0
 
 
@@ -77,7 +76,6 @@ def binary_accuracy(outputs, targets):
 
 
 def binary_evaluate(model, loader, loss_fn):
-    """Return the mean loss and the accuracy."""
     was_training = model.training
     model.eval()
     total, right = 0.0, 0
@@ -91,16 +89,15 @@ def binary_evaluate(model, loader, loss_fn):
 
 
 class Labelled(Examples):
-    """A data set whose targets are floats of a shape."""
+    """A data set whose targets are floats."""
 
     def __getitem__(self, index):
-        """Return one example."""
         x = torch.from_numpy(self.array[index].copy())
         return x, torch.as_tensor(self.labels[index], dtype=torch.float32)
 
 
 def floating(model, targets, loss_fn, **changes):
-    """Return a project with targets that are floats."""
+    """Return a project with float targets."""
     x, y = arrays(len(targets))[0], targets.numpy()
     return project(
         model=model,
@@ -113,47 +110,46 @@ def floating(model, targets, loss_fn, **changes):
 
 
 def multi_label_targets():
-    """Return three zeros and ones for each of 12 examples."""
+    """Return three labels, 0 or 1, for each of 12 examples."""
     return (torch.arange(36).reshape(12, 3) % 5 % 2).float()
 
 
 def multi_label():
-    """Logits and BCEWithLogitsLoss, three labels for each example."""
+    """Logits with three labels for each example, and BCEWithLogitsLoss."""
     return floating(Network(), multi_label_targets(), nn.BCEWithLogitsLoss())
 
 
 @mistake("cross-entropy-is-given-logits", "come from a sigmoid", multi_label)
 def sigmoid_before_bce_with_logits():
-    """The network ends in a sigmoid, and the loss takes one too."""
+    """The network ends in a sigmoid, and BCEWithLogitsLoss applies another."""
     return floating(Sized(after=torch.sigmoid), multi_label_targets(), nn.BCEWithLogitsLoss())
 
 
 @mistake("nll-is-given-log-probabilities", "is given probabilities", log_softmax_over_the_classes)
 def nll_on_probabilities():
-    """Softmax, not log_softmax, before NLLLoss."""
+    """The network ends in softmax instead of log_softmax, before NLLLoss."""
     return nll(Sized(after=softmaxed)) | {"predict": as_it_is}
 
 
 @mistake("nll-is-given-log-probabilities", "is given logits", log_softmax_over_the_classes)
 def nll_on_logits():
-    """No log_softmax at all before NLLLoss."""
+    """The network returns logits, without log_softmax, to NLLLoss."""
     return nll(Network()) | {"predict": predict}
 
 
 @mistake("scores-are-not-cut-at-zero", "come from Relu", classifier)
 def relu_on_the_logits():
-    """An activation follows the last layer too."""
+    """A ReLU follows the last layer and cuts the logits at zero."""
     return project(model=Sized(after=F.relu))
 
 
 def relu_log_softmax(x):
-    """Cut at zero, then normalise."""
     return F.relu(x).log_softmax(dim=1)
 
 
 @mistake("scores-are-not-cut-at-zero", "come from Relu", log_softmax_over_the_classes)
 def relu_under_log_softmax():
-    """The cut is hidden behind log_softmax."""
+    """A ReLU cuts the logits at zero before log_softmax."""
     return nll(Sized(after=relu_log_softmax))
 
 
@@ -161,18 +157,15 @@ class Regression(nn.Module):
     """A regression of four features, (N, 1) or (N,)."""
 
     def __init__(self, squeeze):
-        """Say whether the outputs are (N,)."""
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
         self.squeeze = squeeze
 
     def forward(self, x):
-        """Return a number for each example."""
         return self.layers(x).squeeze(1) if self.squeeze else self.layers(x)
 
 
 def mean_loss(model, loader, loss_fn):
-    """Return the mean loss."""
     was_training = model.training
     model.eval()
     total = 0.0
@@ -184,7 +177,7 @@ def mean_loss(model, loader, loss_fn):
 
 
 def regression(squeeze=True, loss_fn=None):
-    """Return a project with a target for each example, (N,)."""
+    """Return a project with one target per example, (N,)."""
     targets = torch.linspace(-1, 1, 12)
     parts = floating(Regression(squeeze), targets, loss_fn or nn.MSELoss(), evaluate=mean_loss)
     return parts | {"accuracy": None}
@@ -192,23 +185,22 @@ def regression(squeeze=True, loss_fn=None):
 
 @mistake("the-loss-pairs-outputs-with-targets", "were compared as (8, 8): 64 pairs", regression)
 def a_loss_that_broadcasts():
-    """Outputs (N, 1) and targets (N,) in MSELoss."""
+    """MSELoss gets outputs (N, 1) and targets (N,), which broadcast to (N, N)."""
     return regression(squeeze=False)
 
 
 def own_loss(outputs, targets):
-    """Return a mean absolute difference."""
     return (outputs - targets).abs().mean()
 
 
 @mistake("the-loss-pairs-outputs-with-targets", "were compared as (8, 8): 64 pairs", regression)
 def a_loss_of_ones_own_that_broadcasts():
-    """Outputs (N, 1) and targets (N,) in a difference; PyTorch does not warn."""
+    """A custom loss subtracts targets (N,) from outputs (N, 1), without a warning from PyTorch."""
     return regression(squeeze=False, loss_fn=own_loss)
 
 
 def one_logit(*after):
-    """Return a project with one logit for each of two classes, (N,)."""
+    """Return a project with two classes and one logit per example, (N,)."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), *after, nn.Flatten(0))
     targets = (torch.arange(12) % 2).float()
     return floating(model, targets, nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)))
@@ -221,18 +213,17 @@ def one_logit_for_two_classes():
 
 @mistake("cross-entropy-is-given-logits", "come from a sigmoid", one_logit_for_two_classes)
 def sigmoid_of_one_logit():
-    """A sigmoid before BCEWithLogitsLoss, behind which the shape is changed."""
+    """A sigmoid, then a reshape, come before BCEWithLogitsLoss."""
     return one_logit(nn.Sigmoid())
 
 
 def clamped(x):
-    """Cut at zero by another name."""
     return x.clamp(min=0)
 
 
 @mistake("scores-are-not-cut-at-zero", "come from Clamp", classifier)
 def logits_clamped_at_zero():
-    """clamp(min=0) is ReLU."""
+    """The logits are clamped at zero, which is ReLU by another name."""
     return project(model=Sized(after=clamped))
 
 
@@ -246,11 +237,11 @@ def one_map(targets_have_a_channel):
 
 
 def maps_of_one_shape():
-    """Outputs and targets (N, 1, H, W)."""
+    """Outputs and targets have the same shape, (N, 1, H, W)."""
     return one_map(True)
 
 
 @mistake("the-loss-pairs-outputs-with-targets", "were compared as (8, 8, 4, 4)", maps_of_one_shape)
 def maps_that_broadcast():
-    """Outputs (N, 1, H, W) and targets (N, H, W)."""
+    """Outputs (N, 1, H, W) and targets (N, H, W) broadcast to (N, N, H, W)."""
     return one_map(False)

@@ -1,4 +1,4 @@
-"""Mistakes of validation."""
+"""Mistakes in validation."""
 
 import torch
 from torch import nn
@@ -24,18 +24,17 @@ class Plain(nn.Sequential):
     """A classifier with dropout and no BatchNorm."""
 
     def __init__(self):
-        """Make the layers."""
         super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
 def dropout_off_in_validation():
-    """Dropout, and an evaluation in eval mode."""
+    """A network with dropout is evaluated in eval mode."""
     return project(model=Plain())
 
 
 @mistake("validation-is-in-eval-mode", "in training mode, Dropout", dropout_off_in_validation)
 def no_eval_in_validation():
-    """The evaluation leaves dropout on."""
+    """The evaluation does not call eval(), so dropout stays on."""
     return project(model=Plain(), evaluate=in_training_mode)
 
 
@@ -46,12 +45,12 @@ def no_eval_in_validation():
     "validation-is-in-eval-mode",
 )
 def validation_updates_batch_norm():
-    """The evaluation runs BatchNorm in training mode, which learns the held-out statistics."""
+    """Without eval(), the evaluation updates BatchNorm with the statistics of held-out data."""
     return project(evaluate=in_training_mode)
 
 
 def eval_for_the_first_batch(model, loader, loss_fn):
-    """Evaluate; a look at the training in between switches the mode back."""
+    """Evaluate, but return to training mode after the first batch."""
     total, count = 0.0, 0
     model.eval()
     with torch.no_grad():
@@ -64,19 +63,17 @@ def eval_for_the_first_batch(model, loader, loss_fn):
 
 @mistake("validation-is-in-eval-mode", "in training mode", classifier, "validation-changes-nothing")
 def train_inside_the_validation_loop():
-    """model.train() is indented too far: from the second batch on, the mode is wrong."""
+    """model.train() is indented too far, so from the second batch on the mode is wrong."""
     return project(evaluate=two_batches_in(eval_for_the_first_batch))
 
 
 class Twice:
-    """A loader that is gone over twice, so that there always is a second batch."""
+    """A loader that yields its batches twice, so there always is a second batch."""
 
     def __init__(self, loader):
-        """Keep the loader."""
         self.loader, self.dataset = loader, loader.dataset
 
     def __iter__(self):
-        """Yield all batches, and then all again."""
         yield from self.loader
         yield from self.loader
 
@@ -97,7 +94,7 @@ def leaves_eval_mode(model, loader, loss_fn):
 
 
 def step_in_the_mode_it_finds(model, loss_fn, optimizer, inputs, targets):
-    """Take one step in whatever mode the model is."""
+    """Take one step without setting the mode."""
     optimizer.zero_grad()
     loss = loss_fn(model(inputs), targets)
     loss.backward()
@@ -112,12 +109,12 @@ def mode_restored():
 
 @mistake("the-mode-is-restored", "now in eval mode", mode_restored)
 def eval_mode_stays():
-    """After the first evaluation the network trains in eval mode."""
+    """The evaluation leaves the model in eval mode, in which it is then trained."""
     return steps(step_in_the_mode_it_finds, evaluate=leaves_eval_mode)
 
 
 def trains_everything(model, loader, loss_fn):
-    """Evaluate and put all of the model into training mode."""
+    """Evaluate and put every module into training mode."""
     model.eval()
     result = in_training_mode(model, loader, loss_fn)
     for part in model.modules():
@@ -127,7 +124,7 @@ def trains_everything(model, loader, loss_fn):
 
 @mistake("the-mode-is-restored", "now in training mode", frozen_for_good)
 def train_wakes_what_was_frozen():
-    """After the evaluation a frozen BatchNorm is in training mode."""
+    """The evaluation puts every module into training mode, even a frozen BatchNorm."""
     step = step_in_the_mode_it_finds
     return transfer(train_step=step, fit=fit_with(step), evaluate=trains_everything)
 
@@ -147,24 +144,24 @@ def with_gradients(model, loader, loss_fn):
 
 @mistake("validation-records-no-gradients", "1 of 1 forward passes", classifier)
 def gradients_recorded_in_validation():
-    """No torch.no_grad()."""
+    """The evaluation records gradients: torch.no_grad() is missing."""
     return project(evaluate=with_gradients)
 
 
 def switches_gradients_off(model, loader, loss_fn):
-    """Evaluate with gradients off, for good."""
+    """Switch gradients off and never on again."""
     torch.set_grad_enabled(False)
     return with_gradients(model, loader, loss_fn)
 
 
 @mistake("validation-records-no-gradients", "left them off", classifier)
 def gradients_left_off_after_validation():
-    """torch.set_grad_enabled(False) outside a with."""
+    """The evaluation calls torch.set_grad_enabled(False), which stays off afterwards."""
     return project(evaluate=switches_gradients_off)
 
 
 def mean_of_means(model, loader, loss_fn):
-    """Return the means of the batches' means."""
+    """Return the mean of the batch means."""
     was_training = model.training
     model.eval()
     losses, shares = [], []
@@ -179,18 +176,18 @@ def mean_of_means(model, loader, loss_fn):
 
 @mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
 def mean_of_batch_means():
-    """Each batch counts the same, whatever its size."""
+    """The evaluation averages batch means, so a small batch counts too much."""
     return project(evaluate=mean_of_means)
 
 
 def accuracy_of_means(model, loader, loss_fn):
-    """Return the mean of the batches' accuracies alone."""
+    """Return the mean of the batch accuracies."""
     return mean_of_means(model, loader, loss_fn)["accuracy"]
 
 
 @mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
 def mean_of_batch_accuracies():
-    """An accuracy alone, which an untrained network may have at zero throughout."""
+    """The evaluation averages batch accuracies, which may all be 0 in an untrained network."""
     return project(evaluate=accuracy_of_means)
 
 
@@ -207,35 +204,35 @@ def last_batch_only(model, loader, loss_fn):
 
 @mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
 def only_the_last_batch_counts():
-    """The loss is overwritten, not added up."""
+    """The loss is overwritten in each batch, not added up."""
     return project(evaluate=last_batch_only)
 
 
 def broadcasting_accuracy(outputs, targets):
-    """Compare topk's (N, 1) with labels (N,)."""
+    """Compare predictions (N, 1) with labels (N,)."""
     return (outputs.topk(1, dim=1)[1] == targets).double().mean().item()
 
 
 @mistake("accuracy-counts-each-example", "right predictions of 6", classifier)
 def accuracy_that_broadcasts():
-    """topk(1) keeps the dimension."""
+    """topk(1) keeps its dimension, so (N, 1) and labels (N,) broadcast to (N, N)."""
     return project(accuracy=broadcasting_accuracy)
 
 
 def with_zero_grad(model, loader, loss_fn):
-    """Evaluate, and wipe out the gradients."""
+    """Evaluate after zeroing the gradients."""
     model.zero_grad()
     return evaluate(model, loader, loss_fn)
 
 
 @mistake("validation-records-no-gradients", "changed the gradients of", classifier)
 def gradients_wiped_out_by_validation():
-    """zero_grad in the evaluation: in the middle of an accumulation, half of it is lost."""
+    """The evaluation calls zero_grad, which loses gradients that are being accumulated."""
     return project(evaluate=with_zero_grad)
 
 
 def moves_the_weights(model, loader, loss_fn):
-    """Evaluate, and change the weights a little."""
+    """Evaluate and change the weights a little."""
     result = evaluate(model, loader, loss_fn)
     with torch.no_grad():
         model.head.weight.mul_(0.999)
@@ -261,16 +258,16 @@ def of_the_first_batch(model, loader, loss_fn):
 
 @mistake("every-example-counts-once", "in batches of 6 and 2", classifier)
 def returns_inside_the_loop():
-    """The return is indented too far: one batch is all that counts."""
+    """The return is indented too far, so only the first batch counts."""
     return project(evaluate=of_the_first_batch)
 
 
 def truncated_accuracy(outputs, targets):
-    """Return a share as a whole number."""
+    """Return the accuracy as an integer."""
     return int(accuracy(outputs, targets))
 
 
 @mistake("accuracy-counts-each-example", "half of them right 0", classifier)
 def accuracy_that_is_truncated():
-    """int() of a share is 0 until all are right."""
+    """int() of an accuracy is 0 unless every answer is right."""
     return project(accuracy=truncated_accuracy)

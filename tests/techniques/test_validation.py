@@ -1,4 +1,4 @@
-"""Techniques of validation: bad input, edge cases and speed, beyond the claims."""
+"""Techniques of validation beyond the claims: defaults, bad input and plots."""
 
 from collections.abc import Callable
 
@@ -19,32 +19,32 @@ from dlconcepts.validation import confusion_matrix, cross_entropy, evaluate, hol
 from tests.validation.common import close
 
 
-def test_a_split_is_that_of_seed_0_unless_another_is_given() -> None:
-    """Who gives no seed gets the same split each time, that of 0."""
+def test_the_default_seed_of_a_split_is_0() -> None:
+    """Without a seed, hold_out returns the split of seed 0."""
     data = torch.zeros(100, 1), torch.arange(100)
 
     assert hold_out(data, 10)[1][1].equal(hold_out(data, 10, seed=0)[1][1])
 
 
-def test_images_and_labels_of_different_number_are_not_split() -> None:
-    """Labels that belong to no image are an error."""
+def test_a_split_needs_one_label_per_image() -> None:
+    """If there are more images than labels, hold_out raises an error with both numbers."""
     with pytest.raises(ValueError, match="3 images but 2 labels"):
         hold_out((torch.zeros(3, 1), torch.arange(2)), 1)
 
 
-def test_the_error_about_a_label_says_which_there_are() -> None:
-    """Classes are counted from 0, so that the last is one less than their number."""
-    with pytest.raises(ValueError, match="of the 3 classes, numbered from 0 to 2"):
+def test_the_error_about_a_label_names_the_classes() -> None:
+    """Classes are numbered from 0, so the label K of K classes is out of range."""
+    with pytest.raises(ValueError, match="the 3 classes are numbered 0 to 2"):
         nll_loss(torch.zeros(1, 3), torch.tensor([3]))
 
 
 @pytest.mark.parametrize(
     ("loss_fn", "torchs"), [(nll_loss, F.nll_loss), (cross_entropy, F.cross_entropy)]
 )
-def test_without_options_a_loss_is_torchs(
+def test_the_default_options_of_a_loss_are_those_of_torch(
     loss_fn: Callable[[Tensor, Tensor], Tensor], torchs: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """The mean over the examples whose label is not -100, each of the same weight."""
+    """By default a loss is the unweighted mean over the examples whose label is not -100."""
     scores = torch.tensor([[1.0, 3.0], [0.0, 0.5], [2.0, 0.0]]).log_softmax(dim=1)
     labels = torch.tensor([0, -100, 1])
 
@@ -62,24 +62,24 @@ def test_without_options_a_loss_is_torchs(
         (torch.zeros(2, 1, 3), torch.zeros(3, 2, dtype=torch.int64), "one label for each example"),
     ],
 )
-def test_a_loss_of_nothing_and_labels_of_another_shape_are_refused(
+def test_a_loss_without_labels_or_with_labels_of_another_shape_is_refused(
     loss_fn: Callable[[Tensor, Tensor], Tensor], scores: Tensor, labels: Tensor, message: str
 ) -> None:
-    """Where torch gives NaN for no examples or for ignored ones alone, there is an error."""
+    """If no label counts, the losses raise an error where PyTorch's return NaN."""
     with pytest.raises(ValueError, match=message):
         loss_fn(scores, labels)
 
 
 @pytest.mark.parametrize("numbers", [(2, 0), (0, 2), (-1, 0)])
-def test_a_confusion_of_other_classes_is_refused(numbers: tuple[int, int]) -> None:
-    """A prediction or a label that is none of the classes would be counted in another's cell."""
+def test_a_class_outside_the_confusion_matrix_is_refused(numbers: tuple[int, int]) -> None:
+    """A prediction or label outside the classes is an error, not a count in another cell."""
     prediction, label = torch.tensor(numbers).split(1)
-    with pytest.raises(ValueError, match="the classes are 0 to 1"):
+    with pytest.raises(ValueError, match="must be classes from 0 to 1"):
         confusion_matrix(prediction, label, classes=2)
 
 
-def test_so_many_examples_are_evaluated_at_once_as_is_promised() -> None:
-    """Few enough for the memory, and enough that calling the model hardly counts."""
+def test_the_default_batch_of_an_evaluation_has_1000_examples() -> None:
+    """By default evaluate passes 1,000 examples at a time to the model."""
     computed: list[int] = []
     model = nn.Identity()
     model.register_forward_hook(lambda _module, _inputs, logits: computed.append(len(logits)))
@@ -94,15 +94,20 @@ def test_so_many_examples_are_evaluated_at_once_as_is_promised() -> None:
     [
         (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), ValueError, "no examples"),
         (torch.zeros(3, 2), torch.tensor([0, 1]), ValueError, "3 images but 2 labels"),
-        (torch.zeros(2, 2), torch.tensor([0, 2]), ValueError, "label 2 is none of the 2 classes"),
-        (torch.zeros(2, 2), torch.tensor([0.0, 1.0]), TypeError, "positions of classes"),
+        (
+            torch.zeros(2, 2),
+            torch.tensor([0, 2]),
+            ValueError,
+            "label 2 is out of range: the 2 classes",
+        ),
+        (torch.zeros(2, 2), torch.tensor([0.0, 1.0]), TypeError, "must be class indices"),
         (torch.zeros(2, 2), torch.tensor([[0], [1]]), ValueError, "one label for each example"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(
+def test_data_that_cannot_be_evaluated_is_refused(
     images: Tensor, labels: Tensor, error: type[Exception], message: str
 ) -> None:
-    """No examples, and labels that belong to none, are errors that say so."""
+    """An evaluation of bad data raises an error and leaves the model as it was."""
     model = nn.Sequential(nn.Dropout())
     before = state_of(model)
 
@@ -113,11 +118,11 @@ def test_what_cannot_be_evaluated_is_refused(
 
 
 @given(runs=hnp.arrays(float, shapes(2, 2, min_side=1), elements=st.floats(0, 1)))
-@settings(max_examples=10)  # a figure takes long beside a tensor
-def test_runs_are_drawn_as_their_mean_between_the_lowest_and_the_highest(
+@settings(max_examples=10)  # each example draws a figure, which is slow
+def test_runs_are_plotted_as_their_mean_in_a_band_from_lowest_to_highest(
     runs: NDArray[np.float64],
 ) -> None:
-    """Each name has a line through the means, epoch by epoch, and a band that holds all runs."""
+    """For each epoch, the line shows the mean of the runs and the band their range."""
     panel = Panel("Accuracy", {"SGD": runs.tolist()}, levels={"chance": 0.1})
 
     (axes,) = compare_runs([panel]).axes
@@ -135,7 +140,7 @@ def test_runs_are_drawn_as_their_mean_between_the_lowest_and_the_highest(
 @pytest.mark.parametrize(
     "panels", [[], [Panel("Loss", {"SGD": []})], [Panel("Loss", {"SGD": [[]]})]]
 )
-def test_pictures_without_a_run_are_refused(panels: list[Panel]) -> None:
-    """An empty picture is an error that says what is missing."""
+def test_a_plot_without_runs_is_refused(panels: list[Panel]) -> None:
+    """To plot no run, or runs without epochs, is an error that says what is missing."""
     with pytest.raises(ValueError, match="at least one run of one epoch"):
         compare_runs(panels)

@@ -1,13 +1,11 @@
 """Lesson 5: inference and validation.
 
-A network is judged on examples that it has not seen, for it can learn any others by heart. The
-judgement has three parts, and each can go wrong without an error. The loss: cross-entropy is the
-log-softmax and the negative log-likelihood in one, so that it takes logits, and a softmax before it
-keeps the loss from ever falling under a floor. The accuracy: a comparison of shapes that broadcast
-still has a mean. The loop: batches of different size do not count alike, and a model left in
-training mode drops its units and moves its statistics while it is looked at.
-
-Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+We judge a network on examples that it has not seen, because it can memorize the others. Three parts
+of the judgement can go wrong without an error. The loss: cross-entropy is log-softmax and negative
+log-likelihood in one, so it takes logits; after a softmax it cannot fall below a floor. The
+accuracy: a comparison of shapes that broadcast still has a mean, but the wrong one. The loop: a
+small last batch must not count as much as a full one, and a model left in training mode keeps
+dropping units and updating its BatchNorm statistics while it is measured.
 """
 
 CLAIMS = [

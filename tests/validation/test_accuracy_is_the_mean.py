@@ -1,12 +1,17 @@
-"""Accuracy.
+"""Accuracy is the mean of the comparison, once it is converted to floats.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> correct = torch.tensor([2, 0, 1, 1]) == torch.tensor([2, 1, 1, 1])
+>>> correct.mean()  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+RuntimeError: mean(): could not infer output dtype. ... Got: Bool
+>>> correct.float().mean()
+tensor(0.7500)
 
 Notes: Accuracy is the mean of that array; change its type first where mean is not available.
 Verdict: holds
+Truth: Accuracy is the number of correct answers divided by the number of examples. A bool tensor
+    has no mean until it is converted. Accuracy without examples is an error, not NaN.
 """
 
 import math
@@ -27,99 +32,94 @@ from tests.validation.common import close, scores_and_labels
 
 
 def mean_of_the_broadcast(scores: Tensor, labels: Tensor) -> float:
-    """Compare topk's (N, 1) with the labels (N,), and take the mean of the (N, N)."""
+    """Compare predictions (N, 1) with labels (N,) and take the mean of the (N, N) result."""
     return (scores.topk(1, dim=1).indices == labels).float().mean().item()
 
 
 def truncates(scores: Tensor, labels: Tensor) -> float:
-    """Make an integer of the share."""
+    """Convert the accuracy to an integer."""
     return int((scores.argmax(1) == labels).float().mean())
 
 
 def divides_by_the_first_batch(scores: Tensor, labels: Tensor) -> float:
-    """Divide what all batches got right by the size of the first."""
+    """Divide the correct answers of all batches by the size of the first batch, 4."""
     return (scores.argmax(1) == labels).sum().item() / min(4, len(labels))
 
 
 def takes_the_lowest(scores: Tensor, labels: Tensor) -> float:
-    """Take the smallest score for the answer, as if it were a loss."""
+    """Predict the class with the smallest score, as if it were a loss."""
     return (scores.argmin(1) == labels).float().mean().item()
 
 
-# Strictly increasing also as bfloat16 computes them, for the integers that are drawn.
+# Strictly increasing on integers from -9 to 9 even when computed in bfloat16.
 INCREASING: list[Callable[[Tensor], Tensor]] = [lambda x: 3 * x + 1, torch.exp, lambda x: x**3]
 
 
 @law(
     right=accuracy,
     wrong={
-        mean_of_the_broadcast: "right ones divided by all",
-        truncates: "right ones divided by all",
-        divides_by_the_first_batch: "right ones divided by all",
-        takes_the_lowest: "right ones divided by all",
+        mean_of_the_broadcast: "correct answers over examples",
+        truncates: "correct answers over examples",
+        divides_by_the_first_batch: "correct answers over examples",
+        takes_the_lowest: "correct answers over examples",
     },
 )
 @given(data=st.data())
-def test_accuracy_is_the_share_of_right_answers(
+def test_accuracy_is_the_fraction_of_correct_answers(
     accuracy: Callable[[Tensor, Tensor], float], data: st.DataObject
 ) -> None:
-    """Neither the order of the examples nor an increasing function of the scores changes it."""
+    """The order of the examples and increasing functions of the scores do not change it."""
     classes = data.draw(st.integers(1, 4), label="classes")
     whole, labels = data.draw(drawn_batches(classes, classes, max_magnitude=9), label="batch")
+    # Whole numbers up to 9 are exact in every dtype, so the largest score is the same in all.
     scores = whole.round().to(data.draw(st.sampled_from(FLOATS), label="dtype"))
     order = data.draw(st.permutations(range(len(labels))), label="order")
     increasing = data.draw(st.sampled_from(INCREASING))
     answers = whole.round().numpy(force=True).argmax(axis=1)
     right = sum(int(a == b) for a, b in zip(answers, labels.tolist(), strict=True))
 
-    share = accuracy(scores, labels)
+    found = accuracy(scores, labels)
 
-    assert share == right / len(labels), "the accuracy is the right ones divided by all"
-    assert accuracy(scores[order], labels[order]) == share, "the order does not matter"
-    assert accuracy(increasing(scores), labels) == share, "an increasing function changes nothing"
+    assert found == right / len(labels), "accuracy is correct answers over examples"
+    assert accuracy(scores[order], labels[order]) == found, "the order does not matter"
+    assert accuracy(increasing(scores), labels) == found, "an increasing function changes nothing"
 
 
 def converts_first(answers: Tensor) -> Tensor:
-    """Change the type before taking the mean."""
+    """Convert to float32 before taking the mean."""
     return answers.float().mean()
 
 
-@law(
-    right=torch.mean,
-    wrong={converts_first: "DID NOT RAISE"},
-)
+@law(right=torch.mean, wrong={converts_first: "DID NOT RAISE"})
 @given(answers=tensors(shapes(min_side=1), torch.bool))
 def test_a_bool_tensor_has_no_mean_until_it_is_converted(
     mean: Callable[[Tensor], Tensor], answers: Tensor
 ) -> None:
-    """Torch refuses the mean of a comparison; as floats it is the share of what is true."""
+    """PyTorch refuses the mean of a bool tensor; as floats it is the fraction of True entries."""
     with pytest.raises(RuntimeError, match="Bool"):
         mean(answers)
 
     assert close(answers.double().mean(), torch.tensor(np.mean(answers.numpy(force=True)))), (
-        "converted, the mean is the share of what is true"
+        "after conversion the mean is the fraction of True entries"
     )
 
 
 def zero_for_nothing(scores: Tensor, labels: Tensor) -> float:
-    """Guard the division by an empty set."""
+    """Return 0 for an empty set, to avoid a division by zero."""
     return float((scores.argmax(1) == labels.reshape(-1)).sum()) / max(1, len(labels))
 
 
 def nan_for_nothing(scores: Tensor, labels: Tensor) -> float:
-    """Let the mean of nothing be what it is."""
+    """Return the mean of an empty set, which is NaN."""
     return (scores.argmax(1) == labels.reshape(-1)).float().mean().item()
 
 
-@law(
-    right=accuracy,
-    wrong={zero_for_nothing: "DID NOT RAISE", nan_for_nothing: "DID NOT RAISE"},
-)
+@law(right=accuracy, wrong={zero_for_nothing: "DID NOT RAISE", nan_for_nothing: "DID NOT RAISE"})
 @given(classes=st.integers(1, 5), labels_of=st.sampled_from([0, 1, 2]))
-def test_accuracy_of_nothing_is_refused(
+def test_accuracy_without_examples_is_refused(
     accuracy: Callable[[Tensor, Tensor], float], classes: int, labels_of: int
 ) -> None:
-    """Without examples, or with labels of another shape than one an example, there is an error."""
+    """No examples, or labels that are not of shape (N,), are an error."""
     scores = torch.zeros(labels_of, classes)
     labels = torch.zeros(labels_of, *([1] if labels_of else []), dtype=torch.int64)
 
@@ -128,18 +128,18 @@ def test_accuracy_of_nothing_is_refused(
 
 
 def transposed(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Let the rows stand for the predictions."""
+    """Use the rows for the predictions."""
     return confusion_matrix(predictions, labels, classes).T
 
 
 def sized_by_the_labels(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Leave out the classes above the largest that occurs."""
+    """Drop the classes above the largest one that occurs."""
     largest = int(torch.cat([predictions, labels]).max())
     return confusion_matrix(predictions, labels, classes=largest + 1)
 
 
 def marks_once(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Add with an index, which counts a pair that comes twice once."""
+    """Add by indexing, which counts a repeated pair only once."""
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
     matrix[labels, predictions] += 1
     return matrix
@@ -148,16 +148,16 @@ def marks_once(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
 @law(
     right=confusion_matrix,
     wrong={
-        transposed: "row for its label",
+        transposed: "row of its label",
         sized_by_the_labels: "one row and one column",
-        marks_once: "row for its label",
+        marks_once: "row of its label",
     },
 )
 @given(data=st.data())
 def test_the_confusion_matrix_counts_each_example(
     confusion: Callable[..., Tensor], data: st.DataObject
 ) -> None:
-    """An example is counted in the row of its label and the column of its prediction."""
+    """Each example counts in the row of its label and the column of its prediction."""
     classes = data.draw(st.integers(1, 4), label="classes")
     pair = st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1))
     pairs = data.draw(st.lists(pair, min_size=1), label="labels with predictions")
@@ -169,11 +169,11 @@ def test_the_confusion_matrix_counts_each_example(
     matrix = confusion(predictions, labels, classes)
 
     assert matrix.shape == expected.shape, "there is one row and one column for each class"
-    assert matrix.tolist() == expected.tolist(), "an example is in the row for its label"
+    assert matrix.tolist() == expected.tolist(), "each example counts in the row of its label"
 
 
 def by_column(confusion: Tensor) -> Tensor:
-    """Divide by how often a class was predicted, which is its precision."""
+    """Divide by how often each class was predicted, which gives the precision."""
     return confusion.diagonal() / confusion.sum(dim=0)
 
 
@@ -184,16 +184,13 @@ def of_all_examples(confusion: Tensor) -> Tensor:
 
 @law(
     right=class_accuracies,
-    wrong={
-        by_column: "examples of its own",
-        of_all_examples: "examples of its own",
-    },
+    wrong={by_column: "only its examples", of_all_examples: "only its examples"},
 )
 @given(data=scores_and_labels())
-def test_the_accuracy_of_a_class_counts_its_own_examples(
+def test_the_accuracy_of_a_class_counts_only_its_examples(
     accuracies: Callable[[Tensor], Tensor], data: Data
 ) -> None:
-    """A class's accuracy is that of its own examples, NaN without any; weighted it is the whole."""
+    """The accuracy of a class is the fraction of its examples predicted correctly, or NaN."""
     scores, labels = data
     answers = scores.argmax(dim=1)
     classes = scores.shape[1]
@@ -204,5 +201,5 @@ def test_the_accuracy_of_a_class_counts_its_own_examples(
         own = (answers[labels == k] == k).numpy(force=True)
         expected = own.mean() if len(own) else math.nan
         assert np.isclose(by_class[k].item(), expected, equal_nan=True), (
-            "the accuracy of a class is the share among examples of its own"
+            "the accuracy of a class counts only its examples"
         )

@@ -1,13 +1,17 @@
-"""The equality tensor.
+"""Predictions and labels compare one by one only if their shapes agree.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> predictions, labels = torch.tensor([2, 0, 1]), torch.tensor([2, 1, 1])
+>>> predictions == labels
+tensor([ True, False,  True])
+>>> predictions[:, None] == labels  # (3, 1) and (3,): each is compared with each
+tensor([[ True, False, False],
+        [False, False, False],
+        [False,  True,  True]])
 
 Notes: Comparing predictions with the labels gives an array of ones and zeros.
 Verdict: holds-if
-Truth: If both have the same shape: (N, 1) == (N,) broadcasts to (N, N) without an error.
+Truth: It holds if both have the same shape. (N, 1) == (N,) broadcasts to (N, N) without an error;
+    `dlconcepts.validation.correct` refuses it. The entries are True and False.
 """
 
 from collections.abc import Callable
@@ -22,16 +26,16 @@ from dlconcepts.strategies import shapes, tensors
 from dlconcepts.testing.laws import law
 from dlconcepts.validation import correct
 
-wholes = tensors(shapes(1, 3), torch.int64)
+classes = tensors(shapes(1, 3), torch.int64)
 
 
 def broadcasts(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Compare topk's (N, 1) with the labels (N,)."""
+    """Compare predictions (N, 1), as topk returns them, with labels (N,)."""
     return predictions[:, None] == labels
 
 
 def compares_objects(predictions: Tensor, labels: Tensor) -> Tensor:
-    """Ask whether all of them are equal."""
+    """Ask whether the two tensors are equal as a whole."""
     return torch.tensor(predictions.equal(labels))
 
 
@@ -39,26 +43,27 @@ def compares_objects(predictions: Tensor, labels: Tensor) -> Tensor:
     right=correct,
     wrong={broadcasts: "one entry for each", compares_objects: "one entry for each"},
 )
-@given(labels=wholes | wholes.map(lambda x: x + 2**53), data=st.data())
+@given(labels=classes | classes.map(lambda x: x + 2**53), data=st.data())
 def test_a_comparison_has_one_entry_for_each_example(
     compare: Callable[[Tensor, Tensor], Tensor], labels: Tensor, data: st.DataObject
 ) -> None:
-    """Equal shapes give a bool tensor of that shape, true where prediction and label agree."""
-    # Neighbours of the labels, too: past 2**53 they are equal once they are floats.
+    """Equal shapes give a bool tensor of that shape, True where prediction and label agree."""
+    # Neighbours of the labels too: above 2**53 a comparison as floats would take them for equal.
     others = tensors(tuple(labels.shape), torch.int64) | st.sampled_from([labels + 1, labels - 1])
     predictions = data.draw(others, label="predictions")
 
     result = compare(predictions, labels)
 
     assert result.shape == labels.shape, "there is one entry for each example"
-    assert result.dtype == torch.bool, "the entries are true or false"
+    assert result.dtype == torch.bool, "the entries are True or False"
     expected = predictions.numpy(force=True) == labels.numpy(force=True)
-    assert (result.numpy(force=True) == expected).all(), "true where both agree"
+    assert (result.numpy(force=True) == expected).all(), "an entry is True where both agree"
 
 
 @st.composite
 def incomparable(draw: st.DrawFn) -> tuple[Tensor, Tensor, type[Exception], str]:
-    """Draw predictions and labels of shapes that broadcast, or scores in the place of classes."""
+    # Predictions and labels whose shapes broadcast, or scores instead of classes. One example too:
+    # (1, 1) and (1,) broadcast to a plausible (1, 1).
     labels = draw(tensors(shapes(1, 1, min_side=1), torch.int64))
     if draw(st.booleans()):
         return labels.float(), labels, TypeError, "take the argmax"
@@ -67,15 +72,12 @@ def incomparable(draw: st.DrawFn) -> tuple[Tensor, Tensor, type[Exception], str]
     return (*pair, ValueError, "would broadcast")
 
 
-@law(
-    right=correct,
-    wrong={torch.eq: "DID NOT RAISE"},
-)
+@law(right=correct, wrong={torch.eq: "DID NOT RAISE"})
 @given(case=incomparable())
-def test_what_would_broadcast_is_refused(
+def test_shapes_that_would_broadcast_are_refused(
     compare: Callable[[Tensor, Tensor], Tensor], case: tuple[Tensor, Tensor, type[Exception], str]
 ) -> None:
-    """(N, 1) against (N,) is an error, also for one example; so are scores against classes."""
+    """To compare (N, 1) with (N,), or scores with classes, is an error."""
     predictions, labels, error, message = case
 
     with pytest.raises(error, match=message):

@@ -1,15 +1,19 @@
-"""Eval and train modes.
+"""eval() switches layers; it switches neither your code nor the gradients.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).eval()
+>>> x = torch.tensor([[1.0, 2.0]])
+>>> torch.equal(model(x), model(x)), model(x).requires_grad  # no dropout, but gradients
+(True, True)
+>>> with torch.no_grad():
+...     model(x).requires_grad
+False
 
 Notes: Switch between model.eval() and model.train() so that the validation code does not run in
     training and the other way round.
 Verdict: corrected
-Truth: The modes switch layers, not your code: dropout stops and BatchNorm uses its running
-    statistics. Gradients are a separate matter (no_grad).
+Truth: The modes switch layers, not your code. In eval mode, dropout stops and BatchNorm uses its
+    running statistics; `no_grad` switches gradients off. An evaluation restores the mode of each
+    module and leaves parameters, buffers and gradients unchanged, even if it raises.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,28 +33,25 @@ from dlconcepts.strategies import tensors
 from dlconcepts.support.bitwise import bits, state_of
 from dlconcepts.testing.laws import law
 from dlconcepts.validation import Data, Evaluation, evaluate, inference
-from tests.validation.common import close, in_training_mode, modes_of
+from tests.validation.common import close, in_training_mode, modes_of, set_modes
 
 
 class Noise(nn.Module):
-    """Dropout that is always on, since it was not told the mode: a mistake of many models."""
+    """Dropout that ignores the mode: many models make this mistake."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop a tenth of the values."""
         return F.dropout(x, 0.1)
 
 
 @st.composite
 def restless_networks(draw: st.DrawFn, features: int = 3, classes: int = 2) -> nn.Module:
-    """Draw networks with all that a mode can change, each module in a mode of its own.
-
-    Some parameters have a gradient, some are frozen.
-    """
+    # Networks with everything that a mode can change. Each module draws its own mode; some
+    # parameters have a gradient, some are frozen.
     inner = nn.Sequential(nn.Dropout(0.5), nn.ReLU())
     layers = [nn.Linear(features, 4), nn.BatchNorm1d(4), inner, nn.Linear(4, classes)]
-    layers[1].running_mean.fill_(0.5)  # a mean of zero would hide that it is multiplied
+    layers[1].running_mean.fill_(0.5)  # an update scales the mean; at 0 nobody would see it
     model = nn.Sequential(*layers, *[Noise()] * draw(st.booleans()))
-    # One number for all switches shrinks in a few steps.
+    # One number instead of 14 booleans: it shrinks in a few steps.
     switches = draw(st.integers(0, 2**14 - 1))
     for k, module in enumerate(model.modules()):
         module.training = bool(switches >> k & 1)
@@ -62,12 +63,12 @@ def restless_networks(draw: st.DrawFn, features: int = 3, classes: int = 2) -> n
 
 
 class BrokenError(Exception):
-    """What a law raises in the middle of an evaluation."""
+    """An error in the middle of an evaluation."""
 
 
 @contextmanager
 def forgets_to_return(model: nn.Module) -> Iterator[nn.Module]:
-    """Stay in eval mode."""
+    """Leave the model in eval mode."""
     with torch.no_grad():
         yield model.eval()
 
@@ -83,8 +84,8 @@ def returns_to_train(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def returns_by_the_top(model: nn.Module) -> Iterator[nn.Module]:
-    """Put all modules into the mode that the outermost had."""
+def returns_to_the_outermost_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put every module into the mode of the outermost one."""
     training = model.training
     try:
         with torch.no_grad():
@@ -95,93 +96,90 @@ def returns_by_the_top(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def returns_unless_it_raises(model: nn.Module) -> Iterator[nn.Module]:
-    """Restore the modes behind the block, where an error does not come by."""
+    """Restore the modes after the block, which an error skips."""
     modes = modes_of(model)
     with torch.no_grad():
         yield model.eval()
-    for module, training in zip(model.modules(), modes, strict=True):
-        module.training = training
+    set_modes(model, modes)
 
 
 @contextmanager
 def with_gradients(model: nn.Module) -> Iterator[nn.Module]:
-    """Take eval mode for the switch of the gradients."""
+    """Expect eval mode to switch the gradients off."""
     modes = modes_of(model)
     try:
         yield model.eval()
     finally:
-        for module, training in zip(model.modules(), modes, strict=True):
-            module.training = training
+        set_modes(model, modes)
 
 
 @law(
     right=inference,
     wrong={
-        forgets_to_return: "has its own mode back",
-        returns_to_train: "has its own mode back",
-        returns_by_the_top: "has its own mode back",
-        returns_unless_it_raises: "has its own mode back",
+        forgets_to_return: "mode is restored",
+        returns_to_train: "mode is restored",
+        returns_to_the_outermost_mode: "mode is restored",
+        returns_unless_it_raises: "mode is restored",
         with_gradients: "no gradient is recorded",
     },
 )
 @given(model=restless_networks(), raises=st.booleans(), grad=st.booleans())
-def test_inference_gives_each_module_its_mode_back(
+def test_inference_restores_the_mode_of_each_module(
     inference: Callable[[nn.Module], AbstractContextManager[nn.Module]],
     model: nn.Module,
     raises: bool,
     grad: bool,
 ) -> None:
-    """Inside, all modules are in eval mode and nothing is recorded; afterwards all is as before."""
+    """Inside, every module is in eval mode without gradients; afterwards all is as before."""
     before, modes = state_of(model), modes_of(model)
 
     with torch.set_grad_enabled(grad):
         with pytest.raises(BrokenError) if raises else nullcontext(), inference(model) as inside:
-            assert inside is model, "the block gets the model itself"
+            assert inside is model, "the block receives the model itself"
             assert not any(modes_of(model)), "each module is in eval mode"
             assert not torch.is_grad_enabled(), "no gradient is recorded"
             if raises:
                 raise BrokenError
-        assert torch.is_grad_enabled() == grad, "recording is as it was"
+        assert torch.is_grad_enabled() == grad, "the switch of the gradients is restored"
 
-    assert modes_of(model) == modes, "each module has its own mode back"
-    assert state_of(model) == before, "parameters, buffers and gradients are as they were"
+    assert modes_of(model) == modes, "each module's mode is restored"
+    assert state_of(model) == before, "parameters, buffers and gradients are unchanged"
 
 
 def clears_gradients(model: nn.Module, data: Data, **options: Any) -> Evaluation:
-    """Zero the gradients, as if this were a training step."""
+    """Zero the gradients, as in a training step."""
     model.zero_grad()
     return evaluate(model, data, **options)
 
 
 def shifts_the_random_numbers(model: nn.Module, data: Data, **options: Any) -> Evaluation:
-    """Let the model draw from the generator of the training."""
+    """Let the model draw from the global generator, which the training uses."""
     with inference(model):
         losses = [options["loss_fn"](model(x), y) for x, y in batches(data, options["batch_size"])]
     return Evaluation(torch.stack(losses).mean().item(), 0.0)
 
 
 def seeds_the_evaluation(model: nn.Module, data: Data, **options: Any) -> Evaluation:
-    """Seed, to get the same noise each time."""
+    """Seed the global generator, to repeat the noise in each evaluation."""
     torch.manual_seed(0)
     return evaluate(model, data, **options)
 
 
 def restores_unless_it_raises(model: nn.Module, data: Data, **options: Any) -> Evaluation:
-    """Put the modes back behind the loop."""
+    """Restore the modes after the loop, which an error skips."""
     modes = modes_of(model)
     model.eval()
     result = evaluate(model, data, **options)
-    for module, training in zip(model.modules(), modes, strict=True):
-        module.training = training
+    set_modes(model, modes)
     return result
 
 
 @law(
     right=evaluate,
     wrong={
-        in_training_mode: "statistics are as they were",
+        in_training_mode: "statistics are unchanged",
         clears_gradients: "gradients",
-        restores_unless_it_raises: "has its own mode back",
+        restores_unless_it_raises: "mode is restored",
         shifts_the_random_numbers: "random state",
         seeds_the_evaluation: "random state",
     },
@@ -194,23 +192,22 @@ def restores_unless_it_raises(model: nn.Module, data: Data, **options: Any) -> E
 def test_an_evaluation_leaves_no_trace(
     evaluate: Callable[..., Evaluation], model: nn.Module, seed: int, fault: str
 ) -> None:
-    """Modes, parameters, buffers, gradients and random state are as before, also after an error."""
+    """Modes, parameters, buffers, gradients and random state are as before, even after an error."""
     torch.manual_seed(seed)
     data = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 0, 1])
     calls = []
 
     def loss_fn(logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, or raise at the second batch."""
         calls.append(len(labels))
         if fault == "loss" and len(calls) == 2:
             raise BrokenError
         return F.cross_entropy(logits, labels)
 
     def stumble(module: nn.Module, inputs: Any) -> None:
-        """Raise at the second batch, before the model sees it."""
         if fault == "batch" and calls:
             raise BrokenError
 
+    # Both faults raise in the second batch: by then, the first has left its traces.
     model.register_forward_pre_hook(stumble)
     buffers = [bits(buffer) for buffer in model.buffers()]
     before, modes, random_state = state_of(model), modes_of(model), random_states()
@@ -218,16 +215,18 @@ def test_an_evaluation_leaves_no_trace(
     with pytest.raises(BrokenError) if fault != "none" else nullcontext():
         evaluate(model, data, loss_fn=loss_fn, batch_size=2)
 
-    assert [bits(buffer) for buffer in model.buffers()] == buffers, "statistics are as they were"
-    assert modes_of(model) == modes, "each module has its own mode back"
-    assert state_of(model) == before, "parameters and gradients are as they were"
-    # Apart from the assertion, which would explain the difference of 5,000 bytes for seconds.
-    untouched = random_states() == random_state
-    assert untouched, "the random state is as it was"
+    assert [bits(buffer) for buffer in model.buffers()] == buffers, (
+        "the running statistics are unchanged"
+    )
+    assert modes_of(model) == modes, "each module's mode is restored"
+    assert state_of(model) == before, "parameters and gradients are unchanged"
+    # Compared outside the assertion: pytest would spend seconds to explain 5,000 different bytes.
+    unchanged = random_states() == random_state
+    assert unchanged, "the random state is unchanged"
 
 
 def random_states() -> list[bytes]:
-    """Return the state of the generators that a model on the default device draws from."""
+    # The generators that a model on the default device may draw from.
     device = torch.get_default_device()
     states = [torch.get_rng_state()]
     if device.type != "cpu":
@@ -236,18 +235,18 @@ def random_states() -> list[bytes]:
 
 
 def only_the_outermost(model: nn.Module) -> nn.Module:
-    """Set the flag of the model and forget its parts."""
+    """Set the flag of the outermost module only."""
     model.training = False
     return model
 
 
 def freezes(model: nn.Module) -> nn.Module:
-    """Switch the gradients off too."""
+    """Switch the gradients of the parameters off too."""
     return model.eval().requires_grad_(False)
 
 
-def nothing(model: nn.Module) -> nn.Module:
-    """Take no_grad for all that inference needs."""
+def stays_in_training_mode(model: nn.Module) -> nn.Module:
+    """Forget eval(), as if no_grad were enough for inference."""
     return model.train()
 
 
@@ -255,7 +254,7 @@ def nothing(model: nn.Module) -> nn.Module:
     right=nn.Module.eval,
     wrong={
         only_the_outermost: "reaches each module",
-        nothing: "reaches each module",
+        stays_in_training_mode: "reaches each module",
         freezes: "gradients are a separate matter",
     },
 )
@@ -263,7 +262,7 @@ def nothing(model: nn.Module) -> nn.Module:
 def test_eval_switches_layers_and_not_gradients(
     switch: Callable[[nn.Module], nn.Module], inputs: Tensor, seed: int
 ) -> None:
-    """Dropout stops and BatchNorm uses its running statistics; gradients flow as before."""
+    """Dropout stops, BatchNorm uses its running statistics, and gradients still flow."""
     torch.manual_seed(seed)
     norm = nn.BatchNorm1d(3)
     norm.running_mean.normal_()
@@ -276,5 +275,7 @@ def test_eval_switches_layers_and_not_gradients(
 
     assert not any(modes_of(model)), "eval reaches each module"
     expected = (inputs.double().numpy(force=True) - mean) / np.sqrt(variance + norm.eps)
-    assert close(outputs, torch.as_tensor(expected), 1e-4, 1e-4), "it uses the running statistics"
+    assert close(outputs, torch.as_tensor(expected), 1e-4, 1e-4), (
+        "BatchNorm uses running statistics"
+    )
     assert outputs.requires_grad, "gradients are a separate matter: they still flow"

@@ -1,9 +1,10 @@
-"""Exp gives the probabilities back.
+"""The exponential of the log-softmax is the softmax.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> logits = torch.tensor([[1.0, 2.0, 3.0]])
+>>> logits.log_softmax(dim=1).exp()
+tensor([[0.0900, 0.2447, 0.6652]])
+>>> logits.softmax(dim=1)
+tensor([[0.0900, 0.2447, 0.6652]])
 
 Notes: Take the exponential of the log-softmax to get the class probabilities back.
 Verdict: holds
@@ -22,17 +23,17 @@ from tests.validation.common import close, scores_and_labels, softmax
 
 
 def as_they_are(log_p: Tensor) -> Tensor:
-    """Read the log-probabilities as probabilities."""
+    """Use the log-probabilities as probabilities."""
     return log_p
 
 
 def softmax_again(log_p: Tensor) -> Tensor:
-    """Apply softmax to probabilities."""
+    """Apply softmax to the probabilities again."""
     return log_p.exp().softmax(1)
 
 
 def powers_of_two(log_p: Tensor) -> Tensor:
-    """Take powers of two for those of e."""
+    """Raise 2, instead of e, to the log-probabilities."""
     return log_p.exp2()
 
 
@@ -40,7 +41,7 @@ def powers_of_two(log_p: Tensor) -> Tensor:
     right=torch.exp,
     wrong={
         as_they_are: "sum to 1",
-        softmax_again: "those of the softmax",
+        softmax_again: "are the softmax",
         powers_of_two: "sum to 1",
     },
 )
@@ -55,4 +56,4 @@ def test_the_exponential_of_the_log_softmax_is_the_softmax(
 
     assert close(p.sum(dim=1), torch.ones(len(scores))), "the probabilities sum to 1"
     expected = torch.as_tensor(softmax(scores.numpy(force=True)))
-    assert close(p, expected), "the probabilities are those of the softmax"
+    assert close(p, expected), "the probabilities are the softmax"

@@ -1,12 +1,18 @@
-"""Inference.
+"""Inference takes eval mode, no gradients, and the softmax of the logits.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from dlconcepts.validation import predict
+>>> model = nn.Dropout(0.5)  # in training mode; its logits are its inputs
+>>> p = predict(model, torch.tensor([[1.0, 2.0, 3.0]]))
+>>> p
+tensor([[0.0900, 0.2447, 0.6652]])
+>>> p.requires_grad, model.training
+(False, True)
 
 Notes: For inference use eval mode, switch gradients off, and look at the probabilities.
 Verdict: holds
+Truth: Inference then gives the same result each time, records no graph, and returns probabilities
+    that sum to 1, one row per image for any batch size. `dlconcepts.validation.predict` does all
+    this and restores the modes.
 """
 
 import copy
@@ -21,26 +27,25 @@ from dlconcepts.strategies import networks, tensors
 from dlconcepts.support.bitwise import bits, same, state_of
 from dlconcepts.testing.laws import law
 from dlconcepts.validation import inference, predict
-from tests.validation.common import close, modes_of, softmax
+from tests.validation.common import close, modes_of, set_modes, softmax
 
 
 def leaves_dropout_on(model: nn.Module, images: Tensor) -> Tensor:
-    """Switch the gradients off and forget the mode."""
+    """Switch gradients off and forget eval mode."""
     with torch.no_grad():
         return model(images).softmax(1).cpu()
 
 
 def keeps_the_graph(model: nn.Module, images: Tensor) -> Tensor:
-    """Switch the mode and forget the gradients."""
+    """Switch to eval mode and forget no_grad."""
     modes = modes_of(model)
     result = model.eval()(images).softmax(1).cpu()
-    for module, training in zip(model.modules(), modes, strict=True):
-        module.training = training
+    set_modes(model, modes)
     return result
 
 
 def squeezes(model: nn.Module, images: Tensor) -> Tensor:
-    """Drop every axis of length one, that of a batch of one image too."""
+    """Drop every dimension of size 1, even the batch dimension of a single image."""
     return predict(model, images).squeeze()
 
 
@@ -51,24 +56,24 @@ def returns_logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def over_the_images(model: nn.Module, images: Tensor) -> Tensor:
-    """Take the softmax over the batch."""
+    """Take the softmax over the batch dimension."""
     with inference(model):
         return model(images).softmax(0).cpu()
 
 
 def centres_in_place(model: nn.Module, images: Tensor) -> Tensor:
-    """Normalise the caller's images."""
+    """Normalise the caller's images in place."""
     return predict(model, images.sub_(0.5))
 
 
 def stays_in_eval(model: nn.Module, images: Tensor) -> Tensor:
-    """Forget the way back."""
+    """Leave the model in eval mode."""
     return predict(model.eval(), images)
 
 
 @st.composite
 def models_and_images(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
-    """Draw a network with dropout, in training or in eval mode, and images for it."""
+    # A network with dropout, in training or in eval mode, and images for it.
     features, classes = draw(st.integers(1, 3)), draw(st.integers(2, 4))
     network = draw(networks([features, *draw(st.sampled_from([[], [4]])), classes]))
     model = nn.Sequential(nn.Dropout(0.5), network).train(draw(st.booleans()))
@@ -84,15 +89,15 @@ def models_and_images(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
         squeezes: "one row of probabilities for each image",
         returns_logits: "sum to 1",
         over_the_images: "sum to 1",
-        centres_in_place: "the images are as they were",
-        stays_in_eval: "the model is as it was",
+        centres_in_place: "the images are unchanged",
+        stays_in_eval: "the model is unchanged",
     },
 )
 @given(drawn=models_and_images())
 def test_each_image_gets_probabilities_and_no_graph(
     predict: Callable[[nn.Module, Tensor], Tensor], drawn: tuple[nn.Module, Tensor]
 ) -> None:
-    """One row of probabilities an image, nothing to differentiate, and nothing changed."""
+    """Each image gets one row of probabilities; no graph is kept and nothing is changed."""
     model, images = drawn
     classes = model[1][-1].out_features
     before, image_bits = state_of(model), bits(images)
@@ -103,8 +108,8 @@ def test_each_image_gets_probabilities_and_no_graph(
     assert close(result.sum(dim=1), torch.ones(len(images)), 1e-5), "the probabilities sum to 1"
     assert bool((result >= 0).all()), "no probability is negative"
     assert not result.requires_grad, "no graph is kept"
-    assert bits(images) == image_bits, "the images are as they were"
-    assert state_of(model) == before, "the model is as it was"
+    assert bits(images) == image_bits, "the images are unchanged"
+    assert state_of(model) == before, "the model is unchanged"
 
 
 @law(
@@ -112,19 +117,21 @@ def test_each_image_gets_probabilities_and_no_graph(
     wrong={leaves_dropout_on: "the same probabilities", over_the_images: "the same probabilities"},
 )
 @given(drawn=models_and_images(), data=st.data())
-def test_an_image_has_the_same_probabilities_in_any_company(
+def test_an_image_has_the_same_probabilities_in_any_batch(
     predict: Callable[[nn.Module, Tensor], Tensor],
     drawn: tuple[nn.Module, Tensor],
     data: st.DataObject,
 ) -> None:
-    """A second call and another cut into batches give the same probabilities."""
+    """A second call, or other batches, give the same probabilities."""
     model, images = drawn
     cut = data.draw(st.integers(0, len(images)), label="cut")
 
     result = predict(model, images)
 
     assert same(predict(model, images), result), "a second call gives the same probabilities"
+    # Another batch size may take another kernel, whose sums round differently.
     parts = torch.cat([predict(model, part) for part in (images[:cut], images[cut:])])
-    assert close(parts, result, 1e-5, 1e-6), "a cut into batches gives the same probabilities"
+    assert close(parts, result, 1e-5, 1e-6), "smaller batches give the same probabilities"
+    # float32 against float64: the tolerance is wider, for logits may be large and of either sign.
     expected = softmax(copy.deepcopy(model).double().eval()(images.double()).numpy(force=True))
     assert close(result, torch.as_tensor(expected), 1e-3, 1e-5), "the same probabilities as float64"

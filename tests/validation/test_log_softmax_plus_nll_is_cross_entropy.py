@@ -1,9 +1,11 @@
-"""Log-softmax and NLL.
+"""Cross-entropy is the negative log-likelihood of the log-softmax.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> logits = torch.tensor([[1.0, 2.0, 4.0], [3.0, 1.0, 0.0]])
+>>> labels = torch.tensor([2, 1])
+>>> F.nll_loss(logits.log_softmax(dim=1), labels)
+tensor(1.1698)
+>>> F.cross_entropy(logits, labels)
+tensor(1.1698)
 
 Notes: Log-softmax with the negative log likelihood loss gives the cross-entropy.
 Verdict: holds
@@ -28,17 +30,17 @@ from tests.validation.common import close, log_softmax, softmax
 
 
 def softmax_and_nll(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Forget the logarithm."""
+    """Forget the logarithm of the softmax."""
     return F.nll_loss(logits.softmax(1), labels, **options)
 
 
 def forgets_the_minus(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Add up the log-likelihoods instead of taking them away."""
+    """Return the mean log-likelihood with the wrong sign."""
     return -F.nll_loss(logits.log_softmax(1), labels, **options)
 
 
 def divides_by_the_count(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Average the weighted losses over the number of examples, not over their weights."""
+    """Divide the weighted losses by the number of examples, not by the sum of their weights."""
     if options["reduction"] != "mean":
         return F.cross_entropy(logits, labels, **options)
     losses = F.cross_entropy(logits, labels, **{**options, "reduction": "none"})
@@ -46,25 +48,25 @@ def divides_by_the_count(logits: Tensor, labels: Tensor, **options: Any) -> Tens
 
 
 def counts_the_ignored(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Average over all examples, the ignored ones among them."""
+    """Average over all examples, including the ignored ones."""
     loss = F.cross_entropy(logits, labels, **options)
     counted = (labels != options["ignore_index"]).double().mean()
     return loss * counted if options["reduction"] == "mean" else loss
 
 
 def over_the_last_axis(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Normalise over the last axis, which is not that of the classes in (N, K, ...)."""
+    """Normalise over the last axis; the classes of (N, K, ...) are axis 1."""
     return F.nll_loss(logits.log_softmax(-1), labels, **options)
 
 
 def detaches_the_normaliser(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
-    """Keep the gradient from passing through the sum of the exponentials."""
+    """Detach the logsumexp, so that no gradient flows through it."""
     return F.nll_loss(logits - logits.logsumexp(1, keepdim=True).detach(), labels, **options)
 
 
 @st.composite
 def losses_to_take(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Draw logits (N, K, ...), labels (N, ...) that do not all count, and options of the loss."""
+    # Logits (N, K, ...), labels (N, ...) of which some are ignored, and the options of the loss.
     n, classes = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     extra = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
     logits = draw(tensors((n, classes, *extra), torch.float64, max_magnitude=100))
@@ -72,12 +74,14 @@ def losses_to_take(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
     ignored = draw(st.sampled_from([-100, -1, 0]))
     counted = [label for label in range(classes) if label != ignored]
     labels = draw(st.lists(st.sampled_from([*counted, ignored]), min_size=size, max_size=size))
+    # At least one label must count: the mean over no label is NaN.
     if classes > 1:
         labels[0] = counted[-1]
     elif ignored == 0:
         ignored = -100
     elif ignored == labels[0]:
         labels[0] = 0
+    # No weight is 0: the sum of the weights may be the divisor.
     weights = st.lists(st.integers(1, 4), min_size=classes, max_size=classes)
     weight = draw(st.none() | weights.map(lambda w: torch.tensor(w, dtype=torch.float64)))
     reduction = draw(st.sampled_from(["mean", "sum", "none"]))
@@ -88,7 +92,7 @@ def losses_to_take(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
 def by_definition(
     logits: Tensor, labels: Tensor, incoming: Tensor, options: dict[str, Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the cross-entropy and the gradient of the logits, from the formulas, in numpy."""
+    """Return the cross-entropy and the gradient of the logits from the formulas, in numpy."""
     rows = np.moveaxis(logits.numpy(force=True), 1, -1)
     truth = labels.numpy(force=True)
     counts = truth != options["ignore_index"]
@@ -112,7 +116,7 @@ def by_definition(
         divides_by_the_count: "is the cross-entropy",
         counts_the_ignored: "is the cross-entropy",
         over_the_last_axis: "is the cross-entropy",
-        detaches_the_normaliser: "is that of the cross-entropy",
+        detaches_the_normaliser: "gradient of the cross-entropy",
     },
 )
 @given(loss=losses_to_take(), data=st.data())
@@ -121,7 +125,7 @@ def test_the_nll_of_the_log_softmax_is_the_cross_entropy(
     loss: tuple[Tensor, Tensor, dict[str, Any]],
     data: st.DataObject,
 ) -> None:
-    """Values and gradients are those of the formulas and of torch.nn.CrossEntropyLoss."""
+    """Values and gradients agree with the formulas and with torch.nn.CrossEntropyLoss."""
     logits, labels, options = loss
     torchs = F.cross_entropy(logits, labels, **options)
     incoming = data.draw(
@@ -136,4 +140,4 @@ def test_the_nll_of_the_log_softmax_is_the_cross_entropy(
     (arrived,) = torch.autograd.grad(result, logits, incoming)
     (torchs_own,) = torch.autograd.grad(torchs, logits, incoming)
     for expected in (torch.as_tensor(gradient), torchs_own):
-        assert close(arrived, expected), "the gradient is that of the cross-entropy"
+        assert close(arrived, expected), "the gradient is the gradient of the cross-entropy"

@@ -1,12 +1,18 @@
-"""Max gives values and indices.
+"""max over the classes returns the largest scores and their indices.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]])
+>>> values, indices = scores.max(dim=1)
+>>> values, indices
+(tensor([0.7000, 0.5000]), tensor([1, 0]))
+>>> scores.topk(1, dim=1).indices
+tensor([[1],
+        [0]])
 
 Notes: max over the class scores returns two tensors: the largest values and their indices.
 Verdict: holds
+Truth: The indices are the predicted classes. They are the same for logits, log-probabilities and
+    probabilities, except where rounding makes two scores equal. `topk(1)` returns the same values
+    but keeps the dimension.
 """
 
 from collections.abc import Callable
@@ -35,12 +41,12 @@ def value_as_class(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def argmax_of_all(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Take the position in the flattened tensor."""
+    """Use the index into the flattened tensor."""
     return torch.max(scores, dim=dim).values, scores.argmax().expand(len(scores))
 
 
 def by_magnitude(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Look for the largest magnitude, which is often a negative score."""
+    """Take the score of largest magnitude, which is often negative."""
     indices = scores.abs().argmax(dim=dim)
     return scores.gather(1, indices[:, None])[:, 0], indices
 
@@ -58,7 +64,7 @@ def by_magnitude(scores: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def test_max_gives_the_largest_score_and_its_class(
     largest: Callable[..., tuple[Tensor, Tensor]], data: Data
 ) -> None:
-    """Values are the largest of each row; indices point at them, also after the softmax."""
+    """The values are each row's largest; the indices point at them, even after the softmax."""
     scores, _ = data
 
     values, indices = largest(scores, dim=1)
@@ -69,22 +75,19 @@ def test_max_gives_the_largest_score_and_its_class(
         pointed = 0 <= index < len(row) and row[index] == max(row)
         assert pointed, "the index points at the largest score"
     for alike in (scores.log_softmax(1), scores.softmax(1)):
-        # The softmax may round two scores to one, so the class need not be the same one.
+        # The softmax may round two scores to the same number, so compare values, not indices.
         found = torch.max(alike, dim=1)
         chosen = alike.gather(1, indices[:, None])[:, 0]
-        assert same(chosen, found.values), "the class is the largest after the softmax too"
+        assert same(chosen, found.values), "the class still has the largest score after the softmax"
 
 
 def squeezes_the_one(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Expect topk(1) to drop its dimension as max does."""
+    """Drop the dimension of topk(1), as max does."""
     values, indices = torch.topk(scores, k, dim=dim)
     return values.squeeze(dim), indices.squeeze(dim)
 
 
-@law(
-    right=torch.topk,
-    wrong={squeezes_the_one: "one column"},
-)
+@law(right=torch.topk, wrong={squeezes_the_one: "one column"})
 @given(
     scores=tensors(
         shapes(2, 2, min_side=1), st.sampled_from(FLOATS), allow_nan=True, allow_infinity=True
@@ -93,9 +96,11 @@ def squeezes_the_one(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
 def test_topk_of_one_is_max_with_its_dimension_kept(
     topk: Callable[..., tuple[Tensor, Tensor]], scores: Tensor
 ) -> None:
-    """topk(1) gives the values of max in a column, (N, 1)."""
+    """topk(1) returns the values of max as a column, (N, 1)."""
     values, indices = topk(scores, 1, dim=1)
 
     assert values.shape == indices.shape == (len(scores), 1), "topk(1) gives one column"
-    assert same(values[:, 0], torch.max(scores, dim=1).values), "its values are those of max"
-    assert same(scores.gather(1, indices), values), "its indices point at them"
+    assert same(values[:, 0], torch.max(scores, dim=1).values), "topk(1) has the values of max"
+    assert same(scores.gather(1, indices), values), (
+        "the indices of topk(1) point at the largest scores"
+    )
