@@ -1,7 +1,7 @@
-"""Lesson 6, checkpoints: what was learnt goes to disk, and comes back as it was or not at all.
+"""Lesson 6, checkpoints: save a model to a file and load it back, unchanged or not at all.
 
-With the weights go the architecture, so that the model can be built without being told it, and, to
-go on with training, the state of the optimizer and of the random generators.
+A checkpoint holds the weights and the architecture, so that `load` can build the model from the
+file alone. To resume a run it also holds the state of the optimizer and the random generators.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dlconcepts.support.checkpoint_files import CheckpointError, load_file, save
 if TYPE_CHECKING:
     from dlconcepts.transfer import TransferNetwork
 
-# What a checkpoint can hold: classes that say, as their architecture, what builds one like them.
+# The classes that a checkpoint can hold: their `architecture` has the arguments to rebuild them.
 Model: TypeAlias = "Network | TransferNetwork"
 
-VERSION = 1
+VERSION = 1  # of the format; raise it if PARTS or TRAINING_PARTS change
 PARTS: dict[str, type] = {
     "format_version": int,
     "architecture": dict,
@@ -47,10 +47,10 @@ TRAINING_PARTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Training:
-    """Where a training stands: what `resume` needs to go on as if it had never stopped.
+    """The state of a training run: what `resume` needs to continue as if it had never stopped.
 
-    epoch: epochs done; optimizer: its state_dict; random_states: those of PyTorch's generators and
-    of the one that shuffles, by name; settings and history: plain values the caller wants to keep.
+    epoch: epochs done; optimizer: its state_dict; random_states: the states of PyTorch's generators
+    and of the shuffling one, by name; settings and history: plain values that the caller keeps.
     """
 
     epoch: int
@@ -62,11 +62,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model, its class names, what normalised its images, who wrote it, where training stood.
+    """A loaded checkpoint: the model, how to use it, and the state of its run.
 
-    classes: one name for each output; normalization: the arguments of `loading.normalize`, or for a
-    TransferNetwork those of `images.eval_pipeline`; libraries: versions by name; training: None if
-    the checkpoint is not one to go on from.
+    classes: one name for each output; normalization: the arguments of `loading.normalize`, or of
+    `images.eval_pipeline` for a TransferNetwork; libraries: the versions that wrote the file, by
+    name; training: None if the run cannot be resumed.
     """
 
     model: Model
@@ -84,11 +84,11 @@ def save(
     normalization: dict[str, Any],
     training: Training | None = None,
 ) -> None:
-    """Write a model's architecture and state, and where its training stands, to a file.
+    """Write a model's architecture and state, and the state of its training run, to a file.
 
-    The file appears whole or not at all; one of that name is replaced only by a whole one.
+    The file is written whole or not at all; until then an old file of that name stays as it was.
 
-    Raises ValueError if there is not one class name for each output, TypeError for a subclass of
+    Raises ValueError unless there is one class name for each output, TypeError for a subclass of
     Network or a value that `torch.load` would refuse, OSError if the file cannot be written.
     Source: PyTorch documentation, "Saving and Loading Models".
     """
@@ -106,12 +106,12 @@ def save(
 
 
 def load(path: str | Path, model: Model | None = None) -> Checkpoint:
-    """Build the model of a checkpoint, on the CPU and in eval mode, without being told its sizes.
+    """Read a checkpoint and build its model, on the CPU and in eval mode.
 
-    A `model` that is given is brought to the checkpoint's state instead, all or nothing; it keeps
-    its device, its dtypes and its mode.
+    If `model` is given, load the state into it instead, all or nothing; it keeps its device, dtypes
+    and mode.
 
-    Raises CheckpointError if the file is missing, damaged, from elsewhere, of a later version, of
+    Raises CheckpointError if the file is missing, damaged, not a checkpoint, of another version, of
     another architecture than `model`, or holds pickled code, which is never run.
     Source: PyTorch documentation, `torch.load` with `weights_only`.
 
@@ -146,9 +146,9 @@ def load(path: str | Path, model: Model | None = None) -> Checkpoint:
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Return a copy of a model's parameters and buffers that further training leaves alone.
+    """Return a copy of a model's parameters and buffers, which further training does not change.
 
-    Source: PyTorch documentation, "Saving and Loading Models": `state_dict` gives references.
+    Source: PyTorch documentation, "Saving and Loading Models": `state_dict` returns references.
 
     >>> model = nn.Linear(1, 1)
     >>> best = snapshot(model)
@@ -159,9 +159,9 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
-    """Load a state_dict into a model or, if any of it does not fit, leave the model as it was.
+    """Load a state_dict into a model; if any of it does not fit, leave the model as it was.
 
-    Raises what `nn.Module.load_state_dict` raises, which has by then copied all that did fit.
+    Raises what `nn.Module.load_state_dict` raises; that alone would leave the model half loaded.
     Source: PyTorch documentation, `torch.nn.Module.load_state_dict`.
 
     >>> model = nn.Linear(1, 1)
@@ -172,7 +172,7 @@ def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
     before = snapshot(model)
     try:
         model.load_state_dict(state_dict)
-    except BaseException:
+    except BaseException:  # Ctrl-C must not leave half a model either
         model.load_state_dict(before)
         raise
 
@@ -185,9 +185,9 @@ def capture(
     settings: dict[str, Any] | None = None,
     history: Sequence[dict[str, Any]] = (),
 ) -> Training:
-    """Return where a training stands after an epoch; `generator` is the one that shuffles.
+    """Return the state of a run after an epoch; `generator` is the one that shuffles.
 
-    Random numbers of Python and numpy are left out: no training here draws from them.
+    The generators of Python and numpy are not captured, since no training here draws from them.
     Source: PyTorch documentation, "Saving and Loading Models" and "Reproducibility".
     """
     states = {"shuffling": generator.get_state(), "cpu": torch.get_rng_state()}
@@ -201,12 +201,12 @@ def capture(
 def resume(
     training: Training, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> None:
-    """Bring a new optimizer and the random generators to where the training stood.
+    """Restore the state of a run in a new optimizer and in the random generators.
 
-    `fit`, given both and `start_epoch=training.epoch`, then goes on to the bit, on the same kind of
-    device and as far as its operations are deterministic.
+    `fit`, with both and `start_epoch=training.epoch`, then continues bit for bit, on the same kind
+    of device and if its operations are deterministic.
 
-    Raises ValueError, before anything is changed, if the optimizer has other parameters.
+    Raises ValueError, before anything changes, if the optimizer has other parameters.
     Source: PyTorch documentation, "Saving and Loading Models" and "Reproducibility".
     """
     optimizer.load_state_dict(training.optimizer)
@@ -219,9 +219,9 @@ def resume(
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Return the class of a network and the arguments that build one like it.
+    """Return the class name of a network and the arguments that rebuild it.
 
-    Raises TypeError for a subclass, which its name and these arguments would not build again.
+    Raises TypeError for a subclass, which `load` could not rebuild from these.
     """
     name = type(model).__name__
     if type(model) is not find_class(name):
@@ -230,9 +230,9 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def find_class(name: str | None) -> type[Model] | None:
-    """Return the class of that name, of those that a checkpoint can hold."""
+    """Return the class with this name, None if a checkpoint cannot hold it."""
     if name == "TransferNetwork":
-        # It needs torchvision, which takes as long to import as torch itself.
+        # Imported only here: it needs torchvision, which takes as long to import as torch itself.
         from dlconcepts.transfer import TransferNetwork
 
         return TransferNetwork
@@ -240,13 +240,13 @@ def find_class(name: str | None) -> type[Model] | None:
 
 
 def build(architecture: dict[str, Any], state_dict: dict[str, Tensor]) -> Model:
-    """Return the network that was described, in eval mode, with the tensors of the state_dict."""
+    """Build the network that `describe` described, in eval mode, with these tensors."""
     kind = find_class(architecture.get("class"))
     if kind is None:
         raise ValueError(f"it is for the class {architecture.get('class')!r}, not 'Network'")
     arguments = {name: value for name, value in architecture.items() if name != "class"}
-    # On the meta device a network has no memory and draws no weights: they are in the file. Some of
-    # torchvision's cannot be built there.
+    # On the meta device a network allocates nothing and draws no weights; the file has them.
+    # Some of torchvision's networks cannot be built there.
     on_meta = torch.device("meta") if kind is Network else nullcontext()
     with on_meta, torch.random.fork_rng(devices=[]):
         model = kind(**arguments)
@@ -255,18 +255,18 @@ def build(architecture: dict[str, Any], state_dict: dict[str, Tensor]) -> Model:
 
 
 def find_device_of(optimizer: torch.optim.Optimizer) -> torch.device:
-    """Return the device of the parameters that an optimizer steps."""
+    """Return the device of an optimizer's parameters."""
     device: torch.device = optimizer.param_groups[0]["params"][0].device
     return device
 
 
 def check_content(found: Any) -> None:
-    """Raise ValueError or TypeError if a file does not hold all that a checkpoint does."""
+    """Raise ValueError or TypeError unless a file holds all parts of a checkpoint."""
     version = found.get("format_version", VERSION) if isinstance(found, dict) else VERSION
     if version != VERSION:
         raise ValueError(
             f"it has format version {version}, but dlconcepts {dlconcepts.__version__} reads "
-            f"version {VERSION}; install the one that wrote it"
+            f"version {VERSION}; install the version of dlconcepts that wrote it"
         )
     check_parts(found, PARTS)
     if found["training"]:
@@ -275,10 +275,10 @@ def check_content(found: Any) -> None:
 
 
 def check_parts(found: Any, parts: dict[str, type]) -> None:
-    """Raise ValueError for parts that are missing, TypeError for parts of another type."""
+    """Raise ValueError for missing parts, TypeError for parts of another type."""
     found = found if isinstance(found, dict) else {}
     if missing := [name for name in parts if name not in found]:
-        raise ValueError(f"it comes from elsewhere: it has no {', '.join(missing)}")
+        raise ValueError(f"it is not a checkpoint: it has no {', '.join(missing)}")
     for name, kind in parts.items():
         if not isinstance(found[name], kind):
             found_kind = type(found[name]).__name__
@@ -289,6 +289,6 @@ def check_classes(model: Model, classes: Sequence[str]) -> None:
     """Raise ValueError unless there is one class name for each output of the model."""
     if len(classes) != model.out_features or not all(isinstance(name, str) for name in classes):
         raise ValueError(
-            f"the model has {model.out_features} outputs, each of which needs a class name, but "
-            f"classes is {list(classes)}"
+            f"the model has {model.out_features} outputs, but classes is {list(classes)}; give one "
+            "name for each output"
         )

@@ -1,4 +1,4 @@
-"""Lesson 4, training: forward, loss, backward, step, batch by batch and epoch by epoch."""
+"""Lesson 4, training: zero_grad, forward, loss, backward, step; batch by batch, epoch by epoch."""
 
 import math
 import operator
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from dlconcepts.autograd import gradient
 from dlconcepts.loading import batches, check_data, normalize
+from dlconcepts.support.errors import UserError
 from dlconcepts.support.runs import (
     Epoch,
     History,
@@ -32,14 +33,14 @@ Batch = tuple[Tensor, Tensor]
 Data = Batch | Dataset[Batch] | DataLoader[Batch]
 
 
-class DivergedError(RuntimeError):
-    """A loss that is no longer a finite number."""
+class DivergedError(UserError):
+    """Raised when a loss is NaN or infinite."""
 
 
 def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the unit vector along which a scalar function falls fastest at x, in x's shape.
+    """Return the unit vector, in x's shape, along which a scalar function falls fastest at x.
 
-    Raises ValueError where the gradient is zero: at such a point no direction is the steepest.
+    Raises ValueError if the gradient is zero, since no direction is then the steepest.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
     >>> descent_direction(lambda x: x.square().sum(), torch.tensor([3.0, 4.0]))
@@ -47,7 +48,7 @@ def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
     """
     slope = gradient(function, x)
     if not slope.any():
-        raise ValueError("the gradient is zero: there is no steepest direction")
+        raise ValueError("the gradient is zero, so no direction is steepest; choose another point")
     direction: Tensor = -slope / slope.norm()
     return direction
 
@@ -55,7 +56,7 @@ def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
 def gradient_descent(
     function: Callable[[Tensor], Tensor], start: Tensor, *, lr: float, steps: int
 ) -> Tensor:
-    """Return the points to which steps of lr times the gradient lead, (steps + 1, ...).
+    """Return the start and the points that gradient descent visits, (steps + 1, ...).
 
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
@@ -86,26 +87,26 @@ def fit(
 ) -> History:
     """Train a model in place and return a record of each epoch.
 
-    `data` is a pair of tensors, a Dataset, or a DataLoader: images, (N, ...), uint8 to be
-    normalised or floating point as they are, and labels, (N,); `validate`, for held-out examples,
-    is a pair. A batch has 64 examples if `batch_size` is not given; a DataLoader brings its own.
-    The optimizer is Adam and the loss, a mean over the batch, cross-entropy if none is given.
-    With `accumulate`, each batch is computed in so many pieces, one after the other, to the same
-    step. `callback` gets each epoch's record; `progress` draws a bar on a terminal.
+    `data` is a pair of tensors, a Dataset, or a DataLoader. It has images, (N, ...), and labels,
+    (N,). Images of dtype uint8 are normalised; others are used as they are. `validate` is a pair of
+    held-out images and labels. `batch_size` is 64 by default; a DataLoader has its own. The default
+    optimizer is Adam. The default loss is cross-entropy; any loss must be a mean over the batch.
+    `accumulate` computes each batch in that many pieces, with the same step as a result. `callback`
+    gets each epoch's record; `progress` draws a bar on a terminal.
 
-    The same seed gives the same order of examples and the same dropout; the caller's random state
-    is left alone. The model is left in training mode. Ctrl-C ends the training early: the model
-    is as the last step left it, and the epochs that were finished are returned.
+    The same seed gives the same order of examples and the same dropout. The caller's random state
+    does not change. The model ends in training mode. Ctrl-C ends training early: the model keeps
+    its last step, and `fit` returns the epochs that were finished.
 
-    To go on with a training, give its optimizer, the epochs that it has done as `start_epoch` of
-    `epochs` in all, and the `generator` that shuffles its examples. With a generator nothing is
-    seeded: dropout goes on from PyTorch's own random state.
+    To resume a run, pass its optimizer, the number of epochs done as `start_epoch`, the total as
+    `epochs`, and the `generator` that shuffles. With a generator `fit` seeds nothing: dropout
+    continues from PyTorch's global random state.
 
-    In processes that torch.distributed has joined, all given the same data, each computes its part
-    of every batch; the gradients are summed, and all take the step of the whole batch.
+    In a torch.distributed group, where every process passes the same data, each process computes
+    its part of every batch. The gradients are summed, so all take the step of the whole batch.
 
-    Raises ValueError for fewer than 1 epoch or unusable data, before anything is trained, and
-    DivergedError, before the step, if a batch's loss is not finite.
+    Raises ValueError for fewer than 1 epoch or unusable data, before any training, and
+    DivergedError, before the step, if the loss of a batch is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> data = torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1])
@@ -115,15 +116,15 @@ def fit(
     """
     if epochs <= start_epoch:
         done = f" and {start_epoch} are done" if start_epoch else ""
-        raise ValueError(f"training takes at least 1 epoch, but epochs is {epochs}{done}")
+        raise ValueError(f"fit must train at least 1 epoch, but epochs is {epochs}{done}")
     if accumulate < 1:
-        raise ValueError(f"a batch is computed in at least 1 piece, but accumulate is {accumulate}")
+        raise ValueError(f"accumulate must be at least 1, but it is {accumulate}")
     if validate is not None:
         check_data(validate, 1)
     seeds = seeded(seed, find_model_device(model)) if generator is None else nullcontext()
     loader = Batches(data, batch_size, generator or make_generator(seed), find_model_device(model))
     loss_fn = loss_fn or F.cross_entropy
-    # The fused form takes Adam's step in one pass over the parameters.
+    # Fused Adam takes its step in one pass over the parameters, which is faster.
     optimizer = optimizer or torch.optim.Adam(model.parameters(), fused=True)
     workers, history = joined_workers(model), History()
     steps = (epochs - start_epoch) * operator.length_hint(loader)
@@ -171,13 +172,11 @@ def train_epoch(
     epoch: int = 1,
     report: Callable[[str], None] | None = None,
 ) -> float:
-    """Take one step for each batch of a pass over the data, and return the examples' mean loss.
+    """Take one step for each batch of one pass over the data; return the mean loss per example.
 
-    Each loss is that of the weights before the step of its batch. `report` is called after each
-    batch with a line of text about it.
+    The loss of a batch is computed before its step. After each batch, `report` gets a line of text.
 
-    Raises ValueError if there is no batch, and DivergedError as `train_step` does, with the epoch
-    and the batch.
+    Raises ValueError if there is no batch, and DivergedError with the epoch and the batch.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)
@@ -194,7 +193,7 @@ def train_epoch(
             loss = train_step(
                 model, loss_fn, optimizer, images, labels, accumulate=accumulate, workers=workers
             )
-            # The last batch may be smaller: a mean of batch means would count its examples more.
+            # The last batch may be smaller; a mean of batch means would overweight its examples.
             running_loss += loss * len(labels)
             seen += len(labels)
             if report:
@@ -202,7 +201,7 @@ def train_epoch(
     except DivergedError as error:
         raise DivergedError(f"epoch {epoch}, batch {batch}: {error}") from error
     if not seen:
-        raise ValueError("there are no examples: the data gave no batch")
+        raise ValueError("there are no examples: the data yielded no batch")
     return running_loss / seen
 
 
@@ -216,14 +215,14 @@ def train_step(
     accumulate: int = 1,
     workers: dist.ProcessGroup | None = None,
 ) -> float:
-    """Move the parameters against the gradient of one batch's mean loss, and return that loss.
+    """Take one optimizer step on a batch, and return the batch's mean loss before the step.
 
-    With `accumulate` the batch is computed in so many pieces, which takes less memory; with
-    `workers`, a group of torch.distributed, each process computes its part of it. The step is that
-    of the whole batch either way, for models that treat each example alone.
+    `accumulate` computes the batch in that many pieces, to save memory. In `workers`, a group of
+    torch.distributed, each process computes its part. Either way the step is the same as for the
+    whole batch, if the model treats each example independently (BatchNorm does not).
 
-    Raises ValueError if there is not a label for each image, and DivergedError, with every
-    parameter as it was, if the loss is not finite.
+    Raises ValueError if images and labels differ in number, and DivergedError, before the step, if
+    the loss is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)
@@ -242,15 +241,15 @@ def train_step(
         outputs = model(inputs)
         loss = loss_fn(outputs, targets)
         if share != 1:
-            loss = loss * share
+            loss = loss * share  # the shares add up to the mean over the whole batch
         loss.backward()
-        batch_loss += loss.item()  # item() takes the number and lets the graph go
+        batch_loss += loss.item()  # item() returns a number, so the graph can be freed
     if workers is not None:
         batch_loss = sum_over_workers(model, batch_loss, workers)
     if not math.isfinite(batch_loss):
         raise DivergedError(
             f"the loss is {batch_loss} with learning rate {optimizer.param_groups[0]['lr']}; lower "
-            "the learning rate, or look for values in the data that are not finite"
+            "the learning rate, or remove NaN and infinite values from the data"
         )
     optimizer.step()
     return batch_loss
@@ -259,12 +258,12 @@ def train_step(
 def pieces(
     images: Tensor, labels: Tensor, accumulate: int, workers: dist.ProcessGroup | None
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Cut a batch, or this worker's part of it, into pieces with their shares of the examples."""
+    """Cut a batch, or this worker's part of it, into pieces; yield each with its share of it."""
     examples = len(labels)
     if workers is not None:
         mine = slice(workers.rank(), None, workers.size())
         if not len(labels[mine]):
-            # Its gradients, all zero, are what this worker has to add to the sum.
+            # This worker must still join the sum, so it adds gradients that are all zero.
             yield images[:1], labels[:1], 0.0
             return
         images, labels = images[mine], labels[mine]
@@ -273,26 +272,25 @@ def pieces(
 
 
 class Batches:
-    """The batches of one pass over the data, as often as it is iterated over.
+    """The batches of one pass over the data, each time it is iterated over.
 
-    A pair of tensors, or a TensorDataset of two, is cut by index, in a new order each time; any
-    other Dataset is shuffled by a DataLoader. Images of dtype uint8 are normalised.
+    A pair of tensors, or a TensorDataset of two, is cut by index, in a new order each time. A
+    DataLoader shuffles any other Dataset. Images of dtype uint8 are normalised.
 
-    Raises ValueError for no examples, images and labels of different number, a batch size below 1,
-    a batch size beside a DataLoader, or one that gives each process other examples.
+    Raises ValueError for no examples, images and labels that differ in number, a batch size below
+    1, a batch size together with a DataLoader, or a DataLoader with a DistributedSampler.
     """
 
     def __init__(
         self, data: Data, batch_size: int | None, generator: torch.Generator, device: torch.device
     ) -> None:
-        """Check the data and find out how it can be cut."""
         self.batch_size = 64 if batch_size is None else batch_size
         self.generator, self.device = generator, device
         if isinstance(data, DataLoader):
             if batch_size is not None:
-                raise ValueError("a DataLoader has a batch size of its own: leave out batch_size")
+                raise ValueError("a DataLoader has its own batch size; do not pass batch_size")
             if isinstance(data.sampler, DistributedSampler):
-                raise ValueError("fit cuts up each batch itself: leave out the DistributedSampler")
+                raise ValueError("fit splits each batch itself; remove the DistributedSampler")
         elif isinstance(data, TensorDataset) and len(data.tensors) == 2:
             data = data.tensors[0], data.tensors[1]
         elif isinstance(data, Dataset):
@@ -302,13 +300,13 @@ class Batches:
         self.data = data
 
     def __length_hint__(self) -> int:
-        """Return the number of batches, 0 where a DataLoader does not know it."""
+        """Return the number of batches, or 0 if a DataLoader does not know it."""
         if isinstance(self.data, DataLoader):
             return operator.length_hint(self.data)
         return math.ceil(len(self.data[1]) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return the batches of one pass, on the device."""
+        """Return the batches of one pass, on the model's device."""
         if not isinstance(self.data, DataLoader):
             n = len(self.data[1])
             order = torch.randperm(n, generator=self.generator, device="cpu")

@@ -1,6 +1,6 @@
-"""Lesson 6, the write: a file that is there whole or not at all, whenever the process may die.
+"""Atomic writes: a file is written whole or not at all, even if the process dies.
 
-PyTorch is not imported here, so that processes that write can be killed by the hundred in a test.
+This module does not import PyTorch, so that a test can start and kill hundreds of writers.
 """
 
 import errno
@@ -13,21 +13,21 @@ from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file that takes the place of `path`, whole or not at all; see `replacing`."""
+    """Write `content` to `path`, whole or not at all; see `replacing`."""
     with replacing(path) as file:
         file.write(content)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that, once written, takes the place of `path`.
+    """Open a temporary file that replaces `path` when the block ends.
 
-    A process that stops half-way leaves the old file as it was, and perhaps the temporary one
-    beside it, whose name begins with a dot and ends with .tmp. Links are followed.
+    A process that dies half-way leaves the old file as it was. It may leave the temporary file next
+    to it, whose name starts with a dot and ends with .tmp. Symbolic links are followed.
 
-    Raises OSError if the file cannot be written, or `path` is a folder or a device; nothing is left
-    behind.
-    Source: POSIX rename(2): an existing target is replaced without a moment of absence.
+    Raises OSError if the file cannot be written, or `path` is a folder or a device; the temporary
+    file is then deleted.
+    Source: POSIX rename(2): it replaces an existing file at once, so that one is always there.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
@@ -37,7 +37,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # or a power failure could keep the rename but not the bytes
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""Lesson 6, the file: tensors on disk that are there whole, unharmed and without code, or an error.
+"""Checkpoint files with a checksum: loading returns exactly what was saved, or raises an error.
 
-A file of `save_file` is an ordinary one of `torch.save`, a zip archive, and `torch.load` opens it.
-One thing is added: the comment of the archive is the CRC-32 of all bytes without it. CRC-32 finds
-every change within 32 neighbouring bits and misses one in four billion of the others; of the
-checksums that come with Python it costs least (benchmarks/checkpoints.py). An enemy could write a
-new one: against him, pickled code is never run.
+`save_file` writes an ordinary file of `torch.save`, a zip archive, which `torch.load` can read. It
+adds one thing: the archive's comment is the CRC-32 of all other bytes. CRC-32 finds every change
+within 32 neighboring bits and misses one in four billion of the others. It is the fastest checksum
+that comes with Python (benchmarks/checkpoints.py). An attacker can forge the checksum, so pickled
+code is never run.
 """
 
 import os
@@ -17,35 +17,36 @@ import torch
 from torch import Tensor, nn
 
 from dlconcepts.support.atomic import replacing
+from dlconcepts.support.errors import UserError
 
 PLAIN = (bool, int, float, str, type(None), torch.Size, torch.dtype, Tensor, nn.Parameter)
 MAGIC = b"PK\x03\x04"
-# An archive ends with the length of its comment, in two bytes, and the comment.
+# A zip archive ends with the length of its comment, in two bytes, and the comment.
 NO_COMMENT = b"\0\0"
 LABEL = "CRC-32 "
 TRAILER = 2 + len(LABEL) + 8
-CHUNK = 2**18
-GIVE = "give one written by `python -m dlconcepts train`"
+CHUNK = 2**18  # bytes, so that a large file is not read into memory twice
+GIVE = "pass one written by `python -m dlconcepts train`"
 
 
-class CheckpointError(RuntimeError):
-    """A file that is no checkpoint of this library, or a damaged one."""
+class CheckpointError(UserError):
+    """Raised for a file that is damaged or is not a checkpoint of this library."""
 
 
 def save_file(content: Any, path: str | Path) -> None:
-    """Write tensors and plain values with a checksum: `torch.save`, but whole or not at all.
+    """Write tensors and plain values with a checksum, as `torch.save` but whole or not at all.
 
     Raises TypeError for a value that `torch.load` would refuse, and OSError if the file cannot be
-    written; the old file is then as it was.
+    written; an old file then stays as it was.
     Source: PyTorch documentation, `torch.save`; the zip format's APPNOTE.TXT, 4.3.16.
     """
     check_plain(content)
     with replacing(path) as file:
         summed = Summed(file)
         try:
-            torch.save(content, cast(BinaryIO, summed))  # torch calls write and flush alone
+            torch.save(content, cast(BinaryIO, summed))  # torch calls only write and flush
         except RuntimeError as error:
-            # torch stumbles over what an error of the disk has left, and reports that.
+            # After a disk error torch fails again while closing the archive; report the cause.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -54,10 +55,10 @@ def save_file(content: Any, path: str | Path) -> None:
 
 
 def load_file(path: str | Path) -> Any:
-    """Return what a file of `save_file` holds, on the CPU, once its checksum is seen to be right.
+    """Verify the checksum of a file of `save_file`, and return its content, on the CPU.
 
     Raises CheckpointError if the file is missing, damaged, not written by `save_file`, or holds
-    anything but tensors and plain values: pickled code is never run.
+    anything but tensors and plain values. Pickled code is never run.
     Source: PyTorch documentation, `torch.load` with `weights_only`.
 
     >>> import tempfile
@@ -69,7 +70,7 @@ def load_file(path: str | Path) -> Any:
     try:
         with Path(path).open("rb") as file:
             if fault := find_fault(file):
-                raise CheckpointError(f"the checkpoint {path} {fault}")
+                raise CheckpointError(f"the file {path} {fault}")
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -78,7 +79,7 @@ def load_file(path: str | Path) -> Any:
         ) from error
     except CheckpointError:
         raise
-    # A pickle made by an enemy, with a checksum to go with it, can make torch raise anything.
+    # A forged file with a valid checksum can make torch raise anything.
     except Exception as error:
         raise CheckpointError(
             f"the checkpoint {path} holds more than tensors and plain values, perhaps pickled "
@@ -87,24 +88,24 @@ def load_file(path: str | Path) -> Any:
 
 
 class Summed:
-    """A file to write to, with the CRC-32 of all that was written."""
+    """A file to write to that keeps the CRC-32 of all written bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.checksum = 0
 
     def write(self, data: bytes) -> int:
-        """Write data, and return how many bytes that were."""
+        """Write data and return the number of bytes."""
         self.checksum = zlib.crc32(data, self.checksum)
         return self.file.write(data)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Flush the file."""
         self.file.flush()
 
 
 def check_plain(value: Any, name: str = "content") -> None:
-    """Raise TypeError, naming the place, if there is a value that `torch.load` would refuse.
+    """Raise TypeError, with the place, for a value that `torch.load` would refuse.
 
     >>> check_plain({"lr": complex(1, 0)})
     Traceback (most recent call last):
@@ -126,14 +127,14 @@ def check_plain(value: Any, name: str = "content") -> None:
 
 
 def find_fault(file: BinaryIO) -> str | None:
-    """Return what is wrong with a file, or None if its checksum is right."""
+    """Return what is wrong with a file, or None if its checksum is valid."""
     if file.read(len(MAGIC)) != MAGIC:
-        return f"is not one; {GIVE}"
+        return f"is not a checkpoint; {GIVE}"
     end = file.seek(0, os.SEEK_END) - TRAILER
     file.seek(max(end, 0))
     found = file.read()
     if not found[2:].startswith(LABEL.encode()):
-        return f"has no checksum: it is truncated or comes from elsewhere; {GIVE}"
+        return f"has no checksum: it is truncated or was written by something else; {GIVE}"
     if found != trailer(zlib.crc32(NO_COMMENT, crc32(file, end))):
         return "is damaged: its checksum does not match; restore it from a copy"
     return None
@@ -154,6 +155,6 @@ def crc32(file: BinaryIO, end: int) -> int:
 
 
 def trailer(checksum: int) -> bytes:
-    """Return the last bytes of an archive whose comment is the checksum."""
+    """Return the last bytes of an archive that has the checksum as its comment."""
     comment = f"{LABEL}{checksum:08x}".encode("ascii")
     return len(comment).to_bytes(2, "little") + comment

@@ -1,12 +1,11 @@
 """Lesson 6: checkpoints that can be trusted.
 
-A model's state_dict names its parameters and buffers, and refers to them: it is no copy. Written to
-a file it brings the weights back, but not the architecture, nor where training stood; both have to
-be put in. And a file can be damaged. `torch.save` writes in place, so that a process that dies on
-the way leaves half a file where a good one stood, and `torch.load` reads a flipped bit without a
-word. Here the file is replaced whole, and carries a checksum that is looked at first.
-
-Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+A model's state_dict maps names to parameters and buffers. It refers to them: it is not a copy. A
+file with the state_dict restores the weights, but neither the architecture nor the state of the
+training; a checkpoint has to store both as well. And files get damaged. `torch.save` writes in
+place, so a process that dies while writing leaves half a file where a good one stood, and
+`torch.load` reads a flipped bit without an error. Our checkpoints replace the file as a whole and
+carry a checksum, which `load` verifies before it loads anything.
 """
 
 CLAIMS = [

@@ -1,4 +1,4 @@
-"""Shared by several claims of the lesson checkpoints."""
+"""Shared by several claims of the lesson checkpoints, and by the tests of its techniques."""
 
 import io
 import os
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,28 +18,21 @@ from dlconcepts.checkpoints import save
 from dlconcepts.networks import ACTIVATIONS, Network
 from dlconcepts.support.bitwise import bits
 from dlconcepts.support.checkpoint_files import load_file, trailer
-from dlconcepts.training import seeded
+from dlconcepts.support.runs import seeded
 
 Store = Callable[..., None]
-
-
 State = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder for the files of all examples, each of which replaces those before it."""
-    return tmp_path_factory.mktemp("checkpoints")
 
 
 @st.composite
 def models(draw: st.DrawFn, **fixed: Any) -> Network:
-    """Draw networks with 0 to 5 hidden layers; `fixed` are arguments that are not drawn."""
+    """Draw networks with 0 to 5 hidden layers; `fixed` holds arguments that are not drawn."""
     size = st.integers(1, 4)
     arguments = {
         "in_features": draw(size),
         "hidden_features": draw(st.lists(size, max_size=5)),
         "out_features": draw(size),
+        # relu first: Hypothesis shrinks to the first element.
         "activation": draw(st.sampled_from(sorted(ACTIVATIONS, key=lambda name: name != "relu"))),
         "dropout": draw(st.sampled_from([0.0, 0.5, 0.1, 1.0]) | st.floats(0, 1)),
     }
@@ -49,48 +41,46 @@ def models(draw: st.DrawFn, **fixed: Any) -> Network:
 
 
 def parts_of(model: Network) -> dict[str, Any]:
-    """Return what `save` wants to know beside a model."""
+    """Return the other arguments of `save`: class names that fit the model, a normalization."""
     classes = [f"class {number}" for number in range(model.out_features)]
     return {"classes": classes, "normalization": {"mean": 0.5, "std": 0.25}}
 
 
 def values_of(model: nn.Module) -> dict[str, bytes]:
-    """Return the bits of each parameter and persistent buffer."""
     return {name: bits(tensor) for name, tensor in model.state_dict().items()}
 
 
 def train_a_step(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
-    """Let every parameter and every running statistic move."""
+    """Move every parameter and every running statistic."""
     model.train()
     loss = nn.functional.cross_entropy(model(inputs), labels)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     with torch.no_grad():
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter -= gradient + 1
+            parameter -= gradient + 1  # a gradient may be zero
 
 
 class Gadget:
-    """An object that acts when it is unpickled: `__setstate__` is called with what was pickled."""
+    """An object that runs code when it is unpickled, through `__setstate__`."""
 
     def __init__(self, marker: str) -> None:
         self.marker = marker
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        """Leave a trace."""
         Path(state["marker"]).touch()
 
 
 class Call:
-    """An object that is unpickled by calling a function."""
+    """An object that calls a function when it is unpickled, through `__reduce__`."""
 
     def __init__(self, function: Callable[..., Any], *arguments: str) -> None:
         self.function, self.arguments = function, arguments
 
     def __reduce__(self) -> Any:
-        """Say which function."""
         return self.function, self.arguments
 
 
+# Ways to run code while unpickling; each makes the file or folder `marker`.
 GADGETS: dict[str, Callable[[str], Any]] = {
     "__setstate__": Gadget,
     "os.system": lambda marker: Call(os.system, f"touch {marker}"),
@@ -99,13 +89,11 @@ GADGETS: dict[str, Callable[[str], Any]] = {
     "os.mkdir": lambda marker: Call(os.mkdir, marker),
     "subprocess": lambda marker: Call(subprocess.check_call, ("touch", marker)),
 }
-
-
 PLACES = ("state_dict", "architecture", "optimizer", "history", "top", "key")
 
 
 def plant(content: State, place: str, gadget: Any) -> Any:
-    """Return the content of a checkpoint with the gadget in some place."""
+    """Return the content of a checkpoint with the gadget in one of PLACES."""
     if place == "top":
         return gadget
     if place == "key":
@@ -116,7 +104,7 @@ def plant(content: State, place: str, gadget: Any) -> Any:
 
 
 def forge(content: Any) -> bytes:
-    """Return a file with any content and a right checksum, as an enemy can write it."""
+    """Return a file with any content and a valid checksum, as an attacker can write it."""
     archive = io.BytesIO()
     torch.save(content, archive)
     content = archive.getvalue()
@@ -125,7 +113,7 @@ def forge(content: Any) -> bytes:
 
 @contextmanager
 def a_trap(folder: Path, gadget: str, place: str) -> Iterator[tuple[Path, Path, Network]]:
-    """Give the path of a malicious checkpoint, the marker that its code makes, and a model."""
+    """Yield the path of a malicious checkpoint, the marker that its code makes, and a model."""
     path, marker, model = folder / "malicious.pt", folder / "executed", Network(2, [2], 2)
     save(path, model, **parts_of(model))
     path.write_bytes(forge(plant(load_file(path), place, GADGETS[gadget](str(marker)))))
@@ -134,9 +122,3 @@ def a_trap(folder: Path, gadget: str, place: str) -> Iterator[tuple[Path, Path, 
     finally:
         if marker.exists():
             shutil.rmtree(marker) if marker.is_dir() else marker.unlink()
-
-
-CAN_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="what dies is a fork of this process")
-
-
-MODEL = Network(2, [2], 2)

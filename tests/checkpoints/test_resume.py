@@ -1,14 +1,20 @@
-"""Going on with a training.
+"""A run resumes exactly only if its optimizer and generators are restored.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> w = nn.Parameter(torch.tensor(9.0))
+>>> w.grad = torch.tensor(2.0)  # the same in every step
+>>> sgd, new, resumed = (torch.optim.SGD([w], lr=1.0, momentum=0.5) for _ in range(3))
+>>> sgd.step()  # from 9 to 7
+>>> resumed.load_state_dict(sgd.state_dict())
+>>> for optimizer in (new, resumed):
+...     optimizer.step()
+...     print(w.item())  # the new one subtracts 2; the resumed one 2 + 0.5 * 2
+5.0
+2.0
 
 Notes: (reason to save) There is no need to train again from scratch.
 Verdict: holds-if
-Truth: To continue exactly, the optimizer's state, the epoch and the random generators' states
-    belong in the checkpoint.
+Truth: To resume exactly, the checkpoint must hold the optimizer's state, the epoch and the random
+    generators' states: the one that shuffles, and PyTorch's own, which draws dropout.
 """
 
 import copy
@@ -20,53 +26,53 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dlconcepts.checkpoints import Training, capture, load, resume, save
 from dlconcepts.networks import Network
 from dlconcepts.strategies import batches
+from dlconcepts.support.runs import seeded
 from dlconcepts.testing.laws import law
-from dlconcepts.training import fit, seeded
+from dlconcepts.training import fit
 from tests.checkpoints.common import models, parts_of, values_of
 
 
 def forgets_the_optimizer(
-    training: Training, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    training: Training, optimizer: Optimizer, generator: torch.Generator
 ) -> None:
-    """Go on with a new optimizer, whose momentum and averages are zero."""
+    """Resume with a new optimizer, whose momentum and averages are zero."""
     fresh = copy.deepcopy(optimizer.state_dict())
     resume(training, optimizer, generator)
     optimizer.load_state_dict(fresh)
 
 
 def forgets_the_random_state(
-    training: Training, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    training: Training, optimizer: Optimizer, generator: torch.Generator
 ) -> None:
-    """Go on with the optimizer's state alone."""
+    """Restore only the optimizer, not the random generators."""
     optimizer.load_state_dict(training.optimizer)
 
 
 def forgets_the_shuffling(
-    training: Training, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    training: Training, optimizer: Optimizer, generator: torch.Generator
 ) -> None:
-    """Go on with PyTorch's own random state, and a new generator for the order of examples."""
+    """Restore PyTorch's global generator, but shuffle with a new one."""
     resume(training, optimizer, generator)
     generator.manual_seed(0)
 
 
-def seeds_again(
-    training: Training, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> None:
-    """Go on from the seed, with the dropout of the first epoch."""
+def seeds_again(training: Training, optimizer: Optimizer, generator: torch.Generator) -> None:
+    """Seed again after restoring, which repeats the dropout of the first epoch."""
     resume(training, optimizer, generator)
     torch.manual_seed(0)
 
 
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-    "SGD with momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
-    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
-    "AMSGrad": lambda parameters: torch.optim.Adam(parameters, lr=0.01, amsgrad=True),
-    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
+    "SGD": lambda parameters: SGD(parameters, lr=0.1),
+    "SGD with momentum": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
+    "Adam": lambda parameters: Adam(parameters, lr=0.01),
+    "AMSGrad": lambda parameters: Adam(parameters, lr=0.01, amsgrad=True),
+    "AdamW": lambda parameters: AdamW(parameters, lr=0.01),
 }
 
 
@@ -88,8 +94,8 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     batch_size=st.integers(1, 4),
     epochs=st.tuples(st.integers(1, 2), st.integers(1, 2)),
 )
-def test_a_resumed_training_is_an_unbroken_one(
-    bring_back: Callable[..., None],
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    restore: Callable[..., None],
     model: Network,
     batch: tuple[Tensor, Tensor],
     optimizer: str,
@@ -97,46 +103,38 @@ def test_a_resumed_training_is_an_unbroken_one(
     epochs: tuple[int, int],
     folder: Path,
 ) -> None:
-    """K epochs, a file, and n - k more from new objects are n epochs, bit for bit.
+    """Training k epochs, saving, loading and training n - k more equals n epochs, bit for bit."""
+    (done, more), path = epochs, folder / "training.pt"
+    device, uninterrupted = batch[0].device, copy.deepcopy(model)
+    new_optimizer = OPTIMIZERS[optimizer]
 
-    That it also holds in a new process is tested with the command, in test_commands.py.
-    """
-    done, path = epochs[0], folder / "training.pt"
-    device, unbroken = batch[0].device, copy.deepcopy(model)
-
-    def go(model: Network, steps: torch.optim.Optimizer, start: int, end: int) -> list[float]:
-        """Train from one epoch to another and return the losses."""
-        history = fit(
-            model,
-            batch,
-            epochs=end,
-            start_epoch=start,
-            batch_size=batch_size,
-            optimizer=steps,
-            generator=generator,
-        )
+    def train(model: Network, steps: Optimizer, start: int, end: int) -> list[float]:
+        options = {"start_epoch": start, "optimizer": steps, "generator": generator}
+        history = fit(model, batch, epochs=end, batch_size=batch_size, **options)
         return [record.train_loss for record in history]
 
     with seeded(3, device):
         generator = torch.Generator(device="cpu").manual_seed(3)
-        expected = go(unbroken, OPTIMIZERS[optimizer](unbroken.parameters()), 0, sum(epochs))
+        steps = new_optimizer(uninterrupted.parameters())
+        expected = train(uninterrupted, steps, 0, done + more)
 
     with seeded(3, device):
         generator = torch.Generator(device="cpu").manual_seed(3)
-        steps = OPTIMIZERS[optimizer](model.parameters())
-        losses = go(model, steps, 0, done)
+        steps = new_optimizer(model.parameters())
+        losses = train(model, steps, 0, done)
         training = capture(steps, generator, epoch=done)
         save(path, model, **parts_of(model), training=training)
 
+    # Everything is new, under another seed, as in a new process.
     with seeded(4, device):
         checkpoint = load(path)
         resumed = checkpoint.model.to(device)
         generator = torch.Generator(device="cpu")
-        steps = OPTIMIZERS[optimizer](resumed.parameters())
-        bring_back(checkpoint.training, steps, generator)
-        losses += go(resumed, steps, checkpoint.training.epoch, sum(epochs))
+        steps = new_optimizer(resumed.parameters())
+        restore(checkpoint.training, steps, generator)
+        losses += train(resumed, steps, checkpoint.training.epoch, done + more)
 
-    assert values_of(resumed) == values_of(unbroken), (
-        "a resumed training ends bit for bit where an unbroken one does"
+    assert values_of(resumed) == values_of(uninterrupted), (
+        "a resumed run ends bit for bit where an uninterrupted one does"
     )
-    assert losses == expected, "its losses are those of the unbroken one"
+    assert losses == expected, "its losses are those of the uninterrupted run"

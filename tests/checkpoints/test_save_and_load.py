@@ -1,12 +1,19 @@
-"""There and back.
+"""torch.save and torch.load restore a state_dict bit for bit.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> import io
+>>> file, model, other = io.BytesIO(), nn.Linear(2, 3), nn.Linear(2, 3)
+>>> torch.save(model.state_dict(), file)
+>>> _ = file.seek(0)
+>>> other.load_state_dict(torch.load(file, weights_only=True))
+<All keys matched successfully>
+>>> other.weight.equal(model.weight), other.bias.equal(model.bias)
+(True, True)
 
-Notes: torch.save stores the state_dict at a path, torch.load and load_state_dict bring it back.
+Notes: torch.save stores the state_dict at a path; torch.load and load_state_dict bring it back.
 Verdict: holds
+Truth: Every bit comes back (NaN, -0.0, subnormals), with dtype, shape, strides and shared memory,
+    through a str, a Path or a file object. With weights_only, the default since torch 2.6, loading
+    runs no code from the file.
 """
 
 import copy
@@ -40,7 +47,8 @@ from tests.checkpoints.common import (
 
 
 def through_half(tensor: Any, file: Any) -> None:
-    """Round the numbers to half precision on the way."""
+    """Round the numbers to half precision."""
+    # Round the whole storage in place, so that only the bits change and not the strides.
     rounded = copy.deepcopy(tensor)
     size = rounded.untyped_storage().nbytes() // rounded.itemsize
     memory = rounded.as_strided((size,), (1,), 0)
@@ -50,12 +58,12 @@ def through_half(tensor: Any, file: Any) -> None:
 
 
 def as_contiguous(tensor: Any, file: Any) -> None:
-    """Lay the elements out row by row."""
+    """Lay the elements out row by row, which loses the strides."""
     torch.save(tensor.contiguous(), file)
 
 
 def as_float32(tensor: Any, file: Any) -> None:
-    """Save every number as what most numbers are."""
+    """Convert every floating-point tensor to float32."""
     torch.save(tensor.float() if tensor.is_floating_point() else tensor, file)
 
 
@@ -65,7 +73,6 @@ ANY_TENSOR = easily_lost() | tensors(
 
 
 def assert_unchanged(tensor: Tensor, loaded: Tensor) -> None:
-    """Assert that a tensor came back with its bits, dtype, shape and strides."""
     assert loaded.dtype == tensor.dtype, "a tensor comes back in its dtype"
     assert loaded.shape == tensor.shape, "a tensor comes back in its shape"
     assert bits(loaded) == bits(tensor), "a tensor comes back bit for bit"
@@ -84,7 +91,7 @@ def assert_unchanged(tensor: Tensor, loaded: Tensor) -> None:
 def test_a_tensor_comes_back_as_it_was(
     store: Store, tensor: Tensor, kind: str, folder: Path
 ) -> None:
-    """torch.save and torch.load keep every bit, to a str, a Path and a file object."""
+    """torch.save and torch.load keep every bit, through a str, a Path and a file object."""
     path = folder / "tensor.pt"
     file: Any = {"str": str(path), "Path": path, "file": io.BytesIO()}[kind]
 
@@ -96,21 +103,20 @@ def test_a_tensor_comes_back_as_it_was(
 
 
 def clones(content: Any, file: Any) -> None:
-    """Give every tensor memory of its own."""
+    """Clone every tensor, so that none share memory any more."""
     save_file([tensor.clone() for tensor in content], file)
 
 
 def one_by_one(content: Any, file: Any) -> None:
-    """Pickle the tensors one after the other, each without a look at those before."""
-    save_file([torch.load(_pickled(tensor), weights_only=True) for tensor in content], file)
+    """Pickle each tensor separately, which duplicates the memory that tensors share."""
+    save_file([pickled_alone(tensor) for tensor in content], file)
 
 
-def _pickled(tensor: Tensor) -> io.BytesIO:
-    """Return a tensor in a file of its own."""
+def pickled_alone(tensor: Tensor) -> Tensor:
     file = io.BytesIO()
     torch.save(tensor, file)
     file.seek(0)
-    return file
+    return torch.load(file, weights_only=True)
 
 
 @law(
@@ -126,14 +132,14 @@ def _pickled(tensor: Tensor) -> io.BytesIO:
     shared=aliases(tensors(shapes(max_dims=2, min_side=1, max_side=3))),
     kind=st.sampled_from([str, Path]),
 )
-def test_a_file_with_a_checksum_is_one_of_torch(
+def test_torch_load_reads_a_file_with_a_checksum(
     store: Store,
     tensor: Tensor,
     shared: tuple[Tensor, Tensor],
     kind: Callable[[Path], Any],
     folder: Path,
 ) -> None:
-    """`load_file` and plain torch.load bring back the same tensors, bit for bit."""
+    """Both `load_file` and torch.load restore the tensors bit for bit, and what they share."""
     path = kind(folder / "content.pt")
 
     store([tensor, *shared], path)
@@ -150,19 +156,19 @@ def test_a_file_with_a_checksum_is_one_of_torch(
 
 
 def saves_before_training(path: Path, model: Network, train: Callable[[], None]) -> None:
-    """Save first, for safety."""
+    """Save first, then train."""
     save(path, model, **parts_of(model))
     train()
 
 
 def saves_after_training(path: Path, model: Network, train: Callable[[], None]) -> None:
-    """Save what was learnt."""
+    """Train first, then save."""
     train()
     save(path, model, **parts_of(model))
 
 
 def saves_half(path: Path, model: Network, train: Callable[[], None]) -> None:
-    """Save a copy in half precision, and bring it back to the old one for the CPU."""
+    """Save a copy that was rounded to half precision, under the old dtype."""
     train()
     save(path, copy.deepcopy(model).half().to(model.output.weight.dtype), **parts_of(model))
 
@@ -175,13 +181,12 @@ def saves_half(path: Path, model: Network, train: Callable[[], None]) -> None:
 def test_a_model_comes_back_with_its_outputs(
     store: Callable[..., None], model: Network, data: st.DataObject, folder: Path
 ) -> None:
-    """A trained network gives bit-identical outputs in eval mode once it was saved and loaded."""
+    """A trained network that is saved and loaded gives bit-identical outputs in eval mode."""
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
     inputs = data.draw(tensors((2, model.in_features), dtype, max_magnitude=10))
     model.to(dtype)
 
     def train() -> None:
-        """Train a step."""
         train_a_step(model, inputs, torch.zeros(2, dtype=torch.int64))
 
     untrained = copy.deepcopy(model)
@@ -196,24 +201,21 @@ def test_a_model_comes_back_with_its_outputs(
 
 
 def loads_weights_only(path: Path, model: Network) -> None:
-    """Let torch.load make tensors and plain values, nothing else."""
+    """Let torch.load make only tensors and plain values."""
     torch.load(path, weights_only=True)
 
 
 def allows_code(path: Path, model: Network) -> None:
-    """Load as it was the default before torch 2.6."""
+    """Load as torch.load did by default before torch 2.6."""
     torch.load(path, weights_only=False)
 
 
-@law(
-    right=loads_weights_only,
-    wrong={allows_code: "no code is run"},
-)
+@law(right=loads_weights_only, wrong={allows_code: "no code is run"})
 @given(gadget=st.sampled_from(list(GADGETS)), place=st.sampled_from(PLACES))
 def test_weights_only_runs_no_code(
     read: Callable[[Path, Network], None], gadget: str, place: str, folder: Path
 ) -> None:
-    """torch.load with weights_only refuses a file that would call a function."""
+    """torch.load with weights_only refuses a file that would run code."""
     with a_trap(folder, gadget, place) as (path, marker, model):
         try:
             read(path, model)

@@ -1,16 +1,20 @@
-"""Another architecture.
+"""load_state_dict raises if a shape differs, but first copies what fits.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> source, target = nn.Linear(3, 1), nn.Linear(2, 1)
+>>> target.load_state_dict(source.state_dict())  # doctest: +ELLIPSIS
+Traceback (most recent call last):
+...
+RuntimeError: Error(s) in loading state_dict for Linear:...size mismatch for weight...
+>>> target.bias.equal(source.bias)
+True
 
 Notes: Loading a state_dict into a model of another architecture fails.
 Verdict: holds-if
-Truth: Only if names or shapes differ; what has no tensor is not compared: the state_dict of a
-    tanh network, or of one with dropout 0.5, loads into a ReLU network without a word.
-    RuntimeError naming each parameter and both shapes; strict=False does not excuse shapes. torch
-    has by then already copied the parameters that did fit.
+Truth: Only if names or shapes differ. The RuntimeError names each parameter and both shapes;
+    strict=False does not excuse shapes. By then torch has already copied the parameters that fit;
+    `restore` loads all or nothing. Differences without a tensor go unnoticed: the state_dict of a
+    tanh network, or of one with dropout 0.5, loads into a ReLU network without an error. A
+    checkpoint with its architecture is refused for these too.
 """
 
 from collections.abc import Callable
@@ -31,7 +35,7 @@ from tests.checkpoints.common import State, models, parts_of
 
 
 def loads_what_fits(model: nn.Module, state_dict: State) -> None:
-    """Leave out the entries that do not fit."""
+    """Skip the entries that do not fit, without an error."""
     own = model.state_dict()
     fitting = {
         name: tensor
@@ -42,7 +46,7 @@ def loads_what_fits(model: nn.Module, state_dict: State) -> None:
 
 
 def is_not_strict(model: nn.Module, state_dict: State) -> None:
-    """Allow missing and unexpected entries."""
+    """Use strict=False, which allows missing and unexpected entries."""
     before = snapshot(model)
     try:
         model.load_state_dict(state_dict, strict=False)
@@ -52,12 +56,12 @@ def is_not_strict(model: nn.Module, state_dict: State) -> None:
 
 
 def loads_half(model: nn.Module, state_dict: State) -> None:
-    """Load with torch alone, which copies all that fits before it raises."""
+    """Use plain load_state_dict, which copies everything that fits before it raises."""
     model.load_state_dict(state_dict)
 
 
 def brings_the_parameters_back(model: nn.Module, state_dict: State) -> None:
-    """Undo what was loaded before the error, but for the running statistics."""
+    """After the error, restore the parameters but not the running statistics."""
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     try:
         model.load_state_dict(state_dict)
@@ -67,7 +71,7 @@ def brings_the_parameters_back(model: nn.Module, state_dict: State) -> None:
 
 
 def hides_the_reason(model: nn.Module, state_dict: State) -> None:
-    """Replace torch's message by one that says less."""
+    """Replace PyTorch's message by one without names and shapes."""
     try:
         restore(model, state_dict)
     except RuntimeError:
@@ -76,13 +80,14 @@ def hides_the_reason(model: nn.Module, state_dict: State) -> None:
 
 @st.composite
 def unequal_networks(draw: st.DrawFn) -> tuple[nn.Module, nn.Module]:
-    """Draw two networks of which one has a layer more, or a layer of another size."""
+    """Draw two networks that differ in the size of a layer or in the number of layers."""
     sizes = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
     position = draw(st.integers(0, len(sizes)))
     other = [size + (number == position) for number, size in enumerate(sizes)]
     pair = []
     for widths in (sizes, other if other != sizes else [*sizes, 1]):
         norm = nn.BatchNorm1d(widths[0])
+        # Unequal statistics show whether a refused load has changed a buffer.
         nn.init.constant_(norm.running_mean, len(pair))
         pair.append(nn.Sequential(norm, *draw(networks(widths))))
     return tuple(reversed(pair) if draw(st.booleans()) else pair)
@@ -102,7 +107,7 @@ def unequal_networks(draw: st.DrawFn) -> tuple[nn.Module, nn.Module]:
 def test_a_state_dict_of_other_shapes_is_refused(
     bring: Callable[[nn.Module, State], None], pair: tuple[nn.Module, nn.Module]
 ) -> None:
-    """What is missing, unexpected or of another shape is named, and the model is as it was."""
+    """The error names each missing, unexpected or mismatched key; the model does not change."""
     model, other = pair
     here, there = (network.state_dict() for network in pair)
     before = state_of(model)
@@ -124,17 +129,14 @@ def test_a_state_dict_of_other_shapes_is_refused(
 
 
 def compares_tensors_alone(path: Path, model: Network) -> None:
-    """Load the state_dict, and trust that an error comes if it is of another architecture."""
+    """Load the state_dict, and trust that another architecture raises."""
     try:
         restore(model, load_file(path)["state_dict"])
     except RuntimeError as error:
         raise CheckpointError(f"it is for another network: {error}") from error
 
 
-@law(
-    right=load,
-    wrong={compares_tensors_alone: "DID NOT RAISE"},
-)
+@law(right=load, wrong={compares_tensors_alone: "DID NOT RAISE"})
 @given(saved=models(), model=models(), data=st.data())
 def test_a_checkpoint_of_another_architecture_is_refused(
     read: Callable[[Path, Network], None],
@@ -145,7 +147,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
 ) -> None:
     """Another activation or dropout rate, which no tensor shows, is refused like another size."""
     name = data.draw(st.sampled_from([None, "activation", "dropout", "hidden_features"]))
-    if name:  # all but one argument agree
+    if name:  # only this argument differs
         model = Network(**{**saved.architecture, name: model.architecture[name]})
     assume(model.architecture != saved.architecture)
     save(folder / "other.pt", saved, **parts_of(saved))

@@ -1,13 +1,20 @@
-"""What a state_dict holds.
+"""A state_dict holds the parameters and the buffers, by name.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+>>> for name, tensor in model.state_dict().items():
+...     print(name, tuple(tensor.shape))
+0.weight (2, 3)
+0.bias (2,)
+1.weight (2,)
+1.bias (2,)
+1.running_mean (2,)
+1.running_var (2,)
+1.num_batches_tracked ()
 
 Notes: state_dict holds the weights and biases; its keys are the layers' names.
 Verdict: holds-if
-Truth: And the buffers (BatchNorm's running statistics). Its tensors are references, not copies.
+Truth: It also holds the persistent buffers, such as BatchNorm's running statistics. Its keys are
+    exactly the names of parameters and persistent buffers. Its tensors are references, not copies.
 """
 
 from collections.abc import Callable
@@ -25,7 +32,7 @@ from tests.checkpoints.common import State, models
 
 
 class Positions(nn.Module):
-    """A module with a buffer that is computed, and so not worth saving."""
+    """A module with two buffers; one is computed from its size, so it is not saved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +40,7 @@ class Positions(nn.Module):
         self.register_buffer("positions", torch.arange(3), persistent=False)
 
 
-# The names that each kind of layer adds, by its documentation.
+# The names that each kind of layer adds, from its documentation.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "relu": (nn.ReLU, []),
     "linear": (lambda: nn.Linear(2, 2), ["weight", "bias"]),
@@ -48,17 +55,17 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
 
 
 def parameters_only(model: nn.Module) -> State:
-    """Take the parameters, which are all that an optimizer sees."""
+    """Save only the parameters, which is all that an optimizer sees."""
     return dict(model.named_parameters())
 
 
 def every_buffer(model: nn.Module) -> State:
-    """Take the parameters and all buffers."""
+    """Save the parameters and all buffers, persistent or not."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def numbers_the_layers(model: nn.Module) -> State:
-    """Name the entries by the position of their layer."""
+    """Name each entry by the position of its layer instead of its name."""
     return {
         f"{number}.{name}": tensor
         for number, layer in enumerate(model.children())
@@ -78,7 +85,7 @@ def numbers_the_layers(model: nn.Module) -> State:
 def test_a_state_dict_names_parameters_and_persistent_buffers(
     state_dict: Callable[[nn.Module], State], kinds: list[str]
 ) -> None:
-    """Its keys are exactly the names of the layers, each with its parameters and buffers."""
+    """The keys are exactly the names of all parameters and persistent buffers, layer by layer."""
     model = nn.Module()
     for number, kind in enumerate(kinds):
         model.add_module(f"layer{number}", LAYERS[kind][0]())
@@ -90,15 +97,12 @@ def test_a_state_dict_names_parameters_and_persistent_buffers(
     }, "a state_dict names the parameters and the persistent buffers, and nothing else"
 
 
-@law(
-    right=nn.Module.state_dict,
-    wrong={snapshot: "reaches the model"},
-)
+@law(right=nn.Module.state_dict, wrong={snapshot: "reaches the model"})
 @given(model=models(), data=st.data())
 def test_a_state_dict_refers_to_the_model(
     state_dict: Callable[[nn.Module], State], model: Network, data: st.DataObject
 ) -> None:
-    """What is written into an entry is written into the model."""
+    """A write into an entry of a state_dict is a write into the model."""
     name, parameter = data.draw(st.sampled_from(list(model.named_parameters())))
     before = bits(parameter)
 

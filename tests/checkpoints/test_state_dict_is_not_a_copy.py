@@ -1,13 +1,17 @@
-"""Keeping the best weights.
+"""A kept state_dict changes with further training; only a copy stays.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> import copy
+>>> model = nn.BatchNorm1d(2)
+>>> kept, copied = model.state_dict(), copy.deepcopy(model.state_dict())
+>>> with torch.no_grad():
+...     model.weight += 4
+>>> kept["weight"], copied["weight"]
+(tensor([5., 5.]), tensor([1., 1.]))
 
-Notes: (gotcha of the above) Keep the best weights while training goes on.
+Notes: (gotcha of the previous claim) Keep the best weights while training continues.
 Verdict: holds-if
-Truth: Only if they are copied: a kept state_dict changes with further training.
+Truth: Only if parameters and buffers are copied: a kept state_dict, or a shallow copy of it,
+    changes with further training.
 """
 
 from collections.abc import Callable
@@ -24,17 +28,17 @@ from tests.checkpoints.common import State, train_a_step, values_of
 
 
 def keeps_a_reference(model: nn.Module) -> State:
-    """Keep the state_dict itself."""
+    """Keep the state_dict itself, which refers to the model's tensors."""
     return model.state_dict()
 
 
 def copies_the_dict_alone(model: nn.Module) -> State:
-    """Copy the dict, whose tensors stay the model's."""
+    """Copy the dict, but not the tensors in it."""
     return model.state_dict().copy()
 
 
 def forgets_the_buffers(model: nn.Module) -> State:
-    """Copy the parameters."""
+    """Copy only the parameters, not the running statistics."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
@@ -46,11 +50,11 @@ def forgets_the_buffers(model: nn.Module) -> State:
         forgets_the_buffers: "all of the state",
     },
 )
-@given(problem=problems(min_size=2))
+@given(problem=problems(min_size=2))  # in training mode, BatchNorm needs two examples
 def test_a_snapshot_stays_as_the_model_was(
     keep: Callable[[nn.Module], State], problem: Any
 ) -> None:
-    """The best weights are kept, bit for bit, while training goes on, and can be brought back."""
+    """Further training leaves a snapshot as it is, bit for bit, and `restore` brings it back."""
     model = nn.Sequential(nn.BatchNorm1d(problem.inputs.shape[1]), *problem.model)
     before = values_of(model)
     best = keep(model)

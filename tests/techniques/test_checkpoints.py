@@ -1,4 +1,4 @@
-"""Techniques of checkpoints: bad input, edge cases and speed, beyond the claims."""
+"""The techniques of lesson 6, checkpoints, beyond the claims: bad input and edge cases."""
 
 import io
 import itertools
@@ -23,35 +23,28 @@ from dlconcepts.networks import Network
 from dlconcepts.support.bitwise import state_of
 from dlconcepts.support.checkpoint_files import CheckpointError, find_fault, load_file, save_file
 from dlconcepts.transfer import TransferNetwork
-from tests.checkpoints.common import (
-    CAN_FORK,
-    GADGETS,
-    MODEL,
-    PLACES,
-    a_trap,
-    forge,
-    parts_of,
-)
+from tests.checkpoints.common import GADGETS, PLACES, a_trap, forge, parts_of
+from tests.checkpoints.dying import CAN_FORK
 
-FIXTURES = Path(__file__).parents[1] / "checkpoints"
+RELEASED = sorted(Path(__file__).parents[1].glob("checkpoints/version-*.pt"))
 
 
-def test_no_code_is_run_though_the_environment_allows_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_code_is_run_even_if_the_environment_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PyTorch has a variable that turns its default round; a checkpoint does not depend on it."""
+    """The variable that makes torch.load run code by default does not affect `load`."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with a_trap(folder, next(iter(GADGETS)), PLACES[0]) as (path, marker, model):
+    with a_trap(tmp_path, next(iter(GADGETS)), PLACES[0]) as (path, marker, model):
         with pytest.raises(CheckpointError, match="pickled code, which was not run"):
             load(path, model)
 
-        assert not marker.exists(), "no code is run while loading"
+        assert not marker.exists()
 
 
 @pytest.mark.parametrize("classes", [["one"], ["one", 2]])
-def test_class_names_that_do_not_fit_are_refused(classes: list[Any], folder: Path) -> None:
-    """A name too few, or one that is no text, is an error, and a given model is as it was."""
-    path, model = folder / "classes.pt", Network(2, [], 2)
+def test_class_names_that_do_not_fit_are_refused(classes: list[Any], tmp_path: Path) -> None:
+    """A missing name, or one that is not a str, is an error and leaves a given model unchanged."""
+    path, model = tmp_path / "classes.pt", Network(2, [], 2)
     save(path, Network(2, [], 2), **parts_of(model))
     save_file({**load_file(path), "classes": classes}, path)
     before = state_of(model)
@@ -63,13 +56,13 @@ def test_class_names_that_do_not_fit_are_refused(classes: list[Any], folder: Pat
     assert state_of(model) == before
 
 
-def test_a_model_that_could_not_be_built_again_is_not_saved(folder: Path) -> None:
-    """A subclass, an object as a setting and too few class names are errors, and leave no file."""
+def test_a_model_that_load_could_not_rebuild_is_not_saved(tmp_path: Path) -> None:
+    """A subclass, a setting that is an object and missing class names are errors without a file."""
 
     class Wider(Network):
-        """A network of another class."""
+        pass
 
-    model, path = Network(2, [], 2), folder / "never.pt"
+    model, path = Network(2, [], 2), tmp_path / "never.pt"
     training = Training(1, {}, {}, settings={"device": torch.device("cpu")})
 
     with pytest.raises(TypeError, match="must be a Network, but it is a Wider"):
@@ -85,11 +78,11 @@ def test_a_model_that_could_not_be_built_again_is_not_saved(folder: Path) -> Non
     with pytest.raises(ValueError, match="2 outputs"):
         save(path, model, classes=["one"], normalization={})
 
-    assert not list(folder.glob("*never*"))
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_says_what_wrote_it(tmp_path: Path) -> None:
-    """The versions of dlconcepts and of torch."""
+def test_a_checkpoint_names_the_versions_that_wrote_it(tmp_path: Path) -> None:
+    """A checkpoint holds the versions of dlconcepts and torch."""
     save(tmp_path / "one.pt", Network(2, [], 1), classes=["cat"], normalization={})
 
     assert load(tmp_path / "one.pt").libraries == {
@@ -98,11 +91,9 @@ def test_a_checkpoint_says_what_wrote_it(tmp_path: Path) -> None:
     }
 
 
-def test_a_transfer_network_comes_back_whole(tmp_path: Path) -> None:
-    """To build it by its name draws weights that nobody needs, but the random state stays.
-
-    It is a RegNet, which cannot be built on the meta device.
-    """
+def test_a_transfer_network_is_restored(tmp_path: Path) -> None:
+    """Loading restores a TransferNetwork in eval mode and leaves the random state as it was."""
+    # A RegNet cannot be built on the meta device, so building it draws weights.
     model = TransferNetwork("regnet_y_400mf", [], 2)
     save(tmp_path / "one.pt", model, classes=["cat", "dog"], normalization={"size": 32})
     before = torch.get_rng_state()
@@ -118,16 +109,16 @@ def test_a_transfer_network_comes_back_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (7, "it comes from elsewhere: it has no format_version, architecture"),
-        ([1, 2], "it comes from elsewhere: it has no format_version, architecture"),
-        ({"format_version": 1, "weights": {}}, "it comes from elsewhere: it has no architecture"),
-        ({"weights": {}}, "it comes from elsewhere: it has no format_version"),
+        (7, "it is not a checkpoint: it has no format_version, architecture"),
+        ([1, 2], "it is not a checkpoint: it has no format_version, architecture"),
+        ({"format_version": 1, "weights": {}}, "it is not a checkpoint: it has no architecture"),
+        ({"weights": {}}, "it is not a checkpoint: it has no format_version"),
     ],
 )
-def test_what_is_no_checkpoint_is_said_to_come_from_elsewhere(
+def test_a_file_that_is_not_a_checkpoint_is_refused(
     tmp_path: Path, content: Any, reason: str
 ) -> None:
-    """Whatever the file holds, the parts that are missing are named."""
+    """The error names the parts that are missing, whatever the file holds."""
     save_file(content, tmp_path / "other.pt")
 
     with pytest.raises(CheckpointError, match=reason):
@@ -142,8 +133,8 @@ def test_what_is_no_checkpoint_is_said_to_come_from_elsewhere(
         ({"classes": "cat"}, "its classes is of type str, not list"),
     ],
 )
-def test_a_part_that_is_wrong_is_named(tmp_path: Path, part: dict[str, Any], reason: str) -> None:
-    """A class that is not known, or a value of another type."""
+def test_an_error_names_the_bad_part(tmp_path: Path, part: dict[str, Any], reason: str) -> None:
+    """An unknown class, or a value of another type, is an error that names the part."""
     path = tmp_path / "one.pt"
     save(path, Network(2, [], 1), classes=["cat"], normalization={})
     save_file({**load_file(path), **part}, path)
@@ -152,8 +143,8 @@ def test_a_part_that_is_wrong_is_named(tmp_path: Path, part: dict[str, Any], rea
         load(path)
 
 
-def test_a_captured_training_stays_as_it_was() -> None:
-    """What was captured does not change while the optimizer steps on."""
+def test_later_steps_do_not_change_a_captured_training() -> None:
+    """`capture` copies the optimizer's state."""
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
     weight.grad = torch.ones(1)
@@ -168,8 +159,8 @@ def test_a_captured_training_stays_as_it_was() -> None:
 def test_the_history_and_the_random_state_of_the_device_are_captured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The generator of the model's device is put back where it was, if there is a state for it."""
-    device = torch.device("meta")  # in place of an accelerator: torch has no generator for it
+    """`resume` restores the generator of the optimizer's device if `capture` found one."""
+    device = torch.device("meta")  # stands in for an accelerator, with a generator of our own
     state, given = torch.zeros(16, dtype=torch.uint8), []
     module = SimpleNamespace(
         get_rng_state=lambda where: {device: state}[where],
@@ -191,8 +182,8 @@ def test_the_history_and_the_random_state_of_the_device_are_captured(
     assert given[0][1] == device
 
 
-def test_another_optimizer_is_refused_before_anything_changes() -> None:
-    """An optimizer of other parameters raises ValueError, and the generators stay as they are."""
+def test_resume_refuses_another_optimizer_before_anything_changes() -> None:
+    """An optimizer of other parameters raises ValueError and leaves the generators alone."""
     one, two = (nn.Parameter(torch.ones(1)) for _ in range(2))
     training = capture(torch.optim.SGD([one]), torch.Generator().manual_seed(1), epoch=1)
     generator = torch.Generator().manual_seed(2)
@@ -207,7 +198,7 @@ def test_another_optimizer_is_refused_before_anything_changes() -> None:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Give up the rights of the superuser, for whom no folder is read-only."""
+    # To the superuser no folder is read-only, so be nobody (65534) meanwhile.
     superuser = os.geteuid() == 0
     if superuser:
         os.seteuid(65534)
@@ -220,7 +211,8 @@ def without_privileges() -> Iterator[None]:
 
 @CAN_FORK
 def test_a_read_only_folder_leaves_the_old_file() -> None:
-    """A folder in which nothing may be written is an OSError that names it."""
+    """Saving in a read-only folder raises an OSError that names the file."""
+    # Not in tmp_path, whose parents only the superuser may enter.
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "model.pt")
         save_file(torch.zeros(2), path)
@@ -234,28 +226,28 @@ def test_a_read_only_folder_leaves_the_old_file() -> None:
         path.parent.chmod(0o755)
 
 
-def test_what_is_no_file_is_not_replaced(folder: Path) -> None:
-    """A folder and a device in the place of the file are an OSError, and stay what they are."""
-    for path in (folder, Path(os.devnull)):
+def test_a_folder_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    """Saving to a folder or a device raises an OSError and leaves it alone."""
+    for path in (tmp_path, Path(os.devnull)):
         with pytest.raises(FileExistsError, match="Not a file that can be replaced"):
             save_file(torch.ones(2), path)
 
-    assert folder.is_dir()
+    assert tmp_path.is_dir()
     assert Path(os.devnull).is_char_device() or os.name == "nt"
 
 
-def test_a_missing_folder_is_an_error(folder: Path) -> None:
-    """A folder that is not there is an OSError, and is not made."""
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    """Saving to a missing folder raises an OSError and does not create the folder."""
     with pytest.raises(FileNotFoundError, match="absent"):
-        save_file(torch.ones(2), folder / "absent" / "model.pt")
+        save_file(torch.ones(2), tmp_path / "absent" / "model.pt")
 
-    assert not (folder / "absent").exists()
+    assert not (tmp_path / "absent").exists()
 
 
 @CAN_FORK
-def test_a_link_is_followed(folder: Path) -> None:
-    """A checkpoint that is a symbolic link stays one, and what it points to is replaced."""
-    path, link = folder / "target.pt", folder / "link.pt"
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    """Saving to a symbolic link keeps the link and replaces the file it points to."""
+    path, link = tmp_path / "target.pt", tmp_path / "link.pt"
     save_file(torch.zeros(2), path)
     link.symlink_to(path)
 
@@ -266,8 +258,8 @@ def test_a_link_is_followed(folder: Path) -> None:
 
 
 def test_every_flipped_bit_and_every_length_is_found() -> None:
-    """Of one checkpoint, each bit is flipped and each shorter length is tried."""
-    content = bytearray(forge(MODEL.state_dict()))
+    """The checksum finds each single flipped bit of a file, and each shorter length."""
+    content = bytearray(forge(Network(2, [2], 2).state_dict()))
     assert find_fault(io.BytesIO(content)) is None
 
     for position, bit in itertools.product(range(len(content)), range(8)):
@@ -283,33 +275,37 @@ def test_every_flipped_bit_and_every_length_is_found() -> None:
     [b"", b"text", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04", pickle.dumps({"weight": 1})],
     ids=["empty", "text", "png", "zip", "pickle"],
 )
-def test_another_kind_of_file_is_refused(content: bytes, folder: Path) -> None:
-    """A file that is no checkpoint at all is an error that names it and what to give."""
-    path = folder / "other.pt"
+def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    """The error names the file and says what to pass instead."""
+    path = tmp_path / "other.pt"
     path.write_bytes(content)
 
-    with pytest.raises(CheckpointError, match=r"other\.pt .* give one written by"):
+    with pytest.raises(CheckpointError, match=r"the file .*other\.pt .*; pass one written by"):
         load(path)
 
 
-def test_what_is_no_file_cannot_be_loaded(folder: Path) -> None:
-    """A missing file and a folder are errors that say so."""
+def test_a_missing_file_or_a_folder_cannot_be_loaded(tmp_path: Path) -> None:
+    """Loading a missing file or a folder raises CheckpointError with the system's reason."""
     with pytest.raises(CheckpointError, match=r"absent\.pt cannot be read: No such file"):
-        load(folder / "absent.pt")
+        load(tmp_path / "absent.pt")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load(folder)
+        load(tmp_path)
 
 
+# How version-1.pt was made: parameter number k of a Network got the values (0 - k, 1 - k, ...) / 8.
+# SGD with lr 0.5 and momentum 0.5 took one step with gradients of 1, so each value fell by 0.5 and
+# each momentum is 1. Then `capture`, with a generator of seed 7, and `save` wrote the file. A new
+# format version needs a file made in the same way.
 def test_each_format_version_has_a_file() -> None:
-    """A new version comes with a file of it, written by `save_example`."""
+    """The repository has one file for each format version."""
     versions = range(1, checkpoints.VERSION + 1)
 
-    assert {path.name for path in FIXTURES.iterdir()} == {f"version-{n}.pt" for n in versions}
+    assert {path.name for path in RELEASED} == {f"version-{n}.pt" for n in versions}
 
 
-@pytest.mark.parametrize("path", sorted(FIXTURES.iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_each_format_version_stays_readable(path: Path) -> None:
-    """A file of any version gives the model, its settings and where its training stood."""
+    """A file of any version restores the model, its settings and the state of its training."""
     checkpoint = load(path)
 
     architecture = checkpoint.model.architecture
@@ -320,7 +316,6 @@ def test_each_format_version_stays_readable(path: Path) -> None:
         "activation": "tanh",
         "dropout": 0.25,
     }
-    # The first step of 0.5 from the values of save_example.
     assert {name: tensor.tolist() for name, tensor in checkpoint.model.state_dict().items()} == {
         "hidden.0.weight": [[-0.5, -0.375, -0.25], [-0.125, 0.0, 0.125]],
         "hidden.0.bias": [-0.625, -0.5],

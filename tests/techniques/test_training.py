@@ -1,4 +1,4 @@
-"""Techniques of training: bad input, edge cases and speed, beyond the claims."""
+"""The techniques of lesson 4, training, beyond the claims: bad input, edge cases, many batches."""
 
 import copy
 import gc
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from dlconcepts import checkpoints, training
 from dlconcepts.autograd import ByHand
 from dlconcepts.strategies import Problem, problems
-from dlconcepts.support.bitwise import bits, state_of
+from dlconcepts.support.bitwise import bits
 from dlconcepts.support.runs import joined_workers, one_thread
 from dlconcepts.training import (
     DivergedError,
@@ -35,24 +35,35 @@ from dlconcepts.training import (
     train_step,
 )
 from dlconcepts.validation import evaluate
-from tests.training.common import Pairs, Recorder, as_examples, as_tensors, assert_close, examples
+from tests.training.common import (
+    Pairs,
+    Recorder,
+    as_examples,
+    as_pair,
+    as_tensors,
+    assert_close,
+)
 
 
-def test_where_the_gradient_is_zero_no_direction_is_steepest() -> None:
-    """At a minimum, a maximum or a saddle the question has no answer."""
-    with pytest.raises(ValueError, match="the gradient is zero"):
+def examples(n: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.arange(2.0 * n).reshape(n, 2), torch.arange(n) % 2
+
+
+def test_no_direction_is_steepest_if_the_gradient_is_zero() -> None:
+    """At a minimum, a maximum or a saddle `descent_direction` raises ValueError."""
+    with pytest.raises(ValueError, match="the gradient is zero, so no direction is steepest"):
         descent_direction(lambda x: x[0] ** 2 - x[1] ** 2, torch.zeros(2))
 
 
 def test_ten_thousand_batches_leave_no_tensor_behind() -> None:
-    """There are as many tensors after 10,000 batches as after the first."""
+    """After 10,000 batches as many tensors are alive as after the first."""
     model = nn.Linear(1, 1)
     optimizer = SGD(model.parameters(), lr=0.01)
     counts = []
 
     def loader() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(10_000):
-            if number in (1, 9_999):
+            if number in (1, 9_999):  # after the first step, which makes the gradients
                 counts.append(sum(type(o) is Tensor for o in gc.get_objects()))
             yield torch.ones(1, 1), torch.ones(1, 1)
 
@@ -67,15 +78,15 @@ def test_ten_thousand_batches_leave_no_tensor_behind() -> None:
         (examples(), {"epochs": 0}, "at least 1 epoch, but epochs is 0$"),
         (examples(), {"epochs": 2, "start_epoch": 2}, "epochs is 2 and 2 are done$"),
         (examples(), {"epochs": 1, "batch_size": 0}, "at least 1 example"),
-        (examples(), {"epochs": 1, "accumulate": 0}, "at least 1 piece"),
+        (examples(), {"epochs": 1, "accumulate": 0}, "accumulate must be at least 1, but it is 0"),
         (examples(0), {"epochs": 1}, "no examples"),
         ((torch.ones(3, 2), torch.ones(2)), {"epochs": 1}, "3 images but 2 labels"),
         (examples(), {"epochs": 1, "validate": examples(0)}, "no examples"),
-        (DataLoader(Pairs(2)), {"epochs": 1, "batch_size": 2}, "leave out batch_size"),
+        (DataLoader(Pairs(2)), {"epochs": 1, "batch_size": 2}, "do not pass batch_size"),
         (
             DataLoader(Pairs(2), sampler=DistributedSampler(Pairs(2), 2, 0)),
             {"epochs": 1},
-            "leave out the DistributedSampler",
+            "remove the DistributedSampler",
         ),
         (DataLoader(Pairs(2), batch_size=3, drop_last=True), {"epochs": 1}, "no batch"),
         (
@@ -85,8 +96,8 @@ def test_ten_thousand_batches_leave_no_tensor_behind() -> None:
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused(data: Any, options: dict[str, Any], reason: str) -> None:
-    """The error says what is wrong, and the model is as it was, in eval mode if it was."""
+def test_bad_input_is_refused(data: Any, options: dict[str, Any], reason: str) -> None:
+    """`fit` raises ValueError that says what is wrong, and the parameters do not change."""
     model = nn.Linear(2, 2).eval()
     before = [bits(parameter) for parameter in model.parameters()]
 
@@ -96,8 +107,8 @@ def test_what_cannot_be_trained_is_refused(data: Any, options: dict[str, Any], r
     assert [bits(parameter) for parameter in model.parameters()] == before
 
 
-def test_a_batch_is_computed_in_one_piece_if_nothing_is_said() -> None:
-    """Models that look at the batch as a whole, as BatchNorm does, see it whole."""
+def test_a_batch_is_computed_in_one_piece_by_default() -> None:
+    """A layer that looks at all examples together, as BatchNorm does, sees the whole batch."""
     computed: list[int] = []
     model = nn.Linear(2, 2)
     model.register_forward_hook(lambda _module, _inputs, outputs: computed.append(len(outputs)))
@@ -108,12 +119,13 @@ def test_a_batch_is_computed_in_one_piece_if_nothing_is_said() -> None:
 
 
 def test_a_loss_that_diverges_names_epoch_batch_and_learning_rate() -> None:
-    """The error says where it happened, and the weights are those of the step before."""
+    """The error says where the loss diverged, and the weights are still finite."""
     model = nn.Linear(2, 2)
     calls = []
 
     def loss_fn(outputs: Tensor, labels: Tensor) -> Tensor:
         calls.append(1)
+        # Three batches an epoch: the fifth is the second of epoch 2.
         return F.cross_entropy(outputs, labels) * (math.nan if len(calls) == 5 else 1)
 
     with pytest.raises(DivergedError, match=r"epoch 2, batch 2: the loss is nan .* rate 0\.001"):
@@ -122,13 +134,13 @@ def test_a_loss_that_diverges_names_epoch_batch_and_learning_rate() -> None:
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
-def test_ctrl_c_returns_the_epochs_that_are_done() -> None:
-    """An interrupted training returns its history, and the model can be used and trained on."""
+def test_ctrl_c_returns_the_finished_epochs() -> None:
+    """An interrupted `fit` returns its history, and the model can be trained further."""
     model, calls = nn.Linear(2, 2), []
 
     def loss_fn(outputs: Tensor, labels: Tensor) -> Tensor:
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 5:  # in the first batch of epoch 3
             raise KeyboardInterrupt
         return F.cross_entropy(outputs, labels)
 
@@ -139,7 +151,7 @@ def test_ctrl_c_returns_the_epochs_that_are_done() -> None:
 
 
 def test_each_epoch_is_reported_with_its_held_out_loss() -> None:
-    """The callback gets each record, in order: what `evaluate` says then, and the time it took."""
+    """The callback gets each epoch's record: its held-out loss is what `evaluate` returns then."""
     model, held_out, records = nn.Linear(2, 2), examples(3), []
 
     def loss_fn(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -160,16 +172,15 @@ def test_each_epoch_is_reported_with_its_held_out_loss() -> None:
 
 
 @pytest.mark.parametrize("form", [tuple, lambda data: DataLoader(TensorDataset(*data), 2)])
-def test_a_progress_bar_moves_on_with_each_batch(
+def test_a_progress_bar_advances_with_each_batch(
     monkeypatch: pytest.MonkeyPatch, form: Callable[[Any], Any]
 ) -> None:
-    """It is told how many batches there will be, and after each the epoch and its loss so far."""
+    """The bar gets the number of batches, and after each batch the epoch and its loss so far."""
     bars: list[tuple[int, bool]] = []
     lines: list[str] = []
 
     @contextmanager
     def recorded(total: int, shown: bool) -> Iterator[Callable[[str], None]]:
-        """Stand in the place of a bar on a terminal."""
         bars.append((total, shown))
         yield lines.append
 
@@ -187,22 +198,17 @@ def test_a_progress_bar_moves_on_with_each_batch(
 
 def orders(form: Callable[[int, int], object], **options: Any) -> list[list[float]]:
     """Return the order in which two epochs of `fit` show a model a hundred examples."""
-    model = Recorder()
-    data = as_pair(100, 100) if form is as_pair else form(100, 100)
-    fit(model, data, epochs=2, loss_fn=model.loss, optimizer=SGD(model.parameters()), **options)
+    model, data = Recorder(), form(100, 100)
+    optimizer = SGD(model.parameters())
+    fit(model, data, epochs=2, loss_fn=model.loss, optimizer=optimizer, **options)
     return [model.seen[:100], model.seen[100:]]
 
 
-def as_pair(n: int, batch_size: int) -> object:
-    """Return a pair of tensors."""
-    return torch.arange(n, dtype=torch.float32)[:, None], torch.arange(n)
-
-
 @pytest.mark.parametrize("form", [as_pair, as_tensors, as_examples])
-def test_each_epoch_has_an_order_of_its_own_that_the_seed_or_the_generator_draws(
+def test_the_seed_or_the_generator_draws_a_new_order_for_each_epoch(
     form: Callable[[int, int], object],
 ) -> None:
-    """Without either the seed is 0; a generator goes on from where it stands."""
+    """The default seed is 0; a generator seeded alike gives the same orders."""
     first, second = orders(form)
 
     assert sorted(first) == sorted(second) == list(range(100))
@@ -214,8 +220,8 @@ def test_each_epoch_has_an_order_of_its_own_that_the_seed_or_the_generator_draws
     assert orders(form, generator=torch.Generator().manual_seed(1)) == orders(form, seed=1)
 
 
-def test_a_tensor_dataset_of_images_and_labels_is_the_pair_of_them() -> None:
-    """It is cut by index as the pair is; one of three tensors is no data of `fit`."""
+def test_a_tensor_dataset_of_images_and_labels_is_used_as_their_pair() -> None:
+    """`fit` cuts it by index as it cuts a pair; one of three tensors raises ValueError."""
     model, shapes_seen = nn.Linear(3, 2), []
     model.register_forward_pre_hook(lambda model, args: shapes_seen.append(args[0].shape))
     images, labels = torch.ones(2, 3), torch.tensor([0, 1])
@@ -229,7 +235,7 @@ def test_a_tensor_dataset_of_images_and_labels_is_the_pair_of_them() -> None:
 
 
 def batches_seen(examples: int, **options: Any) -> list[int]:
-    """Return the sizes of the batches that `fit` gives a model of one parameter."""
+    """Return the sizes of the batches in which `fit` gives examples to a model."""
     model, sizes = nn.Linear(1, 2), []
     model.register_forward_pre_hook(lambda model, args: sizes.append(len(args[0])))
     labels = torch.zeros(examples, dtype=torch.int64)
@@ -237,15 +243,15 @@ def batches_seen(examples: int, **options: Any) -> list[int]:
     return sizes
 
 
-def test_a_batch_has_64_examples_and_comes_in_one_piece_unless_asked_otherwise() -> None:
-    """Pieces are cut from batches: they do not run over into the next one."""
+def test_a_batch_has_64_examples_and_comes_in_one_piece_by_default() -> None:
+    """`accumulate` cuts each batch into pieces; no piece has examples of two batches."""
     assert batches_seen(130) == [64, 64, 2]
     assert batches_seen(6, batch_size=4) == [4, 2]
     assert batches_seen(6, batch_size=4, accumulate=2) == [2, 2, 1, 1]
 
 
-def test_an_epoch_counts_from_1_and_takes_whole_batches() -> None:
-    """Called by itself, without `fit`."""
+def test_train_epoch_alone_counts_from_1_and_takes_whole_batches() -> None:
+    """Called without `fit`, `train_epoch` names epoch 1 and gives the model each batch whole."""
     model, sizes = nn.Linear(1, 2), []
     model.register_forward_pre_hook(lambda model, args: sizes.append(len(args[0])))
     loader = [(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64))]
@@ -258,8 +264,8 @@ def test_an_epoch_counts_from_1_and_takes_whole_batches() -> None:
         train_epoch(model, [(loader[0][0] * math.nan, loader[0][1])], F.cross_entropy, sgd)
 
 
-def test_no_progress_is_shown_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar is for those who want one."""
+def test_progress_is_shown_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fit` asks for a progress bar only with `progress=True`."""
     shown: list[bool] = []
     bar = training.progress_bar
     monkeypatch.setattr(
@@ -272,10 +278,8 @@ def test_no_progress_is_shown_that_nobody_asked_for(monkeypatch: pytest.MonkeyPa
     assert shown == [False, True]
 
 
-def test_the_workers_of_a_training_share_each_of_its_steps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The model begins as that of the first worker, and every step gets the group."""
+def test_workers_share_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fit` joins the workers once, with its model, and passes their group to every step."""
     model, group, started, given = nn.Linear(2, 2), object(), [], []
     monkeypatch.setattr(training, "joined_workers", lambda model: started.append(model) or group)
     monkeypatch.setattr(
@@ -289,8 +293,8 @@ def test_the_workers_of_a_training_share_each_of_its_steps(
     assert all(options == {"accumulate": 3, "workers": group} for options in given)
 
 
-def test_a_worker_begins_with_the_tensors_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters and buffers, once torch.distributed has joined processes, and not before."""
+def test_all_workers_start_with_the_same_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process broadcasts parameters and buffers if torch.distributed is initialized."""
     model, sent = nn.BatchNorm1d(2), []
     monkeypatch.setattr(
         torch.distributed, "broadcast", lambda tensor, *, src: sent.append((tensor, src))
@@ -301,13 +305,13 @@ def test_a_worker_begins_with_the_tensors_of_the_first(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     joined_workers(model)
 
-    tensors_of_it = list(model.state_dict().values())
-    assert [src for _, src in sent] == [0] * len(tensors_of_it)
-    assert [tensor.data_ptr() for tensor, _ in sent] == [t.data_ptr() for t in tensors_of_it]
+    own = list(model.state_dict().values())
+    assert [src for _, src in sent] == [0] * len(own)
+    assert [tensor.data_ptr() for tensor, _ in sent] == [tensor.data_ptr() for tensor in own]
 
 
 def test_bytes_are_normalized_batch_by_batch() -> None:
-    """Images of dtype uint8, from any form of data, reach the model as floats from -1 to 1."""
+    """Images of dtype uint8, in any form of data, reach the model as floats from -1 to 1."""
     images, labels = torch.tensor([[0, 255], [51, 204]], dtype=torch.uint8), torch.tensor([0, 1])
     for data in ((images, labels), DataLoader(TensorDataset(images, labels), batch_size=2)):
         model = Recorder()
@@ -319,7 +323,7 @@ def test_bytes_are_normalized_batch_by_batch() -> None:
 
 @pytest.mark.parametrize(("width", "expected"), [(2, 1), (1001, 2)])
 def test_small_models_train_on_one_thread(width: int, expected: int) -> None:
-    """A model below a million parameters gets one thread; the caller's number comes back."""
+    """A model below a million parameters gets one thread; the caller's setting is restored."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -333,8 +337,8 @@ def test_small_models_train_on_one_thread(width: int, expected: int) -> None:
 
 @settings(max_examples=25)  # each example trains two networks
 @given(problem=problems(), accumulate=st.integers(1, 3))
-def test_the_fast_route_is_the_same_training(problem: Problem, accumulate: int) -> None:
-    """A chain of layers differentiated by hand is trained as the layers are, to the same end."""
+def test_training_by_hand_is_the_same_training(problem: Problem, accumulate: int) -> None:
+    """`ByHand`, the fast chain of layers, ends with the weights and losses of the layers."""
     twin = copy.deepcopy(problem.model)
     data = problem.inputs, problem.labels
     options: dict[str, Any] = {"epochs": 1, "batch_size": 3, "accumulate": accumulate}
@@ -343,23 +347,24 @@ def test_the_fast_route_is_the_same_training(problem: Problem, accumulate: int) 
     slow = fit(problem.model, data, optimizer=SGD(problem.model.parameters(), lr=0.1), **options)
     fast = fit(by_hand, data, optimizer=SGD(by_hand.parameters(), lr=0.1), **options)
 
+    # In float32 the two order their sums differently; 1e-4 is about a thousand roundings.
     for parameter, other in zip(problem.model.parameters(), twin.parameters(), strict=True):
-        assert_close(parameter, other, "both routes lead to the same weights", rtol=1e-4)
+        assert_close(parameter, other, "both end with the same weights", rtol=1e-4)
     for record, other_record in zip(slow, fast, strict=True):
         assert math.isclose(record.train_loss, other_record.train_loss, rel_tol=1e-4)
 
 
-def test_the_state_of_a_model_is_that_of_its_training() -> None:
-    """A trained model is left in training mode, with nothing frozen that was free."""
+def test_a_trained_model_is_in_training_mode() -> None:
+    """`fit` leaves a model in training mode, even if it was in eval mode before."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()
 
     fit(model, examples(), epochs=1)
 
-    assert state_of(model)["1: training"] is True
+    assert all(module.training for module in model.modules())
 
 
 def test_two_processes_of_torchrun_train_as_one_does(tmp_path: Path) -> None:
-    """The command under torchrun prints once, writes once, and ends with the same weights."""
+    """Two processes print and write once, and end with the weights of a single process."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["train", "--epochs=1", "--batch-size=999", "--hidden", "8", "--dropout=0", "--out"]
     outputs = []
@@ -376,6 +381,6 @@ def test_two_processes_of_torchrun_train_as_one_does(tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     for name, value in one.items():
-        # The sums have another order, and Adam divides by the root of tiny squares.
+        # Two workers add in another order, and Adam divides by the root of tiny squares.
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-4)
     assert [line.replace("/two/", "/one/") for line in outputs[1]] == outputs[0]

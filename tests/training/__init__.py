@@ -1,12 +1,11 @@
 """Lesson 4: training.
 
-Forward, loss, backward, step. The gradient says which way the loss falls fastest from where the
-weights are, and nothing about how far that holds: a step longer than the curvature allows lands
-higher than it began. An optimizer applies the gradients to the parameters that it was given, and to
-no others. One pass through all examples, cut into batches, is an epoch; the mean loss of its
-examples, kept as a number, is what one watches.
-
-Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+A training step is forward, loss, backward, step. The gradient tells which way the loss falls
+fastest at the current weights, but not how far: a step that is too long lands higher than it
+started. An optimizer moves the parameters that it was given, and no others. An epoch is one pass
+over all examples, cut into batches. To watch training, keep the mean loss of its examples as a
+plain number. With a small learning rate that loss goes down, and with one seed a run can be
+repeated bit for bit.
 """
 
 CLAIMS = [

@@ -1,16 +1,19 @@
-"""Gradient descent.
+"""The steepest direction is only local: a step that is too long raises the loss.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from dlconcepts.training import gradient_descent
+>>> parabola = lambda x: x**2 / 2
+>>> gradient_descent(parabola, torch.tensor(8.0), lr=0.5, steps=3)
+tensor([8., 4., 2., 1.])
+>>> gradient_descent(parabola, torch.tensor(8.0), lr=3.0, steps=3)
+tensor([  8., -16.,  32., -64.])
 
 Notes: Gradient descent always goes in the direction of fastest change, and that is why it finds
     the minimum quickly.
 Verdict: corrected
-Truth: The negative gradient is the steepest descent direction at that point, and a small enough
-    step lowers the loss. A step that is too long raises it, on ill-conditioned losses it zigzags
-    slowly, and it finds a local minimum at best.
+Truth: The negative gradient is the direction of steepest descent at that point, and a small enough
+    step lowers the loss. On a quadratic with largest curvature L every step with lr < 2/L lowers
+    the loss, and a step with lr > 2/L raises it along the direction of largest curvature. So on
+    ill-conditioned losses descent zigzags slowly, and it finds a local minimum at best.
 """
 
 import itertools
@@ -35,12 +38,12 @@ Function = Callable[[Tensor], Tensor]
 
 
 def steps_up(function: Function, x: Tensor) -> Tensor:
-    """Forget the minus."""
+    """Forget the minus sign."""
     return -descent_direction(function, x)
 
 
 def along_one_coordinate(function: Function, x: Tensor) -> Tensor:
-    """Go along the coordinate whose slope is the largest, by its sign."""
+    """Step along the coordinate with the largest slope, by its sign."""
     slope = gradient(function, x)
     step = torch.zeros_like(x)
     step[slope.abs().argmax()] = -slope[slope.abs().argmax()].sign()
@@ -48,12 +51,12 @@ def along_one_coordinate(function: Function, x: Tensor) -> Tensor:
 
 
 def along_all_signs(function: Function, x: Tensor) -> Tensor:
-    """Go by the sign of each coordinate, whatever its size."""
+    """Use only the sign of each coordinate of the gradient, not its size."""
     return -F.normalize(gradient(function, x).sign(), dim=0)
 
 
 def as_long_as_the_gradient(function: Function, x: Tensor) -> Tensor:
-    """Compare a long step with short ones."""
+    """Forget to normalize: a long step falls further, but not faster."""
     return -gradient(function, x)
 
 
@@ -73,24 +76,26 @@ def as_long_as_the_gradient(function: Function, x: Tensor) -> Tensor:
 def test_no_direction_falls_faster_than_against_the_gradient(
     direction: Callable[[Function, Tensor], Tensor], slope: Tensor, other: Tensor
 ) -> None:
-    """Of all steps of one length, the one against the gradient has the steepest slope."""
+    """Of all unit vectors, the negative gradient has the smallest directional derivative."""
+    # Without a gradient there is no direction; a tiny vector cannot be normalized accurately.
     assume(bool(slope.norm() > 1e-6) and bool(other.norm() > 1e-6))
     before = bits(slope)
 
+    # The cubic term vanishes at zero, where the gradient is `slope`, but not a step away from it.
     found = direction(lambda x: (slope * x).sum() + (x**3).sum(), torch.zeros_like(slope))
 
     length = np.linalg.norm(found.numpy(force=True))
     assert abs(length - 1) < 1e-9, "a direction is one unit long"
-    rounding = 1e-9 * float(slope.norm())
+    rounding = 1e-9 * float(slope.norm())  # a million times what float64 needs
     for unit in (other / other.norm(), -slope / slope.norm()):
         assert float(slope @ found) <= float(slope @ unit) + rounding, (
             "no other direction falls faster"
         )
-    assert bits(slope) == before, "the function is left alone"
+    assert bits(slope) == before, "the function is unchanged"
 
 
 def forgets_the_half(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
-    """Take 2x for the derivative of x**2 / 2."""
+    """Forget the factor 1/2: use 2x as the derivative of x**2 / 2."""
     return gradient_descent(lambda x: 2 * function(x), start, lr=lr, steps=steps)
 
 
@@ -102,7 +107,7 @@ def climbs(function: Function, start: Tensor, *, lr: float, steps: int) -> Tenso
 def takes_steps_of_one_length(
     function: Function, start: Tensor, *, lr: float, steps: int
 ) -> Tensor:
-    """Go on by lr in the steepest direction, however close the minimum is."""
+    """Move by lr in the steepest direction, however close the minimum is."""
     points = [start]
     for _ in range(steps):
         slope = gradient(function, points[-1])
@@ -112,7 +117,7 @@ def takes_steps_of_one_length(
 
 @st.composite
 def bowls(draw: st.DrawFn) -> tuple[Tensor, float]:
-    """Draw a symmetric matrix with eigenvalues 1 to 9, and the largest of them."""
+    """Draw a symmetric matrix with eigenvalues from 1 to 9, and the largest of them."""
     eigenvalues = [float(draw(st.integers(1, 9))) for _ in range(2)]
     angle = math.radians(draw(st.integers(0, 90)))
     rows = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
@@ -131,23 +136,24 @@ def bowls(draw: st.DrawFn) -> tuple[Tensor, float]:
 @given(
     bowl=bowls(),
     start=tensors((2,), float64, max_magnitude=9.0),
-    length=st.sampled_from([0.25, 0.5, 1.0, 1.5, 1.75]),
+    length=st.sampled_from([0.25, 0.5, 1.0, 1.5, 1.75]),  # lr * L
 )
 def test_a_short_step_lowers_the_loss(
     descend: Callable[..., Tensor], bowl: tuple[Tensor, float], start: Tensor, length: float
 ) -> None:
-    """On x'Ax / 2 with largest curvature L, each step with lr below 2/L goes down."""
+    """On x'Ax / 2 with largest curvature L, each step with lr below 2/L lowers the loss."""
     matrix, curvature = bowl
 
     points = descend(lambda x: x @ matrix @ x / 2, start, lr=length / curvature, steps=4)
 
     losses = [float(x @ matrix @ x / 2) for x in points]
     for before, after in itertools.pairwise(losses):
+        # At the minimum there is nothing left to lower but rounding errors.
         assert after < before or before < 1e-12, "a step with lr below 2/L lowers the loss"
 
 
 def shortens_the_step(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
-    """Halve the step until the loss falls, which is not what the learning rate says."""
+    """Halve the step until the loss falls, and so ignore the learning rate."""
     points = [start]
     for _ in range(steps):
         slope, rate = gradient(function, points[-1]), lr
@@ -161,11 +167,15 @@ def shortens_the_step(function: Function, start: Tensor, *, lr: float, steps: in
     right=gradient_descent,
     wrong={shortens_the_step: "above 2/L raises the loss", climbs: "to the other side"},
 )
-@given(curvature=st.integers(1, 9), start=st.integers(1, 9), length=st.sampled_from([2.25, 3, 4]))
+@given(
+    curvature=st.integers(1, 9),
+    start=st.integers(1, 9),
+    length=st.sampled_from([2.25, 3, 4]),  # lr * L
+)
 def test_a_long_step_raises_the_loss_and_zigzags(
     descend: Callable[..., Tensor], curvature: int, start: int, length: float
 ) -> None:
-    """On L x**2 / 2, lr above 2/L lands higher on the other side: by 1 - lr * L with each step."""
+    """On L x**2 / 2 each step multiplies x by 1 - lr * L, which is below -1 if lr is above 2/L."""
     x = torch.tensor([float(start)], dtype=float64)
 
     points = descend(
@@ -180,24 +190,23 @@ def test_a_long_step_raises_the_loss_and_zigzags(
 
 
 def tries_another_start(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
-    """Start from the other side as well, and keep what is lower."""
+    """Start on the other side too, and return the run that ends lower."""
     runs = [gradient_descent(function, x, lr=lr, steps=steps) for x in (start, -start)]
     return min(runs, key=lambda points: float(function(points[-1])))
 
 
-@law(
-    right=gradient_descent,
-    wrong={tries_another_start: "the valley it starts in"},
-)
+@law(right=gradient_descent, wrong={tries_another_start: "the valley it starts in"})
 @given(start=st.integers(70, 150), tilt=st.integers(1, 30))
 def test_descent_ends_in_the_valley_it_starts_in(
     descend: Callable[..., Tensor], start: int, tilt: int
 ) -> None:
-    """Of two valleys it finds the one where it starts, though the other is deeper."""
+    """Of two valleys, descent finds the one it starts in, though the other is deeper."""
 
     def loss(x: Tensor) -> Tensor:
+        # Two valleys, near -1 and near 1; the tilt makes the left one deeper.
         return (x**4 / 4 - x**2 / 2 + tilt / 100 * x).sum()
 
+    # Every start is right of the ridge, and lr 0.3 never jumps over it; 60 steps converge.
     points = descend(loss, torch.tensor([start / 100], dtype=float64), lr=0.3, steps=60)
 
     assert bool((points > 0).all()), "descent stays in the valley it starts in"

@@ -1,12 +1,18 @@
-"""Item.
+"""item() returns the only element of a tensor as a Python number.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> torch.tensor([0.25]).item()
+0.25
+>>> torch.tensor([[7]]).item()
+7
+>>> torch.tensor([0.25, 0.5]).item()
+Traceback (most recent call last):
+...
+RuntimeError: a Tensor with 2 elements cannot be converted to Scalar
 
 Notes: item() takes the value out of a scalar tensor.
 Verdict: holds
+Truth: The number equals the element exactly and is a bool, int, float or complex, as the dtype is.
+    A tensor of several dimensions works if it has one element; any other number of elements raises.
 """
 
 import math
@@ -28,15 +34,12 @@ def takes_the_first(tensor: Tensor) -> float:
     return tensor.flatten().tolist()[0] if tensor.numel() else math.nan
 
 
-@law(
-    right=Tensor.item,
-    wrong={takes_the_first: "DID NOT RAISE"},
-)
+@law(right=Tensor.item, wrong={takes_the_first: "DID NOT RAISE"})
 @given(tensor=tensors(shapes(max_dims=3, max_side=2), st.sampled_from(DTYPES)))
 def test_more_or_less_than_one_element_has_no_item(
     item: Callable[[Tensor], object], tensor: Tensor
 ) -> None:
-    """item() of no element or of several raises."""
+    """item() raises for a tensor with no element or with several."""
     assume(tensor.numel() != 1)
 
     with pytest.raises(RuntimeError, match="cannot be converted to Scalar"):
@@ -44,12 +47,12 @@ def test_more_or_less_than_one_element_has_no_item(
 
 
 def goes_through_float(tensor: Tensor) -> object:
-    """Convert to float, which rounds large integers and is no bool."""
+    """Convert to float, which rounds large integers and turns a bool into a number."""
     return complex(tensor) if tensor.is_complex() else float(tensor)
 
 
 def rounds_for_display(tensor: Tensor) -> object:
-    """Round to the four digits that are printed."""
+    """Round to the four digits that PyTorch prints."""
     number = tensor.item()
     return round(number, 4) if isinstance(number, float) else number
 
@@ -71,10 +74,11 @@ KINDS = {torch.bool: bool, torch.complex64: complex, torch.complex128: complex}
     )
 )
 def test_an_item_is_the_number_itself(item: Callable[[Tensor], object], tensor: Tensor) -> None:
-    """It is a bool, int, float or complex, equal to the element to the last bit."""
+    """item() returns a bool, int, float or complex that equals the element bit for bit."""
     number = item(tensor)
 
     kind = KINDS.get(tensor.dtype, float if tensor.is_floating_point() else int)
     assert type(number) is kind, "an item is a Python number of the right kind"
+    # Compare bits rather than numbers: NaN differs from itself, and -0.0 equals 0.0.
     again = torch.full_like(tensor, number)
     assert bits(again) == bits(tensor), "an item is exactly the element, signs of zeros included"

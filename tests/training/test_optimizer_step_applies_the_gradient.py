@@ -1,12 +1,17 @@
-"""What a step applies.
+"""A step moves the parameters that the optimizer was given, and no others.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> weight, bias = nn.Parameter(torch.tensor(5.0)), nn.Parameter(torch.tensor(7.0))
+>>> sgd = torch.optim.SGD([weight], lr=0.5)
+>>> (2 * weight + 4 * bias).backward()
+>>> sgd.step()
+>>> weight.item(), bias.item()
+(4.0, 7.0)
 
 Notes: optimizer.step() applies the gradients to the weights and biases.
 Verdict: holds
+Truth: SGD moves w to w - lr * g; with momentum, weight decay and Adam, w follows their published
+    recurrences. Only parameters that the optimizer was given and that have a gradient move; inputs
+    and labels do not.
 """
 
 import copy
@@ -26,106 +31,75 @@ from dlconcepts.testing.laws import law
 from tests.training.common import Array, assert_close, float64
 
 Parameters = list[nn.Parameter]
-
-
-def sgd_formula(
-    weight: Array,
-    gradients: Sequence[Array],
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    nesterov: bool,
-) -> Array:
-    """Return where stochastic gradient descent leads, as PyTorch documents it, in float64."""
-    velocity: Array | None = None
-    for slope in gradients:
-        slope = slope + weight_decay * weight
-        velocity = slope if velocity is None else momentum * velocity + slope
-        weight = weight - lr * (slope + momentum * velocity if nesterov else velocity)
-    return weight
-
-
-def adam_formula(
-    weight: Array,
-    gradients: Sequence[Array],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-) -> Array:
-    """Return where Adam leads by algorithm 1 of Kingma and Ba, 2015, in float64."""
-    mean, square = np.zeros_like(weight), np.zeros_like(weight)
-    for step, slope in enumerate(gradients, start=1):
-        slope = slope + weight_decay * weight
-        mean = betas[0] * mean + (1 - betas[0]) * slope
-        square = betas[1] * square + (1 - betas[1]) * slope**2
-        unbiased_mean, unbiased_square = (
-            mean / (1 - betas[0] ** step),
-            square / (1 - betas[1] ** step),
-        )
-        weight = weight - lr * unbiased_mean / (np.sqrt(unbiased_square) + eps)
-    return weight
-
-
-def skips_the_biases(parameters: Parameters, **settings: Any) -> Optimizer:
-    """Give the optimizer the matrices only."""
-    return SGD([p for p in parameters if p.ndim > 1], **settings)
-
-
-def forgets_weight_decay(parameters: Parameters, **settings: Any) -> Optimizer:
-    """Leave out the weight decay."""
-    return SGD(parameters, **{**settings, "weight_decay": 0})
-
-
-class DampedSGD(SGD):
-    """SGD whose momentum is a running mean of the gradients."""
-
-    def __init__(self, parameters: Parameters, **settings: Any) -> None:
-        """Damp each gradient by what the momentum keeps."""
-        nesterov = settings["nesterov"]
-        super().__init__(parameters, **settings, dampening=0 if nesterov else settings["momentum"])
+Run = tuple[list[Tensor], list[list[Tensor]]]  # values, and their gradients in each step
 
 
 @st.composite
-def runs_of_gradients(draw: st.DrawFn) -> tuple[list[Tensor], list[list[Tensor]]]:
+def runs_of_gradients(draw: st.DrawFn) -> Run:
     """Draw the values of a weight and a bias, and gradients for one to three steps."""
-    of_both = [tensors(shape, float64, max_magnitude=9.0) for shape in ((2, 2), (2,))]
-    values = [draw(strategy) for strategy in of_both]
+    both = [tensors(shape, float64, max_magnitude=9.0) for shape in ((2, 2), (2,))]
+    values = [draw(strategy) for strategy in both]
+    # Momentum shows from the second step on, and its recurrence from the third.
     steps = draw(st.integers(1, 3))
-    return values, [[draw(strategy) for strategy in of_both] for _ in range(steps)]
+    return values, [[draw(strategy) for strategy in both] for _ in range(steps)]
 
 
-def apply_steps(
+def assert_formula(
     make_optimizer: Callable[..., Optimizer],
-    values: list[Tensor],
-    gradients: list[list[Tensor]],
+    formula: Callable[..., Array],
+    run: Run,
     settings: dict[str, Any],
-) -> Parameters:
-    """Return the parameters after an optimizer has seen each step's gradients."""
+    message: str,
+) -> None:
+    """Assert that optimizer and formula move each value to the same place."""
+    values, gradients = run
     parameters = [nn.Parameter(value.clone()) for value in values]
     optimizer = make_optimizer(parameters, **settings)
     for step in gradients:
         for parameter, slope in zip(parameters, step, strict=True):
             parameter.grad = slope.clone()
         optimizer.step()
-    return parameters
-
-
-def assert_formula(
-    parameters: Parameters,
-    values: list[Tensor],
-    gradients: list[list[Tensor]],
-    formula: Callable[..., Array],
-    settings: dict[str, Any],
-    law: str,
-) -> None:
-    """Assert that each parameter is where the formula leads from its value by its gradients."""
     for position, parameter in enumerate(parameters):
         slopes = [step[position].numpy(force=True) for step in gradients]
         expected = formula(values[position].numpy(force=True), slopes, **settings)
-        assert_close(parameter, expected, law)
+        assert_close(parameter, expected, message)
+
+
+def skips_the_biases(parameters: Parameters, **settings: Any) -> Optimizer:
+    """Give the optimizer only the matrices."""
+    return SGD([p for p in parameters if p.ndim > 1], **settings)
+
+
+def forgets_weight_decay(parameters: Parameters, **settings: Any) -> Optimizer:
+    """Ignore the weight decay."""
+    return SGD(parameters, **{**settings, "weight_decay": 0})
+
+
+class DampedSGD(SGD):
+    """Average the gradients: damp each by 1 - momentum."""
+
+    def __init__(self, parameters: Parameters, **settings: Any) -> None:
+        # PyTorch refuses dampening together with Nesterov momentum.
+        dampening = 0 if settings["nesterov"] else settings["momentum"]
+        super().__init__(parameters, **settings, dampening=dampening)
+
+
+def sgd_formula(
+    weight: Array,
+    slopes: Sequence[Array],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> Array:
+    # PyTorch's documentation of SGD, in float64.
+    velocity: Array | None = None
+    for slope in slopes:
+        slope = slope + weight_decay * weight
+        # The first velocity is the gradient itself, not (1 - momentum) times it as in a mean.
+        velocity = slope if velocity is None else momentum * velocity + slope
+        weight = weight - lr * (slope + momentum * velocity if nesterov else velocity)
+    return weight
 
 
 @law(
@@ -144,26 +118,41 @@ def assert_formula(
     nesterov=st.booleans(),
 )
 def test_sgd_follows_its_recurrence(
-    make_optimizer: Callable[..., Optimizer],
-    run: tuple[list[Tensor], list[list[Tensor]]],
-    **settings: Any,
+    make_optimizer: Callable[..., Optimizer], run: Run, **settings: Any
 ) -> None:
-    """Without momentum w - lr * g; with momentum and weight decay by their recurrences."""
-    values, gradients = run
+    """SGD moves w to w - lr * g; momentum and weight decay follow their recurrences."""
+    # PyTorch refuses Nesterov momentum without momentum.
     settings["nesterov"] = settings["nesterov"] and settings["momentum"] > 0
 
-    parameters = apply_steps(make_optimizer, values, gradients, settings)
+    message = "a step follows the recurrence of SGD"
+    assert_formula(make_optimizer, sgd_formula, run, settings, message)
 
-    assert_formula(
-        parameters, values, gradients, sgd_formula, settings, "a step follows the recurrence of SGD"
-    )
+
+def adam_formula(
+    weight: Array,
+    slopes: Sequence[Array],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> Array:
+    # Algorithm 1 of Kingma and Ba, "Adam", 2015, in float64.
+    mean, square = np.zeros_like(weight), np.zeros_like(weight)
+    for step, slope in enumerate(slopes, start=1):
+        slope = slope + weight_decay * weight
+        mean = betas[0] * mean + (1 - betas[0]) * slope
+        square = betas[1] * square + (1 - betas[1]) * slope**2
+        unbiased_mean = mean / (1 - betas[0] ** step)
+        unbiased_square = square / (1 - betas[1] ** step)
+        weight = weight - lr * unbiased_mean / (np.sqrt(unbiased_square) + eps)
+    return weight
 
 
 class UncorrectedAdam(Adam):
-    """Adam that takes its running means for unbiased from the first step on."""
+    """Skip the bias correction of the running means, which start at zero."""
 
     def step(self, closure: Any = None) -> None:
-        """Set the step count so high that the corrections are one."""
+        # After a million steps the corrections are 1, so pretend that there were that many.
         for group in self.param_groups:
             for parameter in group["params"]:
                 state = self.state[parameter]
@@ -175,7 +164,7 @@ class UncorrectedAdam(Adam):
 
 
 def eps_too_large(parameters: Parameters, **settings: Any) -> Optimizer:
-    """Take eps for its square root."""
+    """Use the square root of eps instead of eps."""
     return Adam(parameters, **{**settings, "eps": settings["eps"] ** 0.5})
 
 
@@ -194,25 +183,19 @@ def eps_too_large(parameters: Parameters, **settings: Any) -> Optimizer:
     weight_decay=st.sampled_from([0.0, 0.25]),
 )
 def test_adam_follows_its_publication(
-    make_optimizer: Callable[..., Optimizer],
-    run: tuple[list[Tensor], list[list[Tensor]]],
-    **settings: Any,
+    make_optimizer: Callable[..., Optimizer], run: Run, **settings: Any
 ) -> None:
-    """Running means of gradients and their squares, both corrected for their start at zero."""
-    values, gradients = run
+    """Adam divides a mean of gradients by one of their squares, corrected for starting at 0."""
     settings["eps"] = 1e-8
 
-    parameters = apply_steps(make_optimizer, values, gradients, settings)
-
-    assert_formula(
-        parameters, values, gradients, adam_formula, settings, "a step is Adam's published update"
-    )
+    message = "a step is Adam's published update"
+    assert_formula(make_optimizer, adam_formula, run, settings, message)
 
 
 def replace_head_and_step(
     model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
 ) -> None:
-    """Replace the last layer, then build the optimizer, call backward and step."""
+    """Replace the last layer first, then build the optimizer, call backward and step."""
     model[-1] = head
     optimizer = SGD(model.parameters(), lr=lr)
     loss().backward()
@@ -232,7 +215,7 @@ def builds_on_another_model(
 def builds_before_the_head(
     model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
 ) -> None:
-    """Build the optimizer, then replace the last layer, which it does not know."""
+    """Build the optimizer before replacing the last layer, so it misses the new one."""
     optimizer = SGD(model.parameters(), lr=lr)
     model[-1] = head
     loss().backward()
@@ -242,7 +225,7 @@ def builds_before_the_head(
 def steps_without_backward(
     model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
 ) -> None:
-    """Step first, when there are no gradients yet."""
+    """Step before backward, when there are no gradients yet."""
     model[-1] = head
     optimizer = SGD(model.parameters(), lr=lr)
     optimizer.step()
@@ -252,7 +235,7 @@ def steps_without_backward(
 def moves_the_frozen(
     model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
 ) -> None:
-    """Make everything trainable again, to be on the safe side."""
+    """Make every parameter trainable, including the frozen ones."""
     model[-1] = head
     model.requires_grad_(True)
     optimizer = SGD(model.parameters(), lr=lr)
@@ -273,11 +256,12 @@ def moves_the_frozen(
 def test_a_step_moves_the_parameters_it_was_given_and_no_others(
     step: Callable[..., None], problem: Problem, frozen: bool
 ) -> None:
-    """Every parameter with a gradient goes to w - lr * g; frozen ones, inputs and labels stay."""
+    """Every parameter with a gradient moves to w - lr * g; the frozen, inputs and labels stay."""
     model, inputs, labels = problem.model, problem.inputs, problem.labels
     head = copy.deepcopy(model[-1])
     if frozen:
         head.bias.requires_grad_(False)
+    # The oracle: torch.autograd.grad on the network as it will be, which shares all other layers.
     whole = nn.Sequential(*model[:-1], head)
     trainable = {n: p for n, p in whole.named_parameters() if p.requires_grad}
     slopes = torch.autograd.grad(problem.loss_fn(whole(inputs), labels), list(trainable.values()))

@@ -1,12 +1,19 @@
-"""The order of a step.
+"""A training step zeroes the gradients, then calls forward, loss, backward, step.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> w = nn.Parameter(torch.tensor(9.0))
+>>> sgd = torch.optim.SGD([w], lr=1.0)
+>>> for slope in (1, 2):
+...     sgd.zero_grad()  # without this line the second step would use 1 + 2
+...     (slope * w).backward()
+...     sgd.step()
+...     print(w.item())
+8.0
+6.0
 
 Notes: Forward, loss, backward, step, with the gradients zeroed once in each iteration.
 Verdict: holds
+Truth: A step depends only on the current weights and on its own batch: it moves w to w - lr * the
+    gradient of that batch's loss.
 """
 
 import math
@@ -29,7 +36,7 @@ from tests.training.common import assert_close, float64
 def never_zeroes(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Forget zero_grad."""
+    """Forget `zero_grad`."""
     loss = loss_fn(model(batch[0]), batch[1])
     loss.backward()
     optimizer.step()
@@ -39,7 +46,7 @@ def never_zeroes(
 def zeroes_before_the_step(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Zero between backward and step."""
+    """Zero the gradients between backward and step, so nothing is learnt."""
     loss = loss_fn(model(batch[0]), batch[1])
     loss.backward()
     optimizer.zero_grad()
@@ -50,7 +57,7 @@ def zeroes_before_the_step(
 def goes_back_twice(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Call backward twice."""
+    """Call backward twice, which doubles the gradient."""
     optimizer.zero_grad()
     loss = loss_fn(model(batch[0]), batch[1])
     loss.backward(retain_graph=True)
@@ -62,7 +69,7 @@ def goes_back_twice(
 def steps_before_backward(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Step on the gradients of the batch before."""
+    """Step before backward, on the gradients of the previous batch."""
     loss = loss_fn(model(batch[0]), batch[1])
     optimizer.step()
     optimizer.zero_grad()
@@ -73,7 +80,7 @@ def steps_before_backward(
 def detaches_the_outputs(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Compute the loss on outputs that are cut off, and silence the error."""
+    """Detach the outputs and silence the error, so no gradient reaches the model."""
     optimizer.zero_grad()
     loss = loss_fn(model(batch[0]).detach().requires_grad_(), batch[1])
     loss.backward()
@@ -84,14 +91,14 @@ def detaches_the_outputs(
 def reports_the_loss_after_the_step(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Call the model again for the loss to report."""
+    """Compute the reported loss again after the step."""
     train_step(model, loss_fn, optimizer, *batch)
     return loss_fn(model(batch[0]), batch[1]).item()
 
 
 @st.composite
 def problems_with_a_past(draw: st.DrawFn) -> tuple[Problem, tuple[Tensor, Tensor]]:
-    """Draw a problem, and a batch that its model has seen before."""
+    """Draw a problem, and an earlier batch for its model."""
     problem = draw(problems(dtype=float64))
     sizes = problem.model[0].in_features, problem.model[-1].out_features
     return problem, draw(batches(*sizes, max_size=2, dtype=float64))
@@ -114,7 +121,7 @@ def test_a_step_follows_its_own_batch_alone(
     drawn: tuple[Problem, tuple[Tensor, Tensor]],
     accumulate: int,
 ) -> None:
-    """It lands at w - lr * gradient of its batch's loss, whatever earlier batches have left."""
+    """A step moves w to w - lr * gradient of its batch's loss, whatever gradients were left."""
     problem, earlier = drawn
     model, loss_fn = problem.model, problem.loss_fn
     optimizer = SGD(model.parameters(), lr=0.5)
@@ -122,6 +129,7 @@ def test_a_step_follows_its_own_batch_alone(
     loss = loss_fn(model(problem.inputs), problem.labels)
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     expected = [(p - 0.5 * g).detach() for p, g in zip(model.parameters(), slopes, strict=True)]
+    # The mistakes compute each batch in one piece.
     pieces = {"accumulate": accumulate} if train_step.__name__ == "train_step" else {}
 
     reported = train_step(model, loss_fn, optimizer, problem.inputs, problem.labels, **pieces)
@@ -137,7 +145,7 @@ def test_a_step_follows_its_own_batch_alone(
 def steps_on_anything(
     model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
 ) -> float:
-    """Step without a look at the loss: the weights are NaN from then on."""
+    """Step without checking the loss, which turns the weights into NaN."""
     return never_zeroes(model, loss_fn, optimizer, *batch)
 
 
@@ -146,7 +154,7 @@ def steps_on_anything(
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     train_step: Callable[..., float], problem: Problem, bad: float, lr: float
 ) -> None:
-    """A NaN or infinite loss raises an error with the learning rate; the parameters stay."""
+    """A NaN or infinite loss raises an error that names the learning rate; no parameter moves."""
     before = [bits(parameter) for parameter in problem.model.parameters()]
     optimizer = SGD(problem.model.parameters(), lr=lr)
 
