@@ -198,7 +198,9 @@ def test_a_law_outside_of_the_lessons_is_not_collected(suite: Suite) -> None:
     result = suite.run_files()
 
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*tests/other/test_doubles.py:1: is in no lesson; move it to a folder of *"])
+    result.stdout.fnmatch_lines(
+        ["*tests/other/test_doubles.py:1: is in no lesson; move it to a folder of *"]
+    )
 
 
 def test_a_name_without_file_is_found_when_the_claims_are_listed(tmp_path: Path) -> None:
