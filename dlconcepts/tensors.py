@@ -67,7 +67,8 @@ def to_numpy(tensor: Tensor) -> NDArray[Any]:
 
     Raises TypeError, with the missing calls, if numpy cannot take the tensor: it requires grad
     (detach), has a conjugate or negative bit (resolve_conj, resolve_neg), is not dense (to_dense),
-    is not on the CPU (cpu), or has a dtype that numpy does not know (a cast).
+    is not on the CPU (cpu), is quantized (dequantize), or has a dtype that numpy does not know (a
+    cast).
     Source: PyTorch documentation, "torch.Tensor.numpy".
 
     >>> to_numpy(torch.ones(2, dtype=torch.bfloat16))
@@ -75,13 +76,16 @@ def to_numpy(tensor: Tensor) -> NDArray[Any]:
     ...
     TypeError: numpy cannot take this tensor as it is: call .float() first
     """
+    # float() would drop the imaginary part of complex32; dequantize() gives float32.
+    cast = ".cfloat()" if tensor.is_complex() else ".float()"
+    cast = ".dequantize()" if tensor.is_quantized else cast
     steps = {  # in an order in which the calls work
         ".detach()": tensor.requires_grad,
         ".to_dense()": tensor.layout != torch.strided,
         ".cpu()": tensor.device.type != "cpu",
         ".resolve_conj()": tensor.is_conj(),
         ".resolve_neg()": tensor.is_neg(),
-        ".float()": tensor.dtype not in NUMPY_DTYPES,
+        cast: tensor.dtype not in NUMPY_DTYPES,
     }
     missing = "".join(step for step, needed in steps.items() if needed)
     if missing:

@@ -10,6 +10,7 @@ too large for the memory can be split into micro-batches.
 
 CLAIMS = [
     "requires-grad-tracks",
+    "requires-grad-at-creation",
     "grad-fn-is-the-history",
     "backward-computes-gradients",
     "chain-rule",
@@ -18,4 +19,5 @@ CLAIMS = [
     "gradients-accumulate",
     "micro-batches-add-up-to-a-batch",
     "no-grad-turns-tracking-off",
+    "in-place-writes-break-backward",
 ]

@@ -11,8 +11,9 @@ tensor([ 6., 12.])
 Notes: Each call to `backward` adds to the gradients, so they must be zeroed.
 Verdict: holds
 Truth: After k backwards `grad` is the sum of k gradients; after `zero_grad` the next gradient
-    stands alone. None and zero are the same only to plain SGD: momentum, weight decay and Adam
-    move a parameter whose gradient is zero, and skip one whose gradient is None.
+    stands alone. An optimizer skips a parameter whose gradient is None. Zero is the same only to
+    plain SGD and Adagrad: momentum, weight decay and Adam move the parameter; RMSprop, Adadelta and
+    Rprop leave it, but change their state and so the next step.
 """
 
 from collections.abc import Callable, Iterable
@@ -132,14 +133,37 @@ def sets_to_none(parameter: nn.Parameter) -> None:
     parameter.grad = None  # as zero_grad() does
 
 
-@law(right=sets_to_none, wrong={fills_with_zeros: "without a gradient stays"})
-@given(start=st.integers(1, 9), slope=st.integers(1, 9), name=st.sampled_from(sorted(OPTIMIZERS)))
+def keeps_the_gradient(parameter: nn.Parameter) -> None:
+    """Leave the last gradient in place, so that the step is taken again."""
+
+
+MORE_OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    **OPTIMIZERS,
+    "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, lr=0.5),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.5),
+    "Adadelta": lambda parameters: torch.optim.Adadelta(parameters, lr=0.5),
+    "Rprop": lambda parameters: torch.optim.Rprop(parameters, lr=0.5),
+}
+MOVED_BY_ZERO = ("momentum", "weight decay", "Adam")
+BLIND_TO_ZERO = ("plain SGD", "Adagrad")
+
+
+@law(
+    right=sets_to_none,
+    wrong={
+        fills_with_zeros: "without a gradient stays",
+        keeps_the_gradient: "without a gradient stays",
+    },
+)
+@given(
+    start=st.integers(1, 9), slope=st.integers(1, 9), name=st.sampled_from(sorted(MORE_OPTIMIZERS))
+)
 def test_to_an_optimizer_none_is_not_zero(
     zero_grad: Callable[[nn.Parameter], None], start: int, slope: int, name: str
 ) -> None:
     """Momentum, weight decay and Adam move a parameter whose gradient is zero, not None."""
     parameter = nn.Parameter(torch.tensor(float(start)))
-    optimizer = OPTIMIZERS[name]([parameter])
+    optimizer = MORE_OPTIMIZERS[name]([parameter])
     parameter.grad = torch.tensor(float(slope))
     optimizer.step()
     before = parameter.detach().clone()
@@ -151,6 +175,35 @@ def test_to_an_optimizer_none_is_not_zero(
     parameter.grad = torch.zeros(())
     optimizer.step()
     moved = not same(parameter.detach(), before)
-    assert moved == (name != "plain SGD"), (
-        f"a gradient of zero moves it, except under plain SGD ({name})"
+    assert moved == (name in MOVED_BY_ZERO), (
+        f"a gradient of zero moves it under momentum, weight decay and Adam ({name})"
+    )
+
+
+@law(
+    right=sets_to_none,
+    wrong={fills_with_zeros: "leaves no trace", keeps_the_gradient: "leaves no trace"},
+)
+@given(
+    start=st.integers(1, 9), slope=st.integers(1, 9), name=st.sampled_from(sorted(MORE_OPTIMIZERS))
+)
+def test_only_none_leaves_no_trace_in_the_optimizer(
+    zero_grad: Callable[[nn.Parameter], None], start: int, slope: int, name: str
+) -> None:
+    """After a step without a gradient, the next one is as if there had been no such step."""
+
+    def end(between: Callable[[nn.Parameter], None] | None) -> Tensor:
+        parameter = nn.Parameter(torch.tensor(float(start), dtype=float64))
+        optimizer = MORE_OPTIMIZERS[name]([parameter])
+        steps = [None, between, None] if between else [None, None]
+        for change in steps:
+            parameter.grad = torch.tensor(float(slope), dtype=float64)
+            if change:
+                change(parameter)
+            optimizer.step()
+        return parameter.detach()
+
+    assert same(end(zero_grad), end(None)), f"a step without a gradient leaves no trace ({name})"
+    assert same(end(fills_with_zeros), end(None)) == (name in BLIND_TO_ZERO), (
+        f"a step of zero leaves no trace only under plain SGD and Adagrad ({name})"
     )

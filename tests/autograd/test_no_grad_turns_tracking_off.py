@@ -10,7 +10,8 @@ tensor([3., 6.]) True
 Notes: `torch.no_grad` turns off all gradients inside it.
 Verdict: holds-if
 Truth: It stops recording. It changes no value, does not touch `requires_grad` of existing tensors
-    or stored gradients, and does not switch dropout off. It ends with its block, also after an
+    or stored gradients, and does not switch dropout off. A leaf that is made inside keeps
+    `requires_grad=True`, so a model built there trains afterwards. The block ends also after an
     exception, and does not affect other threads.
 """
 
@@ -24,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dlconcepts.strategies import Problem, problems, tensors
+from dlconcepts.strategies import Problem, networks, problems, tensors
 from dlconcepts.support.bitwise import same, state_of
 from dlconcepts.testing.laws import law
 
@@ -146,3 +147,40 @@ def test_no_grad_changes_neither_values_nor_model(
     assert state_of(model) == before, "no_grad leaves the model as it was"
     assert result.grad_fn is None, "nothing is recorded inside no_grad"
     assert same(result, tracked.detach()), "no_grad changes no value"
+
+
+def build_untracked(model: nn.Sequential) -> list[Tensor]:
+    with torch.no_grad():
+        layers = [nn.Linear(layer.in_features, layer.out_features) for layer in model[::2]]
+        made = torch.ones(2, requires_grad=True)
+        return [*nn.Sequential(*layers).parameters(), made, (made * 2).requires_grad_()]
+
+
+def freezes_what_it_builds(model: nn.Sequential) -> list[Tensor]:
+    """Freeze what is built inside the block, as if no_grad turned off its gradients."""
+    return [leaf.requires_grad_(False) for leaf in build_untracked(model)]
+
+
+def computes_what_it_builds(model: nn.Sequential) -> list[Tensor]:
+    """Take clones made inside the block, which are results and untracked."""
+    with torch.no_grad():
+        return [leaf.clone() for leaf in build_untracked(model)]
+
+
+@law(
+    right=build_untracked,
+    wrong={
+        freezes_what_it_builds: "keeps requires_grad=True",
+        computes_what_it_builds: "keeps requires_grad=True",
+    },
+)
+@given(model=networks())
+def test_a_leaf_made_inside_trains_afterwards(
+    build: Callable[[nn.Sequential], list[Tensor]], model: nn.Sequential
+) -> None:
+    """Parameters and tensors made under no_grad with requires_grad=True get gradients later."""
+    for leaf in build(model):
+        assert leaf.requires_grad, "a leaf made inside keeps requires_grad=True"
+        (3 * leaf).sum().backward()
+        assert leaf.grad is not None, "after the block, the leaf gets a gradient"
+        assert same(leaf.grad, torch.full_like(leaf, 3)), "the gradient is that of the result"

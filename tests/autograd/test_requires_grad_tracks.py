@@ -1,19 +1,21 @@
-"""Autograd tracks a result exactly if one of its inputs requires grad.
+"""Autograd tracks a floating-point result exactly if an input requires grad.
 
 >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
 >>> x * 3
 tensor([3., 6.], grad_fn=<MulBackward0>)
->>> torch.tensor([1.0, 2.0]) * 3
-tensor([3., 6.])
+>>> x > 1, x.argmax()
+(tensor([False,  True]), tensor(1))
 >>> torch.tensor([1, 2], requires_grad=True)  # doctest: +ELLIPSIS
 Traceback (most recent call last):
 ...
 RuntimeError: Only Tensors of floating point ... can require gradients
 
 Notes: A tensor created with `requires_grad=True` has the operations on it tracked.
-Verdict: holds
-Truth: A result requires grad exactly if some input does and gradients are enabled. The default is
-    False. Integer and boolean tensors cannot require grad.
+Verdict: holds-if
+Truth: It holds for operations whose result is floating-point or complex: such a result requires
+    grad exactly if some input does and gradients are enabled. Bools and integers have no
+    derivative: comparisons, `isnan`, `argmax`, `long` are untracked, and a loss built from them
+    teaches nothing. A new tensor, also `zeros_like(x)`, is untracked by default.
 """
 
 from collections.abc import Callable
@@ -85,6 +87,48 @@ def test_a_result_is_tracked_exactly_when_an_input_is(
 
         assert result.requires_grad == tracked, "a result is tracked exactly when an input is"
         assert (result.grad_fn is not None) == tracked, "a tracked result has a history"
+
+
+UNTRACKED: tuple[Callable[[Tensor], Tensor], ...] = (
+    *(torch.isnan, torch.argmax, torch.argsort, torch.count_nonzero, torch.logical_not),
+    *(Tensor.long, Tensor.bool),
+    *(lambda x: x > 1, lambda x: x == x, lambda x: x.flatten().topk(1).indices),
+)
+
+
+def tracks_a_new_leaf(operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Track the result itself, against the error that a loss does not require grad."""
+    return operation(x).to(x.dtype).requires_grad_()
+
+
+def rounds_with_a_slope(operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Add x - x.detach(), so that the result passes the gradient on as if it were x."""
+    return operation(x) + (x - x.detach()).sum()
+
+
+@law(
+    right=compute,
+    wrong={
+        tracks_a_new_leaf: "a bool or an integer",
+        rounds_with_a_slope: "a bool or an integer",
+    },
+)
+@given(
+    x=tensors(
+        shapes(max_dims=2, min_side=1),
+        st.sampled_from(FLOATS),
+        max_magnitude=9.0,
+        requires_grad=True,
+    )
+)
+def test_bools_and_integers_are_untracked(compute: Callable[..., Tensor], x: Tensor) -> None:
+    """A comparison, an index or a cast to integers of a tracked tensor has no history."""
+    for operation in UNTRACKED:
+        result = compute(operation, x)
+
+        assert not result.is_floating_point(), "the result is a bool or an integer"
+        assert not result.requires_grad, "a bool or an integer is untracked"
+        assert result.grad_fn is None, "an untracked result has no history"
 
 
 def inherits_tracking(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ CLAIMS = [
     "generalise-vectors-and-matrices",
     "index-like-numpy",
     "size-gives-the-dimensions",
+    "type-returns-a-new-tensor",
     "underscore-mutates",
     "in-place-cannot-change-type-or-room",
     "resize-in-place",

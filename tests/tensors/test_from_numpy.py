@@ -30,41 +30,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlconcepts.strategies import shapes
 from dlconcepts.support.bitwise import bits
-from dlconcepts.tensors import NUMPY_DTYPES, from_numpy
+from dlconcepts.tensors import from_numpy
 from dlconcepts.testing.laws import law
-from tests.tensors.common import HOST
-
-
-@st.composite
-def arrays(draw: st.DrawFn, min_dims: int = 0) -> NDArray[Any]:
-    """Draw arrays of every shared dtype and any bits, often NaN payloads, -0.0 and subnormals."""
-    name = draw(st.sampled_from(sorted(str(dtype)[6:] for dtype in NUMPY_DTYPES)))  # "torch.int8"
-    dtype = np.dtype(name)
-    shape = draw(shapes(min_dims=min_dims, max_dims=3, max_side=3))
-    size = int(np.prod(shape, dtype=int)) * dtype.itemsize
-    raw = bytearray(draw(st.binary(min_size=size, max_size=size)))
-    if special := draw(st.sampled_from(specials_of(dtype))):
-        raw[:] = special * (size // len(special))
-    if name == "bool":  # numpy itself stores only the bytes 0 and 1
-        raw = bytearray(byte % 2 for byte in raw)
-    array = np.frombuffer(raw, dtype).reshape(shape)
-    layout = draw(st.sampled_from(["C", "transposed", "every other"]))
-    if layout == "every other" and shape:
-        return np.repeat(array, 2, axis=-1)[..., ::2]
-    return array.T if layout == "transposed" else array
-
-
-def specials_of(dtype: np.dtype[Any]) -> list[bytes]:
-    """Return bytes of numbers that conversions lose, and b"", which keeps the drawn bytes."""
-    if dtype.kind not in "fc":
-        return [b""]
-    real = np.zeros(1, dtype).real.dtype
-    # The bits of infinity plus one are a NaN with a payload.
-    payload = (np.array([np.inf], real).view(f"u{real.itemsize}") + 1).tobytes()
-    numbers = (real.type(-0.0), real.type(np.finfo(real).smallest_subnormal))
-    return [b"", payload, *(number.tobytes() for number in numbers)]
+from tests.tensors.common import HOST, arrays
 
 
 def always_float32(array: NDArray[Any]) -> Tensor:

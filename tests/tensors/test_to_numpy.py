@@ -11,12 +11,14 @@ array([1.5, 2.5], dtype=float32)
 Notes: `.numpy()` turns a tensor back into an array.
 Verdict: holds-if
 Truth: It works for a dense CPU tensor that does not require grad, has no conjugate or negative
-    bit, and has a dtype that numpy knows (not bfloat16, not float8). Any other tensor needs
-    `detach()`, `to_dense()`, `cpu()`, `resolve_conj()`, `resolve_neg()` or a cast first, and the
-    library's error says which.
+    bit, and has a dtype that numpy knows (not bfloat16, float8 or complex32; not quantized). Any
+    other tensor needs `detach()`, `to_dense()`, `cpu()`, `resolve_conj()`, `resolve_neg()`,
+    `dequantize()` or a cast first, which loses no value. The library's error says which. (Dtypes
+    that torch only stores, such as uint4 and bits8, have no cast.)
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +68,10 @@ def forces(tensor: Tensor) -> NDArray[Any]:
 
 
 # In the order of the calls that the error lists.
-STEPS = ("detach", "to_dense", "cpu", "resolve_conj", "resolve_neg", "float")
+STEPS = (
+    *("detach", "to_dense", "cpu", "resolve_conj", "resolve_neg"),
+    *("dequantize", "cfloat", "float"),
+)
 
 
 @st.composite
@@ -78,6 +83,13 @@ def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, set[str]]:
         several = draw(st.booleans())
         dtype = torch.bfloat16 if several else torch.float32
         return draw(tensors(dtype=dtype, requires_grad=True)), {step, *["float"] * several}
+    if step in ("cfloat", "dequantize"):
+        numbers = draw(tensors(dtype=torch.complex64, max_magnitude=100))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls complex32 experimental
+            if step == "dequantize":
+                return torch.quantize_per_tensor(numbers.real, 1.0, 0, torch.qint8), {step}
+            return numbers.to(torch.complex32), {step}
     if step == "float":
         low = [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
         return draw(tensors()).to(draw(st.sampled_from(low))), {step}
@@ -88,7 +100,30 @@ def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, set[str]]:
     return (conjugate if step == "resolve_conj" else conjugate.imag), {step}
 
 
-@law(right=to_numpy, wrong={forces: "DID NOT RAISE"})
+def casts_all_to_float(tensor: Tensor) -> NDArray[Any]:
+    """Name float() for every dtype, which drops the imaginary part of a complex number."""
+    try:
+        return to_numpy(tensor)
+    except TypeError as error:
+        raise TypeError(str(error).replace("cfloat", "float")) from None
+
+
+def forgets_the_cast(tensor: Tensor) -> NDArray[Any]:
+    """Name only detach() for bfloat16 that requires grad, as torch's own error does."""
+    try:
+        return to_numpy(tensor)
+    except TypeError as error:
+        raise TypeError(str(error).replace(".detach().float()", ".detach()")) from None
+
+
+@law(
+    right=to_numpy,
+    wrong={
+        forces: "DID NOT RAISE",
+        casts_all_to_float: "Regex pattern did not match",
+        forgets_the_cast: "Regex pattern did not match",
+    },
+)
 @given(case=unfit_tensors())
 def test_a_tensor_that_numpy_cannot_take_is_refused(
     to_numpy: Callable[[Tensor], NDArray[Any]], case: tuple[Tensor, set[str]]
@@ -101,3 +136,30 @@ def test_a_tensor_that_numpy_cannot_take_is_refused(
 
     with pytest.raises(TypeError, match=re.escape(f": call {calls} first")):
         to_numpy(tensor)
+
+
+@law(
+    right=to_numpy,
+    wrong={casts_all_to_float: "every value", forgets_the_cast: "are enough"},
+    cpu_only=HOST,
+)
+@given(case=unfit_tensors())
+def test_the_calls_in_the_error_make_it_work(
+    to_numpy: Callable[[Tensor], NDArray[Any]], case: tuple[Tensor, set[str]]
+) -> None:
+    """After the calls that the error lists, the array has every value of the tensor."""
+    tensor, _ = case
+    values = tensor.detach().to_dense() if tensor.is_sparse else tensor
+    expected = (values.dequantize() if values.is_quantized else values).tolist()
+    with pytest.raises(TypeError) as refused:
+        to_numpy(tensor)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # float() warns if it drops an imaginary part
+        for call in re.findall(r"[.](\w+)[(][)]", str(refused.value)):
+            tensor = getattr(tensor, call)()
+    fits = not tensor.requires_grad and tensor.dtype in NUMPY_DTYPES
+
+    assert fits, "the calls in the error are enough"
+    # As text, in which NaN equals NaN.
+    assert str(to_numpy(tensor).tolist()) == str(expected), "the calls keep every value"

@@ -12,12 +12,13 @@ Notes: Every operation comes as a mutating version, whose name ends in an unders
     immutable one.
 Verdict: holds-if
 Truth: `name_` writes into its tensor and returns that same object; `name` leaves its input alone;
-    both give the same values. But not every operation has both. `bernoulli_`, `detach_` and
+    both give the same values. But `name_` keeps the dtype: `eq` returns bools, `eq_` writes 1.0 and
+    0.0 into a float tensor. Not every operation has both versions. `bernoulli_`, `detach_` and
     `resize_as_` only look like the in-place version of the plain method. `+=`, indexed assignment
     and `out=` write without an underscore.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,11 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dlconcepts.strategies import shapes, tensors
+from dlconcepts.strategies import tensors
 from dlconcepts.support.bitwise import bits, same
-from dlconcepts.tensors import in_place_pairs
 from dlconcepts.testing.laws import law
-from tests.tensors.common import WRITABLE
+from tests.tensors.common import WRITABLE, Operations, copy_of, one_by_one, operations
 
 
 def in_place(tensor: Tensor, name: str, *operands: Any) -> Tensor:
@@ -49,51 +49,19 @@ def rebinds_the_name(tensor: Tensor, name: str, *operands: Any) -> Tensor:
     return tensor
 
 
-# The smallest int64 divided by -1 overflows: torch's remainder then crashes the process.
-LARGEST = {torch.float32: float("inf"), torch.int64: 2.0**62}
-Operations = tuple[list[str], dict[torch.dtype, tuple[Tensor, Tensor]]]
-
-
-@st.composite
-def operations(draw: st.DrawFn) -> Operations:
-    """Draw a quarter of the pairs of methods, and for each dtype a matrix and an operand."""
-    # All hundred pairs in every example would be slow.
-    names = sorted(in_place_pairs())[draw(st.integers(0, 3)) :: 4]
-    shape = draw(shapes(2, 2, max_side=4))
-    matrices = {
-        dtype: (
-            draw(tensors(shape, dtype, layouts=WRITABLE, max_magnitude=limit)),
-            draw(tensors(shape, dtype, max_magnitude=limit)),
-        )
-        for dtype, limit in LARGEST.items()
-    }
-    return names, matrices
-
-
-def one_by_one(drawn: Operations) -> Iterator[tuple[str, Tensor, tuple[Any, ...], Tensor]]:
-    """Yield each name, a fresh copy of its matrix, the operands, and the plain method's result."""
-    names, matrices = drawn
-    for name in names:
-        dtype, operand = in_place_pairs()[name]
-        matrix, other = matrices[dtype]
-        operands = {"none": (), "scalar": (1,), "tensor": (other,)}[operand]
-        try:
-            # The copy has the same strides: torch 2.6 computes fmod of subnormal numbers
-            # differently if elements are not adjacent.
-            expected = getattr(copy_of(matrix), name)(*operands)
-        except RuntimeError:  # the matrix is outside the method's domain
-            continue
-        yield name, copy_of(matrix), operands, expected
-
-
-def copy_of(tensor: Tensor) -> Tensor:
-    """Return a copy with the same strides; clone() would close the gaps of a strided tensor."""
-    return tensor.new_empty_strided(tensor.shape, tensor.stride()).copy_(tensor)
+def takes_the_result_over(tensor: Tensor, name: str, *operands: Any) -> Tensor:
+    """Let the tensor take the result's memory and dtype: a comparison turns it into bools."""
+    tensor.data = getattr(tensor, name)(*operands)
+    return tensor
 
 
 @law(
     right=in_place,
-    wrong={drops_the_result: "writes into its tensor", rebinds_the_name: "that same object"},
+    wrong={
+        drops_the_result: "writes into its tensor",
+        rebinds_the_name: "that same object",
+        takes_the_result_over: "keeps the dtype",
+    },
 )
 @given(drawn=operations())
 def test_an_underscore_writes_into_its_tensor(
@@ -101,12 +69,13 @@ def test_an_underscore_writes_into_its_tensor(
 ) -> None:
     """The method with an underscore writes the plain method's values and returns its tensor."""
     for name, tensor, operands, expected in one_by_one(drawn):
-        address = tensor.data_ptr()
+        address, dtype = tensor.data_ptr(), tensor.dtype
 
         result = apply(tensor, name, *operands)
 
         assert result is tensor, f"{name}_ returns that same object"
-        assert same(tensor, expected.to(tensor.dtype)), f"{name}_ writes into its tensor"
+        assert tensor.dtype == dtype, f"{name}_ keeps the dtype"
+        assert same(tensor, expected.to(dtype)), f"{name}_ writes into its tensor"
         assert tensor.data_ptr() == address, f"{name}_ stays at the same address"
 
 
@@ -146,3 +115,61 @@ def test_without_underscore_the_input_is_left_alone(
         after = bits(tensor), tensor.shape, tensor._version
         assert after == before, f"{name} leaves its input alone"
         assert same(result, expected), f"{name} gives its result"
+
+
+def write(tensor: Tensor, other: Tensor, how: str) -> Tensor:
+    if how == "+=":
+        tensor += other
+    elif how == "x[...] =":
+        tensor[...] = other
+    else:
+        torch.add(tensor, other, out=tensor)
+    return tensor
+
+
+def adds_without_writing(tensor: Tensor, other: Tensor, how: str) -> Tensor:
+    """Write x = x + y for x += y, which makes a new tensor."""
+    return tensor + other if how == "+=" else write(tensor, other, how)
+
+
+def assigns_to_a_copy(tensor: Tensor, other: Tensor, how: str) -> Tensor:
+    """Select all rows by their positions, which copies, and assign to the copy."""
+    if how == "x[...] =":
+        tensor[torch.arange(len(tensor))][...] = other
+        return tensor
+    return write(tensor, other, how)
+
+
+def ignores_out(tensor: Tensor, other: Tensor, how: str) -> Tensor:
+    """Pass a clone as `out`."""
+    return (
+        torch.add(tensor, other, out=tensor.clone()) if how == "out=" else write(tensor, other, how)
+    )
+
+
+@law(
+    right=write,
+    wrong={
+        adds_without_writing: "+= returns that same object",
+        assigns_to_a_copy: "x[...] = counts as one write",
+        ignores_out: "out= returns that same object",
+    },
+)
+@given(
+    tensor=tensors((2, 2), layouts=WRITABLE),
+    other=tensors((2, 2)),
+    how=st.sampled_from(["+=", "x[...] =", "out="]),
+)
+def test_some_writes_have_no_underscore(
+    write: Callable[..., Tensor], tensor: Tensor, other: Tensor, how: str
+) -> None:
+    """+=, indexed assignment and out= write into their tensor, as the underscore does."""
+    expected = other.clone() if how == "x[...] =" else copy_of(tensor) + other
+    address, version = tensor.data_ptr(), tensor._version
+
+    result = write(tensor, other, how)
+
+    assert result is tensor, f"{how} returns that same object"
+    assert tensor._version == version + 1, f"{how} counts as one write"
+    assert same(tensor, expected), f"{how} writes into its tensor"
+    assert tensor.data_ptr() == address, f"{how} stays at the same address"
