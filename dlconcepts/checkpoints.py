@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import dlconcepts
 from dlconcepts.networks import Network
@@ -108,11 +109,10 @@ def save(
 def load(path: str | Path, model: Model | None = None) -> Checkpoint:
     """Read a checkpoint and build its model, on the CPU and in eval mode.
 
-    If `model` is given, load the state into it instead, all or nothing; it keeps its device, dtypes
-    and mode.
+    If `model` is given, `restore` its state instead; it keeps its device and mode.
 
     Raises CheckpointError if the file is missing, damaged, not a checkpoint, of another version, of
-    another architecture than `model`, or holds pickled code, which is never run.
+    another architecture or dtype than `model`, or holds pickled code, which is never run.
     Source: PyTorch documentation, `torch.load` with `weights_only`.
 
     >>> import tempfile
@@ -159,9 +159,11 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
-    """Load a state_dict into a model; if any of it does not fit, leave the model as it was.
+    """Load a state_dict into a model, unchanged; if any of it does not fit, change nothing.
 
-    Raises what `nn.Module.load_state_dict` raises; that alone would leave the model half loaded.
+    Raises what `nn.Module.load_state_dict` raises; that alone would leave the model half loaded. It
+    also raises RuntimeError where that would convert a tensor to the model's dtype or from shape
+    (1,) to (), and for lazy layers, into which that loads any shape.
     Source: PyTorch documentation, `torch.nn.Module.load_state_dict`.
 
     >>> model = nn.Linear(1, 1)
@@ -169,9 +171,12 @@ def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
     >>> model(torch.ones(1)).item()
     1.0
     """
+    if lazy := [name for name, value in model.state_dict().items() if is_lazy(value)]:
+        raise RuntimeError(f"{', '.join(lazy)} are lazy: run a batch through the model first")
     before = snapshot(model)
     try:
         model.load_state_dict(state_dict)
+        check_unconverted(state_dict, before)
     except BaseException:  # Ctrl-C must not leave half a model either
         model.load_state_dict(before)
         raise
@@ -272,6 +277,17 @@ def check_content(found: Any) -> None:
     if found["training"]:
         check_parts(found["training"], TRAINING_PARTS)
         check_parts(found["training"]["random_states"], {"shuffling": Tensor, "cpu": Tensor})
+
+
+def check_unconverted(state_dict: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise RuntimeError for a tensor whose dtype or shape is not that of the model's own."""
+    for name, kept in own.items():
+        given = state_dict.get(name)
+        if isinstance(given, Tensor) and (given.dtype, given.shape) != (kept.dtype, kept.shape):
+            raise RuntimeError(
+                f"{name} is {given.dtype} of shape {tuple(given.shape)}, but in the model it is "
+                f"{kept.dtype} of shape {tuple(kept.shape)}: convert the model or the state_dict"
+            )
 
 
 def check_parts(found: Any, parts: dict[str, type]) -> None:

@@ -10,10 +10,12 @@ carry a checksum, which `load` verifies before it loads anything.
 
 CLAIMS = [
     "state-dict-holds-the-parameters",
+    "state-dict-is-a-method",
     "state-dict-is-not-a-copy",
     "save-and-load",
     "shape-mismatch-raises",
     "architecture-travels-along",
+    "whole-model-files-are-refused",
     "resume",
     "survive-damage",
 ]

@@ -137,4 +137,4 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert values_of(resumed) == values_of(uninterrupted), (
         "a resumed run ends bit for bit where an uninterrupted one does"
     )
-    assert losses == expected, "its losses are those of the uninterrupted run"
+    assert losses == expected, "its losses are bit for bit those of the uninterrupted run"

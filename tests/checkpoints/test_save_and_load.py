@@ -10,10 +10,11 @@
 (True, True)
 
 Notes: torch.save stores the state_dict at a path; torch.load and load_state_dict bring it back.
-Verdict: holds
+Verdict: holds-if
 Truth: Every bit comes back (NaN, -0.0, subnormals), with dtype, shape, strides and shared memory,
-    through a str, a Path or a file object. With weights_only, the default since torch 2.6, loading
-    runs no code from the file.
+    through a str, a Path or a file object. load_state_dict keeps the bits if the model has the same
+    dtypes; without an error it rounds float64 to a float32 model. With weights_only, the default
+    since torch 2.6, loading runs no code from the file.
 """
 
 import copy
@@ -198,6 +199,38 @@ def test_a_model_comes_back_with_its_outputs(
     assert values_of(loaded) == values_of(model), "the state is bit-identical"
     expected, outputs = model.eval()(inputs), loaded.to(inputs.device)(inputs)
     assert bits(outputs) == bits(expected), "the outputs are bit-identical"
+
+
+def into_the_same_dtype(saved: Network) -> Network:
+    """Build a network of the dtype that was saved."""
+    return Network(**saved.architecture).to(saved.output.weight.dtype)
+
+
+def into_the_default_dtype(saved: Network) -> Network:
+    """Build a network of the default dtype, float32."""
+    return Network(**saved.architecture)
+
+
+def into_half_the_memory(saved: Network) -> Network:
+    """Build a network of bfloat16, to save memory."""
+    return Network(**saved.architecture).bfloat16()
+
+
+@law(
+    right=into_the_same_dtype,
+    wrong={into_the_default_dtype: "bit for bit", into_half_the_memory: "bit for bit"},
+)
+@given(saved=models(), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_load_state_dict_keeps_the_bits_in_the_same_dtype(
+    build: Callable[[Network], Network], saved: Network, dtype: torch.dtype, folder: Path
+) -> None:
+    """load_state_dict brings a state_dict back bit for bit into a model of the same dtypes."""
+    torch.save(saved.to(dtype).state_dict(), folder / "state.pt")
+
+    model = build(saved)
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+
+    assert values_of(model) == values_of(saved), "the state comes back bit for bit"
 
 
 def loads_weights_only(path: Path, model: Network) -> None:

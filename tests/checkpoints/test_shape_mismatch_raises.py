@@ -11,24 +11,28 @@ True
 Notes: Loading a state_dict into a model of another architecture fails.
 Verdict: holds-if
 Truth: Only if names or shapes differ. The RuntimeError names each parameter and both shapes;
-    strict=False does not excuse shapes. By then torch has already copied the parameters that fit;
-    `restore` loads all or nothing. Differences without a tensor go unnoticed: the state_dict of a
-    tanh network, or of one with dropout 0.5, loads into a ReLU network without an error. A
-    checkpoint with its architecture is refused for these too.
+    strict=False does not excuse shapes. By then torch has already copied the parameters that fit.
+    Some differences pass without an error: another dtype (float32 is rounded to bfloat16, and 1.7
+    becomes 1 in int64), shape (1,) for (), any shape for a lazy layer, and what has no tensor, such
+    as tanh for ReLU or another dropout rate. `restore` loads all tensors unchanged or none, and a
+    checkpoint with its architecture is refused for the others too.
 """
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from dlconcepts.checkpoints import load, restore, save, snapshot
+from dlconcepts.checkpoints import describe, load, restore, save, snapshot
 from dlconcepts.networks import Network
-from dlconcepts.strategies import networks
-from dlconcepts.support.bitwise import state_of
+from dlconcepts.strategies import FLOATS, networks, shapes, tensors
+from dlconcepts.support.bitwise import bits, state_of
 from dlconcepts.support.checkpoint_files import CheckpointError, load_file
 from dlconcepts.testing.laws import law
 from tests.checkpoints.common import State, models, parts_of
@@ -45,14 +49,19 @@ def loads_what_fits(model: nn.Module, state_dict: State) -> None:
     model.load_state_dict(fitting, strict=False)
 
 
-def is_not_strict(model: nn.Module, state_dict: State) -> None:
-    """Use strict=False, which allows missing and unexpected entries."""
+def lets_torch_convert(model: nn.Module, state_dict: State, *, strict: bool = True) -> None:
+    """Trust load_state_dict, which converts dtypes and unpacks shape (1,) into ()."""
     before = snapshot(model)
     try:
-        model.load_state_dict(state_dict, strict=False)
+        model.load_state_dict(state_dict, strict=strict)
     except RuntimeError:
         model.load_state_dict(before)
         raise
+
+
+def is_not_strict(model: nn.Module, state_dict: State) -> None:
+    """Use strict=False, which allows missing and unexpected entries."""
+    lets_torch_convert(model, state_dict, strict=False)
 
 
 def loads_half(model: nn.Module, state_dict: State) -> None:
@@ -128,6 +137,124 @@ def test_a_state_dict_of_other_shapes_is_refused(
     assert state_of(model) == before, "after the error the model is as it was"
 
 
+def restores_adapted(model: nn.Module, state_dict: State, adapt: Callable[..., Tensor]) -> None:
+    own = model.state_dict()
+    restore(model, {name: adapt(tensor, own[name]) for name, tensor in state_dict.items()})
+
+
+def converts_like_arithmetic(model: nn.Module, state_dict: State) -> None:
+    """Convert between dtypes of one kind, as arithmetic may: float32 is rounded to bfloat16."""
+    restores_adapted(
+        model,
+        state_dict,
+        lambda given, own: given.to(own.dtype) if torch.can_cast(given.dtype, own.dtype) else given,
+    )
+
+
+def takes_over_dtypes(model: nn.Module, state_dict: State) -> None:
+    """Use assign=True, which gives the model the dtypes of the file."""
+    model.load_state_dict(state_dict, assign=True)
+
+
+def unpacks_single_numbers(model: nn.Module, state_dict: State) -> None:
+    """Take shape (1,) for a single number, as load_state_dict does for old files."""
+    restores_adapted(
+        model,
+        state_dict,
+        lambda given, own: given[0] if own.ndim == 0 and given.shape == (1,) else given,
+    )
+
+
+def reshapes(model: nn.Module, state_dict: State) -> None:
+    """Reshape each tensor that has as many elements as the model's own."""
+    restores_adapted(
+        model,
+        state_dict,
+        lambda given, own: given.reshape(own.shape) if given.numel() == own.numel() else given,
+    )
+
+
+def broadcasts(model: nn.Module, state_dict: State) -> None:
+    """Copy each tensor into the model's own with copy_, which broadcasts."""
+
+    def expanded(given: Tensor, own: Tensor) -> Tensor:
+        try:
+            return given.expand_as(own)
+        except RuntimeError:
+            return given
+
+    restores_adapted(model, state_dict, expanded)
+
+
+@st.composite
+def given_and_own(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Draw two tensors whose shapes and dtypes are the same or easily taken for the same."""
+    shape = draw(shapes(max_dims=3, max_side=3))
+    other = draw(
+        st.sampled_from(
+            [
+                *(shape, shape[::-1], (prod(shape),), (1, *shape), (*shape, 1), shape[1:]),
+                *((2, *shape), tuple(side + 1 for side in shape)),
+            ]
+        )
+    )
+    dtype = draw(st.sampled_from((*FLOATS, torch.int64, torch.int8, torch.bool)))
+    other_dtype = draw(st.just(dtype) | st.sampled_from((*FLOATS, torch.int64, torch.uint8)))
+    return draw(tensors(other, other_dtype)), torch.zeros(shape, dtype=dtype)
+
+
+@law(
+    right=restore,
+    wrong={
+        lets_torch_convert: "DID NOT RAISE",
+        converts_like_arithmetic: "DID NOT RAISE",
+        takes_over_dtypes: "DID NOT RAISE",
+        unpacks_single_numbers: "DID NOT RAISE",
+        reshapes: "DID NOT RAISE",
+        broadcasts: "DID NOT RAISE",
+    },
+)
+@given(pair=given_and_own(), as_parameter=st.booleans())
+def test_a_tensor_is_loaded_unchanged_or_not_at_all(
+    bring: Callable[[nn.Module, State], None], pair: tuple[Tensor, Tensor], as_parameter: bool
+) -> None:
+    """A tensor of the same shape and dtype comes back bit for bit; any other one is refused."""
+    given_tensor, own = pair
+    model = nn.Module()
+    model.register_buffer("first", torch.zeros(2))  # fits, so torch copies it before an error
+    if as_parameter and own.is_floating_point():
+        model.register_parameter("value", nn.Parameter(own))
+    else:
+        model.register_buffer("value", own)
+    before, state_dict = state_of(model), {"first": torch.ones(2), "value": given_tensor}
+
+    if (given_tensor.shape, given_tensor.dtype) == (own.shape, own.dtype):
+        bring(model, state_dict)
+        assert bits(model.value) == bits(given_tensor), "a tensor that fits comes back bit for bit"
+        assert bits(model.first) == bits(torch.ones(2)), "so does every other one"
+    else:
+        with pytest.raises(RuntimeError, match="value"):
+            bring(model, state_dict)
+        assert state_of(model) == before, "after the error the model is as it was"
+
+
+@law(right=restore, wrong={lets_torch_convert: "DID NOT RAISE", takes_over_dtypes: "DID NOT RAISE"})
+@given(in_features=st.integers(1, 3), out_features=st.integers(1, 3))
+def test_a_lazy_layer_is_refused(
+    bring: Callable[[nn.Module, State], None], in_features: int, out_features: int
+) -> None:
+    """A lazy layer has no shapes before its first batch, so torch would load any into it."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.LazyLinear(2))
+    before = state_of(model[0])
+    other = nn.Sequential(nn.Linear(1, 1), nn.Linear(in_features, out_features))
+
+    with pytest.raises(RuntimeError, match=r"1\.weight, 1\.bias .*lazy"):
+        bring(model, other.state_dict())
+
+    assert is_lazy(model[1].weight), "after the error the layer is still lazy"
+    assert state_of(model[0]) == before, "the rest of the model is as it was"
+
+
 def compares_tensors_alone(path: Path, model: Network) -> None:
     """Load the state_dict, and trust that another architecture raises."""
     try:
@@ -136,7 +263,18 @@ def compares_tensors_alone(path: Path, model: Network) -> None:
         raise CheckpointError(f"it is for another network: {error}") from error
 
 
-@law(right=load, wrong={compares_tensors_alone: "DID NOT RAISE"})
+def compares_architectures_alone(path: Path, model: Network) -> None:
+    """Compare the architectures, and let load_state_dict convert the dtypes."""
+    found = load_file(path)
+    if found["architecture"] != describe(model):
+        raise CheckpointError(f"it is for {found['architecture']}")
+    lets_torch_convert(model, found["state_dict"])
+
+
+@law(
+    right=load,
+    wrong={compares_tensors_alone: "DID NOT RAISE", compares_architectures_alone: "DID NOT RAISE"},
+)
 @given(saved=models(), model=models(), data=st.data())
 def test_a_checkpoint_of_another_architecture_is_refused(
     read: Callable[[Path, Network], None],
@@ -145,15 +283,17 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     data: st.DataObject,
     folder: Path,
 ) -> None:
-    """Another activation or dropout rate, which no tensor shows, is refused like another size."""
-    name = data.draw(st.sampled_from([None, "activation", "dropout", "hidden_features"]))
-    if name:  # only this argument differs
-        model = Network(**{**saved.architecture, name: model.architecture[name]})
-    assume(model.architecture != saved.architecture)
-    save(folder / "other.pt", saved, **parts_of(saved))
+    """Another activation, dropout rate or dtype is refused like another size."""
+    differs = data.draw(st.sampled_from(["all", "activation", "dropout", "hidden_features"]))
+    dtype = data.draw(st.sampled_from([torch.float32, *FLOATS]))
+    if differs != "all":  # only this argument and the dtype
+        model = Network(**{**saved.architecture, differs: model.architecture[differs]})
+    same_architecture = model.architecture == saved.architecture
+    assume(not same_architecture or dtype != torch.float32)
+    save(folder / "other.pt", saved.to(dtype), **parts_of(saved))
     before = state_of(model)
 
-    with pytest.raises(CheckpointError, match="it is for"):
+    with pytest.raises(CheckpointError, match=str(dtype) if same_architecture else "it is for"):
         read(folder / "other.pt", model)
 
     assert state_of(model) == before, "after the error the model is as it was"

@@ -74,7 +74,7 @@ def numbers_the_layers(model: nn.Module) -> State:
 
 
 @law(
-    right=nn.Module.state_dict,
+    right=snapshot,
     wrong={
         parameters_only: "the parameters and the persistent buffers",
         every_buffer: "the parameters and the persistent buffers",
@@ -85,16 +85,18 @@ def numbers_the_layers(model: nn.Module) -> State:
 def test_a_state_dict_names_parameters_and_persistent_buffers(
     state_dict: Callable[[nn.Module], State], kinds: list[str]
 ) -> None:
-    """The keys are exactly the names of all parameters and persistent buffers, layer by layer."""
+    """A state_dict, and a snapshot of it, names all parameters and persistent buffers by layer."""
     model = nn.Module()
     for number, kind in enumerate(kinds):
         model.add_module(f"layer{number}", LAYERS[kind][0]())
 
-    keys = set(state_dict(model))
-
-    assert keys == {
+    names = {
         f"layer{number}.{name}" for number, kind in enumerate(kinds) for name in LAYERS[kind][1]
-    }, "a state_dict names the parameters and the persistent buffers, and nothing else"
+    }
+    for keys in (set(state_dict(model)), set(model.state_dict())):
+        assert keys == names, (
+            "a state_dict names the parameters and the persistent buffers, and nothing else"
+        )
 
 
 @law(right=nn.Module.state_dict, wrong={snapshot: "reaches the model"})

@@ -19,12 +19,19 @@ from dlconcepts.transfer import (
     replace_head,
 )
 from dlconcepts.weights import WeightsError, load_weights, pretrained
-from tests.transfer.common import Pretrained, build, images_for, nodes_of, watching
+from tests.transfer.common import (
+    Pretrained,
+    build,
+    images_for,
+    nodes_of,
+    softmaxes_at_the_end,
+    watching,
+)
 
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_every_classifier_of_torchvision_is_transferred(name: str) -> None:
-    """In train mode the new head runs last and is the only part that is trained."""
+    """In train mode the new head runs last, with no softmax, and is the only part trained."""
     model = build(name)
     place, in_features = find_head(model)
     old = model.get_submodule(place)
@@ -42,6 +49,7 @@ def test_every_classifier_of_torchvision_is_transferred(name: str) -> None:
     trainable = {parameter for parameter in model.parameters() if parameter.requires_grad}
     assert trainable == set(head.parameters())
     assert leaves_of(scores) == set(head.parameters())
+    assert not softmaxes_at_the_end(scores)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -159,7 +167,7 @@ def test_every_frozen_module_is_in_eval_mode() -> None:
         ),
         (
             lambda model: replace_head(model, nn.Linear(4, 2), ""),
-            "Pretrained has no module ''; choose from stem, norm, dropout, fc",
+            "Pretrained has no module ''; choose from stem, conv, norm, dropout, fc",
         ),
         (lambda model: freeze(model, nn.Linear(4, 2)), "not a module of the model"),
         (lambda model: extract_features(model, model.fc, []), "no images"),

@@ -13,6 +13,7 @@ numbers, so even the largest network takes a tenth of a second.
 
 CLAIMS = [
     "features-then-classifier",
+    "pretrained-models-end-in-scores",
     "new-head",
     "freeze",
     "frozen-parameters-stay-fixed",

@@ -12,9 +12,19 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.regnet import BlockParams
 
-from dlconcepts.transfer import UNTRAINED, has_parameters
+from dlconcepts.transfer import has_parameters, untrained
 
 HEADS = ("classifier", "fc", "head", "heads.head")
+SHAPES = "only shapes are computed, on the meta device"
+BUILDS = "each example builds a network of torchvision and runs it"
+# The smallest network of each family, the simplest first, so that a counterexample names a simple
+# one. tests/techniques/test_transfer.py runs all classifiers of torchvision.
+FAMILIES = (
+    *("alexnet", "vgg11", "squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v3_small"),
+    *("shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "inception_v3", "densenet121"),
+    *("regnet_x_400mf", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "vit_b_32"),
+    *("swin_t", "swin_v2_t", "maxvit_t"),
+)
 
 
 def build(name: str) -> nn.Module:
@@ -27,7 +37,7 @@ def build(name: str) -> nn.Module:
             return from_init_params(*args, **kwargs)
 
     with patch.object(BlockParams, "from_init_params", on_cpu), torch.device("meta"):
-        return models.get_model(name, weights=None, **UNTRAINED.get(name, {}))
+        return untrained(name)
 
 
 def images_for(name: str, model: nn.Module) -> Tensor:
@@ -53,19 +63,27 @@ def watching(model: nn.Module) -> Iterator[list[tuple[nn.Module, tuple[int, ...]
             handle.remove()
 
 
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
 class Pretrained(nn.Module):
     """A small stand-in for a pretrained network, with BatchNorm and dropout.
 
     Images (B, 3) become 4 features, and these become scores of 5 classes in the head. `head` is the
-    dotted name of the last layer.
+    dotted name of the last layer. Parameters have 1, 2 and `dims` + 2 dimensions, and one, like the
+    class token of a ViT, is in no layer.
     """
 
-    def __init__(self, head: str, dropout: float, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(
+        self, head: str, dropout: float, dtype: torch.dtype, seed: int = 0, dims: int = 2
+    ) -> None:
         super().__init__()
         # A counterexample shows these arguments.
-        self.drawn = f"Pretrained({head=}, {dropout=}, {dtype=}, {seed=})"
+        self.drawn = f"Pretrained({head=}, {dropout=}, {dtype=}, {seed=}, {dims=})"
         torch.manual_seed(seed)
         self.stem = nn.Linear(3, 4, dtype=dtype)
+        self.shift = nn.Parameter(torch.ones(4, dtype=dtype))
+        self.conv = CONVOLUTIONS[dims](4, 4, kernel_size=1, dtype=dtype)
         self.norm = nn.BatchNorm1d(4, dtype=dtype)
         self.dropout = nn.Dropout(dropout)
         parent, _, child = head.rpartition(".")
@@ -78,7 +96,9 @@ class Pretrained(nn.Module):
         return self.drawn
 
     def features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.dropout(self.norm(self.stem(images)))
+        shifted = self.stem(images) + self.shift
+        maps = self.conv(shifted.view(-1, *self.conv.weight.shape[1:]))
+        features: Tensor = self.dropout(self.norm(maps.flatten(1)))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -95,7 +115,8 @@ def small_networks(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Pretr
     """Draw small networks in train mode, whose head has one of four names."""
     name = draw(st.sampled_from(HEADS), label="head")
     dropout = draw(st.sampled_from([0.0, 0.5]), label="dropout")
-    return Pretrained(name, dropout, dtype, draw(st.integers(0, 99), label="seed"))
+    seed = draw(st.integers(0, 99), label="seed")
+    return Pretrained(name, dropout, dtype, seed, draw(st.sampled_from([2, 1, 3]), label="dims"))
 
 
 @st.composite
@@ -116,6 +137,16 @@ def nodes_of(tensor: Tensor) -> set[Any]:
             nodes.add(node)
             waiting += [after for after, _ in node.next_functions]
     return nodes
+
+
+def softmaxes_at_the_end(scores: Tensor) -> list[str]:
+    """Return the softmax operations between the last layer with a bias and a network's output."""
+    found, node = [], scores.grad_fn
+    while node is not None and not any(hasattr(n, "variable") for n, _ in node.next_functions):
+        if "softmax" in node.name().lower():
+            found.append(node.name())
+        node = node.next_functions[0][0]
+    return found
 
 
 def train(

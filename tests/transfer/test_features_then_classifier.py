@@ -24,18 +24,8 @@ from torch import nn
 
 from dlconcepts.testing.laws import law
 from dlconcepts.transfer import find_head, replace_head
-from tests.transfer.common import build, images_for, watching
+from tests.transfer.common import BUILDS, FAMILIES, SHAPES, build, images_for, watching
 
-SHAPES = "only shapes are computed, on the meta device"
-BUILDS = "each example builds a network of torchvision and runs it"
-# The smallest network of each family, the simplest first, so that a counterexample names a simple
-# one. tests/techniques/test_transfer.py runs all classifiers of torchvision.
-FAMILIES = (
-    *("alexnet", "vgg11", "squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v3_small"),
-    *("shufflenet_v2_x0_5", "mnasnet0_5", "googlenet", "inception_v3", "densenet121"),
-    *("regnet_x_400mf", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "vit_b_32"),
-    *("swin_t", "swin_v2_t", "maxvit_t"),
-)
 # One family for each name and kind of head.
 KINDS = ("alexnet", "resnet18", "squeezenet1_1", "densenet121", "googlenet", "vit_b_32")
 network = functools.cache(build)  # only for a law that does not change the network

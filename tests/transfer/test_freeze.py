@@ -47,10 +47,25 @@ def freezes_the_biases(model: nn.Module, head: nn.Module) -> None:
 
 
 def forgets_the_norms(model: nn.Module, head: nn.Module) -> None:
-    """Freeze Linear and convolutional layers but not BatchNorm, which has parameters, too."""
+    """Freeze everything but BatchNorm, which has parameters, too."""
+    model.requires_grad_(False)
     for layer in model.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            layer.requires_grad_(False)
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.requires_grad_(True)
+    head.requires_grad_(True)
+
+
+def freezes_matrices_and_vectors(model: nn.Module, head: nn.Module) -> None:
+    """Freeze parameters of 1 or 2 dimensions, but not the kernels of convolutions."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.ndim > 2)
+    head.requires_grad_(True)
+
+
+def forgets_what_is_in_no_layer(model: nn.Module, head: nn.Module) -> None:
+    """Freeze each layer, but not a parameter of the model itself, such as ViT's class token."""
+    for layer in model.children():
+        layer.requires_grad_(False)
     head.requires_grad_(True)
 
 
@@ -61,6 +76,8 @@ def forgets_the_norms(model: nn.Module, head: nn.Module) -> None:
         freezes_everything: "exactly the head's parameters",
         freezes_the_biases: "exactly the head's parameters",
         forgets_the_norms: "exactly the head's parameters",
+        freezes_matrices_and_vectors: "exactly the head's parameters",
+        forgets_what_is_in_no_layer: "exactly the head's parameters",
     },
 )
 @given(model=small_networks(), batch=photographs(), freeze_first=st.booleans())

@@ -67,10 +67,33 @@ def outside_the_head(model: Pretrained) -> dict[str, bytes]:
 
 def keeps_the_gradients(model: nn.Module, head: nn.Module) -> None:
     """Freeze after a backward pass and keep the gradients."""
+    keeps_gradients_of(lambda parameter: True, model, head)
+
+
+def keeps_gradients_of(
+    kind: Callable[[nn.Parameter], bool], model: nn.Module, head: nn.Module
+) -> None:
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     freeze(model, head)
     for parameter, gradient in gradients.items():
-        parameter.grad = gradient
+        if kind(parameter):
+            parameter.grad = gradient
+
+
+def keeps_the_gradients_of_kernels(model: nn.Module, head: nn.Module) -> None:
+    """Keep the gradients of parameters that have 3 or more dimensions."""
+    keeps_gradients_of(lambda parameter: parameter.ndim >= 3, model, head)
+
+
+def keeps_the_gradients_of_1d_kernels(model: nn.Module, head: nn.Module) -> None:
+    """Keep the gradients of parameters that have exactly 3 dimensions."""
+    keeps_gradients_of(lambda parameter: parameter.ndim == 3, model, head)
+
+
+def keeps_the_gradients_of_bare_parameters(model: nn.Module, head: nn.Module) -> None:
+    """Keep the gradient of a parameter that belongs to the model itself and to no layer."""
+    bare = set(model.parameters(recurse=False))
+    keeps_gradients_of(lambda parameter: parameter in bare, model, head)
 
 
 def forgets_eval_mode(model: nn.Module, head: nn.Module) -> None:
@@ -96,6 +119,9 @@ def zeroes_the_gradients(model: nn.Module, head: nn.Module) -> None:
     right=freeze,
     wrong={
         keeps_the_gradients: "every frozen parameter",
+        keeps_the_gradients_of_kernels: "every frozen parameter",
+        keeps_the_gradients_of_1d_kernels: "every frozen parameter",
+        keeps_the_gradients_of_bare_parameters: "every frozen parameter",
         zeroes_the_gradients: "every frozen parameter",
         calls_eval_once: "every frozen buffer",
         forgets_eval_mode: "every frozen buffer",
