@@ -1,9 +1,8 @@
-"""Techniques of devices beyond the claims: bad input, edge cases, timing, parity's comparison."""
+"""Techniques of devices beyond the claims: bad input, edge cases, timing."""
 
 import functools
 import itertools
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,6 @@ from torch import Tensor, nn
 
 from dlconcepts import devices
 from dlconcepts.devices import move
-from dlconcepts.networks import Network
-from dlconcepts.parity import comparison as parity
-from dlconcepts.parity.bounds import Arithmetic, Bounded
-from dlconcepts.parity.comparison import Comparison, Subject, compare
-from dlconcepts.parity.faults import ulp
-from dlconcepts.parity.reference import layers_of
 from dlconcepts.support.devices import DeviceUnavailableError, find_device
 from tests.devices.common import META, Queue, settings
 
@@ -195,70 +188,3 @@ def test_the_benchmark_without_cuda_fails_at_once_with_the_reason() -> None:
     assert result.returncode == 2
     assert "device 'cuda' is not available: " in result.stderr
     assert "--device cpu" in result.stderr
-
-
-# ------------------------------------------------- the comparison of parity
-
-
-@pytest.mark.parametrize("dtype", parity.DTYPES)
-def test_a_diverging_training_is_compared_until_its_numbers_overflow(dtype: torch.dtype) -> None:
-    """Bright images let SGD overshoot: every bound stays finite, and float16 stops early."""
-    pixels = torch.tensor([8.0, 4.0, 0.0, -8.0], dtype=dtype)
-    images, labels = pixels.repeat_interleave(784).view(4, 784), torch.tensor([3, 5, 9, 9])
-    model = parity.network(dtype, torch.device("cpu"), seed=224)
-    momentum = parity.OPTIMIZERS["SGD, momentum and decay"]
-    subject = Subject(model, model, Arithmetic.of(dtype))
-
-    triples = list(parity.steps_with(momentum, 30)(subject, (images, labels)))
-
-    assert compare(triples).holds
-    assert all(bool(bound.error.isfinite().all()) for _, _, bound in triples)
-    steps = len({name.rpartition("step ")[2] for name, _, _ in triples})
-    assert steps < 30 if dtype == torch.float16 else steps == 30
-
-
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        (nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.GELU()), "Tanh, GELU"),
-        (nn.Linear(2, 2), "Linear"),
-        (Network(2, [2], 2, activation="gelu"), "a Network with dropout or without ReLU"),
-        (Network(2, [2], 2, dropout=0.5), "a Network with dropout or without ReLU"),
-        (nn.ModuleList([nn.Linear(2, 2)]), "ModuleList"),
-    ],
-)
-def test_a_layer_without_a_known_bound_is_an_error(model: nn.Module, named: str) -> None:
-    """The error names the layers; the reference never guesses a bound."""
-    with pytest.raises(TypeError, match=f"^no error bound is known for {named}$"):
-        layers_of(model)
-
-
-def test_a_result_of_another_size_is_an_error() -> None:
-    """Only results with the expected number of elements are compared."""
-    bound = Bounded.exact(torch.ones(2))
-
-    with pytest.raises(ValueError, match="logits has 3 elements, not 2"):
-        compare([("logits", torch.ones(3), bound)])
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nan_and_infinity_exceed_every_bound(value: float) -> None:
-    """A comparison with NaN is false, so a naive `error > bound` would let it pass."""
-    computed, bound = torch.tensor([1.0, value]), Bounded(torch.ones(2), torch.full((2,), 9.0))
-
-    assert compare([("logits", computed, bound)]).ratio == math.inf
-
-
-def test_the_reported_ulps_are_the_smallest_shift_that_is_caught() -> None:
-    """One element off by the reported units exceeds the bound; off by one unit less it does not."""
-    target = torch.tensor([1.0, -3.0, 0.25])
-    bound = Bounded(target.double(), torch.tensor([1e-6, 1e-6, 1e-6], dtype=torch.float64))
-    least = int(compare([("logits", target, bound)]).ulps[0])
-
-    def moved(ulps: int) -> Comparison:
-        # -3 has the largest ulp of the three, so it takes the fewest units.
-        shift = torch.tensor([0.0, -ulps * float(ulp(target[1])), 0.0])
-        return compare([("logits", target + shift, bound)])
-
-    assert not moved(least).holds
-    assert moved(least - 1).holds

@@ -191,5 +191,5 @@ def test_view_augmentations_needs_an_image_and_a_draw(
     images: list[Image.Image], draws: int
 ) -> None:
     """Without an image or a draw there is nothing to show."""
-    with pytest.raises(ValueError, match="1 is the least"):
+    with pytest.raises(ValueError, match="need at least 1 image and 1 draw"):
         view_augmentations(images, train_pipeline(8), draws=draws, mean=MEAN, std=STD)
