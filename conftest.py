@@ -27,7 +27,6 @@ searching = (Phase.explicit, Phase.generate)
 settings.register_profile("power", always_the_same, phases=searching, report_multiple_bugs=False)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-hypothesis_bridge.limit_shrinking(seconds=2)  # a mistake must not take minutes to shrink
 hypothesis_bridge.draw_every_example_anew()
 
 # The tensors of laws are too small for a second thread, and pytest-xdist's workers share the cores.

@@ -1,13 +1,13 @@
-"""What a checksum costs, and what it finds, beside plain torch.save and safetensors.
+"""Measure what a checksum costs and catches, compared with torch.save and safetensors.
 
     pip install -e ".[bench]"
     python benchmarks/checkpoints.py
 
-The first table saves and loads a state of 100 MB, the peers interleaved, median and minimum of the
-rounds. Loading happens in a new process each time, as it does in life, and ends with the values in
-the parameters of a model. The second table is the price of each checksum that comes with Python.
-The third damages a file of Fashion-MNIST's network: a bit is flipped, or the end is cut off, at a
-place drawn uniformly over the file. `wrong` counts the files that were loaded with other values.
+The first table times saving and loading a state of 100 MB: median and minimum of the rounds, with
+the peers interleaved. Each load runs in a new process, as in real use, and ends with the values in
+the parameters of a model. The second table times each checksum in Python's standard library. The
+third damages a checkpoint of the Fashion-MNIST network: it flips a bit or cuts off the end, at a
+uniformly random place. `wrong` counts the files that loaded with other values.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def seconds_to_load(load: Callable[[Path], State], path: Path) -> float:
-    """Return the seconds that a new process takes to load into a model that it has."""
+    """Return the seconds that a new process takes to load into an existing model."""
     reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
@@ -98,7 +98,7 @@ def load_into(model: State, load: Callable[[Path], State], path: Path) -> None:
 
 
 def shown(times: list[float], plain: list[float]) -> tuple[str, str]:
-    """Return median and minimum in milliseconds, and the median beside that of plain torch."""
+    """Return the median and minimum in milliseconds, and the ratio of the medians."""
     median = statistics.median(times)
     ratio = median / statistics.median(plain)
     return f"{1000 * median:.0f} ({1000 * min(times):.0f})", f"{ratio:.2f}"
@@ -133,7 +133,7 @@ def price(rounds: int) -> Table:
 
 
 def outcome(load: Callable[[Path], State], path: Path, state: State) -> str:
-    """Return whether a damaged file is noticed, loads as it was, or loads with other values."""
+    """Return whether loading reports the damage, is unharmed, or gives other values."""
     try:
         found = load(path)
         right = found.keys() == state.keys() and all(found[k].equal(state[k]) for k in state)

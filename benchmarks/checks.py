@@ -1,15 +1,15 @@
-"""How many mistakes the checks name, and their peers; and what they say of torchvision's models.
+"""Count the mistakes that the checks and their peers name, and check torchvision's models.
 
     pip install -e ".[bench]"
     python benchmarks/checks.py                 # the gallery of tests/, with every peer
     python benchmarks/checks.py --torchvision   # every classification model, in both modes
 
-Each project of the gallery is made anew for each peer, which is given all of its parts that it
-has a use for. A mistake is noticed if anything fails that does not fail on its control, and named
-if what fails says so: for the peers, if the message has one of the words below, which are chosen
-in their favour. A complaint is a failure on a control, or on a correct project of another kind.
-The seconds are those of one process and one thread. The book shows what was recorded with `--json`,
-as docs/results/benchmarks/checks.json, and the sweep, which takes hours, as torchvision.json there.
+Each peer gets a new copy of each project of the gallery, with all the parts that it can use. A peer
+notices a mistake if something fails that does not fail on the control. It names the mistake if the
+failure says so: a peer's message needs one of the words below, which are chosen in its favour. A
+complaint is a failure on a control, or on another correct project. Seconds are those of one process
+with one thread. The book shows what `--json` recorded in docs/results/benchmarks: checks.json, and
+torchvision.json for the sweep, which takes hours.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from torchvision import models
 
 from dlconcepts import checks
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import tests.gallery as gallery
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the gallery, which nobody installs
+from tests import gallery
 
 Parts = dict[str, Any]
-VERSIONS = ("torch", "torchvision")  # of the sweep
+VERSIONS = ("torch", "torchvision")  # recorded with the sweep
 Peer = Callable[[Parts], Iterator[str]]
 
-# What the message of a peer has to speak of, for it to point at the cause of a mistake.
+# A peer names the cause of a mistake if its message matches this pattern.
 CAUSES = {
     "examples-stay-apart": r"batch|independen|other (example|sample)s",
     "softmax-is-over-the-classes": r"sum|probabilit|batch|softmax",
@@ -81,7 +81,7 @@ CAUSES = {
 
 
 def ours(parts: Parts) -> Iterator[str]:
-    """Run every check; what a failure says starts with the name of the check."""
+    """Run every check, and yield each failure after the name of its check."""
     for result in checks.check(**parts).failed:
         yield f"{result.check}: {result.details}"
 
@@ -94,7 +94,7 @@ def optimizer_of(parts: Parts) -> torch.optim.Optimizer:
 
 
 def loss_of(parts: Parts) -> Callable[[Any], Tensor]:
-    """Return the loss as a function of the outputs alone."""
+    """Return the loss as a function of the outputs only."""
     _, targets = parts["batch"]
     return lambda outputs: parts["loss_fn"](outputs, targets)
 
@@ -109,7 +109,7 @@ def attempt(*trials: Callable[[], object]) -> Iterator[str]:
 
 
 def pytest_torch(parts: Parts) -> Iterator[str]:
-    """Run its contract, and what it has for gradients, optimizers, freezing, training, resuming."""
+    """Run its inference contract and its other assertions on training and checkpoints."""
     import pytest_torch as peer
 
     model, (inputs, targets) = parts["model"], parts["batch"]
@@ -142,7 +142,7 @@ def pytest_torch(parts: Parts) -> Iterator[str]:
             )
 
     def overfits() -> None:
-        if not frozen:  # a head alone on random features need not
+        if not frozen:  # a head on random features may be unable to
             peer.assert_overfits_one_batch(model.eval(), inputs, loss, steps=300)
 
     def make_setup() -> Any:
@@ -168,7 +168,7 @@ def pytest_torch(parts: Parts) -> Iterator[str]:
                 load=load,
             )
 
-    # The random state is not the project's to save: it goes beside what the project saves.
+    # A project need not save the random state, but the peer expects it.
     def save(setup: Any, path: Path) -> None:
         parts["save"](setup.model, setup.optimizer, path)
         torch.save(torch.get_rng_state(), path.with_suffix(".random"))
@@ -192,7 +192,7 @@ def pytest_torch(parts: Parts) -> Iterator[str]:
 
 
 def torchtest2(parts: Parts) -> Iterator[str]:
-    """Make its one call with all that it takes."""
+    """Make its only call, with every part that it takes."""
     import torchtest2 as peer
 
     inputs, targets = parts["batch"]
@@ -209,7 +209,7 @@ def torchtest2(parts: Parts) -> Iterator[str]:
 
 
 def torcheck(parts: Parts) -> Iterator[str]:
-    """Watch parameters and outputs while the project trains for two steps."""
+    """Watch parameters and outputs during two training steps."""
     from torcheck.registry import Registry
 
     model, optimizer = parts["model"], optimizer_of(parts)
@@ -238,7 +238,7 @@ def torcheck(parts: Parts) -> Iterator[str]:
 
 
 def torchtest(parts: Parts) -> Iterator[str]:
-    """Run its suite: parameters change, or not, and outputs are finite."""
+    """Run its suite: which parameters change, and whether outputs are finite."""
     from torchtest import torchtest as peer
 
     model, optimizer = parts["model"], optimizer_of(parts)
@@ -274,25 +274,25 @@ PEERS: dict[str, tuple[str, Peer]] = {
 
 
 def complaints(peer: Peer, make: Callable[[], Parts]) -> list[str]:
-    """Return what a peer says about a project; where it raises instead, that."""
+    """Return what a peer says about a project, or the error that it raises."""
     parts = make()
     if peer is not ours:
-        # Only we take a factory, or batches in a dictionary; the others get what they know.
+        # The peers take no factory, and look only at models.
         parts |= {"make": make}
-        if "model" not in parts:  # which is all that they look at
+        if "model" not in parts:
             return []
         if not isinstance(parts["model"], nn.Module):
             parts["model"] = parts["model"]()
     try:
         return list(peer(parts))
-    except Exception as error:  # the peer cannot take such a project
+    except Exception as error:  # the peer cannot handle such a project
         return [f"{type(error).__name__}: {error}"]
     finally:
         torch.set_grad_enabled(True)
 
 
 def news(said: list[str], control: list[str]) -> list[str]:
-    """Return the messages about a mistake that are not, but for numbers, about its control too."""
+    """Return the messages that the control does not give too, apart from numbers."""
     known = {re.sub(r"[\d.e+-]+", "", text) for text in control}
     return [text for text in said if re.sub(r"[\d.e+-]+", "", text) not in known]
 
@@ -309,7 +309,7 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
     controls = {m.right.__name__: m.right for m in mistakes}
     if not only:
         controls |= gallery.CORRECT
-    console, counts, left_out = Console(width=100), [], []
+    console, counts, skipped = Console(width=100), [], []
     of_mistake = {m.name: {"mistake": m.name} for m in mistakes}
     of_control = {control: {"correct project": control} for control in controls}
     for name in names:
@@ -318,9 +318,11 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
             if module:
                 __import__(module)
         except ImportError as error:
-            left_out.append(f"{name} is left out: {error}")
+            skipped.append(f"{name} is skipped: {error}")
             continue
-        complaints(peer, gallery.CORRECT["a_model_and_a_batch_alone"])  # what is imported once
+        complaints(
+            peer, gallery.CORRECT["a_model_and_a_batch_alone"]
+        )  # so that imports do not count
         started = time.perf_counter()
         said = {mistake.name: complaints(peer, mistake.wrong) for mistake in mistakes}
         blamed = {control: complaints(peer, make) for control, make in controls.items()}
@@ -344,10 +346,10 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
         )
     title = f"{len(mistakes)} mistakes, {len(controls)} controls and correct projects"
     print_rows(console, counts, title)
-    print_rows(console, list(of_mistake.values()), "what each says of the mistakes")
+    print_rows(console, list(of_mistake.values()), "what each peer says about the mistakes")
     complained = [row for row in of_control.values() if "complains" in row.values()]
-    print_rows(console, complained, "correct projects that one of them complains about")
-    for reason in left_out:
+    print_rows(console, complained, "correct projects that a peer complains about")
+    for reason in skipped:
         console.print(reason)
     if file:
         known = [module for module, _ in PEERS.values() if module]
@@ -357,7 +359,6 @@ def compare(names: list[str], only: list[str], file: Path | None) -> None:
 
 
 def print_rows(console: Console, rows: list[dict[str, Any]], title: str) -> None:
-    """Print rows that have the same columns as a table, nothing if there are none."""
     table = Table(*(rows[0] if rows else ()), title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row.values()))
@@ -366,26 +367,26 @@ def print_rows(console: Console, rows: list[dict[str, Any]], title: str) -> None
 
 
 def of_all_outputs(outputs: Any, targets: Tensor) -> Tensor:
-    """Return the cross-entropy, also of the auxiliary classifiers that some have in training."""
+    """Return the cross-entropy, with that of auxiliary classifiers, which some models train."""
     parts = [outputs] if isinstance(outputs, Tensor) else [x for x in outputs if x is not None]
     return torch.stack([F.cross_entropy(part, targets) for part in parts]).sum()
 
 
 def size_of(name: str) -> int:
-    """Return the smallest input that a model of torchvision has weights for: its own size."""
+    """Return the smallest input size for which torchvision has weights of the model."""
     return min(weights.transforms().crop_size[0] for weights in models.get_model_weights(name))
 
 
 def operations_of(name: str) -> float:
-    """Return the billions of operations that a model of torchvision takes for an image."""
+    """Return how many billion operations a model needs for one image."""
     return min(float(weights.meta["_ops"]) for weights in models.get_model_weights(name))
 
 
 def sweep(names: list[str], largest: int, file: Path | None) -> None:
-    """Check every classification model of torchvision, in both modes, and print what they say.
+    """Check every classification model of torchvision, in both modes, and print the results.
 
-    The smallest come first, and those that the file holds for the same versions are not done again:
-    the whole takes hours.
+    The smallest models come first. Models that the file has for the same versions are skipped,
+    since the whole sweep takes hours.
     """
     console = Console(width=100)
     rows: list[dict[str, Any]] = []
@@ -434,7 +435,6 @@ def sweep(names: list[str], largest: int, file: Path | None) -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Return what a sweep came to in a sentence."""
     bad = sum(bool(row["complaints"]) for row in rows)
     seconds = sum(row["seconds"] for row in rows)
     return (
@@ -445,20 +445,21 @@ def summary(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--mistakes", nargs="+", default=[], help="names, for a short run")
+    parser.add_argument("--mistakes", nargs="+", default=[], help="only these mistakes")
     parser.add_argument(
-        "--torchvision", action="store_true", help="the sweep, in place of the gallery"
+        "--torchvision", action="store_true", help="run the sweep instead of the gallery"
     )
+    parser.add_argument("--models", nargs="+", default=[], help="only these models of the sweep")
     parser.add_argument(
-        "--models", nargs="+", default=[], help="models of the sweep, for a short run"
+        "--largest",
+        type=int,
+        default=1000,
+        help="skip models above this many million parameters (%(default)s)",
     )
-    parser.add_argument(
-        "--largest", type=int, default=1000, help="million parameters (%(default)s)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of the sweep (%(default)s)")
-    parser.add_argument("--json", type=Path, help="write what is found to this file")
+    parser.add_argument("--threads", type=int, default=1, help="threads (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # peers and models warn of what is theirs to choose
+    warnings.simplefilter("ignore")  # peers and models warn about their own choices
     torch.set_num_threads(options.threads)
     if options.torchvision:
         sweep(options.models, options.largest, options.json)

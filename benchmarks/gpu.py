@@ -1,18 +1,18 @@
-"""How much faster is CUDA? Images a second of a small network and of a deep one, on GPU and CPU.
+"""Compare a GPU with the CPU: images per second of a small network and a deep one.
 
     python benchmarks/gpu.py                 # writes docs/results/cuda.json
     python benchmarks/gpu.py --device cpu --images 640 --rounds 1 --out runs/gpu   # a trial
 
-The small network is the course's, 784-128-64-10 with Adam, an epoch over 60,000 images: the loop of
-the course, which sends each batch from the CPU and asks for each loss, against steps on images that
-are on the device already, eager, compiled and as a CUDA graph, in batches of 64 and of 4,096. The
-deep one is ResNet-50 in bfloat16 and channels_last, 224 pixels, forward, backward and step. Times
-are taken by events in the device's own queue, after a warm-up, and the table gives medians. On the
-CPU the same routes run, without what only CUDA has, so that both halves of "CUDA is faster for deep
-networks and large batches" are in one file.
+The small network is the course's, 784-128-64-10 with Adam, for an epoch over 60,000 images in
+batches of 64 and 4,096. The course's loop sends each batch from the CPU and reads each loss. It
+runs against steps on images that are already on the device: eager, compiled, and as a CUDA graph.
+The deep network is ResNet-50 in bfloat16 and channels_last at 224 pixels: forward, backward and
+step. Events in the device's queue take the times, after a warm-up; the table shows medians. The CPU
+runs the same routes except CUDA's own, so one file tests both halves of "CUDA is faster for deep
+networks and large batches".
 
-(This file is not called cuda.py: scripts have their folder on the path, and torch imports a package
-of that name.)
+This file cannot be called cuda.py: a script's folder is on the path, and torch imports a package of
+that name.
 """
 
 import argparse
@@ -45,7 +45,7 @@ Epoch = Callable[[], object]
 
 
 class NotHereError(Exception):
-    """A route that this device or machine has not, and why."""
+    """The device or machine lacks this route; the message says why."""
 
 
 def network() -> nn.Sequential:
@@ -62,7 +62,7 @@ def step(
 
 
 def parts(data: Data, batch: int) -> Iterator[Data]:
-    """Cut images on the device into whole batches, in a new order."""
+    """Cut images on the device into full batches, in a new order."""
     order = torch.randperm(len(data[1]), device=data[1].device)
     for cut in order[: len(order) // batch * batch].split(batch):
         yield data[0].index_select(0, cut), data[1].index_select(0, cut)
@@ -121,7 +121,7 @@ def compiled(data: Data, batch: int, device: torch.device) -> Epoch:
 
 
 def cuda_graph(data: Data, batch: int, device: torch.device) -> Epoch:
-    """Record one step, and replay it with other images in the same place."""
+    """Capture one step, and replay it with other images in the same memory."""
     if device.type != "cuda":
         raise NotHereError("a CUDA graph needs CUDA")
     model, here = network().to(device), to(data, device)
@@ -129,7 +129,7 @@ def cuda_graph(data: Data, batch: int, device: torch.device) -> Epoch:
     images, labels = here[0][:batch].clone(), here[1][:batch].clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # a graph is recorded after some steps on a stream of its own
+    with torch.cuda.stream(stream):  # capture needs a few steps on a side stream first
         for _ in range(3):
             step(model, optimizer, images, labels)
     torch.cuda.current_stream().wait_stream(stream)
@@ -143,16 +143,16 @@ def cuda_graph(data: Data, batch: int, device: torch.device) -> Epoch:
         for batch_images, batch_labels in parts(here, batch):
             images.copy_(batch_images)
             labels.copy_(batch_labels)
-            # Recorded without gradients, the backward writes them anew at each replay.
+            # Captured with gradients set to None, so each replay overwrites them.
             graph.replay()
 
     return epoch
 
 
 ROUTES: dict[str, Callable[[Data, int, torch.device], Epoch]] = {
-    "the course's loop, a transfer a batch": course,
+    "the course's loop, a transfer per batch": course,
     "fit, images on the device": our_fit,
-    "steps without asking for the loss": eager,
+    "steps without reading the loss": eager,
     "the same, compiled": compiled,
     "the same, as a CUDA graph": cuda_graph,
 }
@@ -163,7 +163,7 @@ def to(data: Data, device: torch.device) -> Data:
 
 
 def resnet(device: torch.device, batch: int, side: int) -> Epoch:
-    """Return one step of ResNet-50 in bfloat16 and channels_last, on images that are there."""
+    """Return one step of ResNet-50 in bfloat16 and channels_last, on images on the device."""
     from torchvision.models import resnet50
 
     model = resnet50(weights=None).to(device, memory_format=torch.channels_last)
@@ -197,7 +197,7 @@ def measure_small(
                 yield {**row, "skipped": str(reason)}
             else:
                 step_time = 1e6 * seconds / (count // batch)
-                yield {**row, "images/s": count / seconds, "microseconds a step": step_time}
+                yield {**row, "images/s": count / seconds, "microseconds per step": step_time}
 
 
 def measure_deep(
@@ -209,14 +209,14 @@ def measure_deep(
 
 
 def repeated(images: int) -> Data:
-    """Return that many images of the sample, normalised and flat, and their labels."""
+    """Return that many normalised, flat images and their labels, by repeating the sample."""
     sample = fashion_mnist(train=True)
     positions = torch.arange(images) % len(sample.labels)
     return normalize(sample.images[positions]).flatten(1), sample.labels[positions]
 
 
 def describe(device: torch.device) -> dict[str, object]:
-    """Return what the times were taken on."""
+    """Return the versions, the device and its driver."""
     found: dict[str, object] = {
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
@@ -232,11 +232,11 @@ def describe(device: torch.device) -> dict[str, object]:
 
 
 def driver() -> str:
-    """Return the version of the NVIDIA driver, as the system tells it."""
+    """Return the version of the NVIDIA driver, from the system."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
-        return "not told"
+        return "unknown"
     return text.splitlines()[0]
 
 
@@ -250,7 +250,7 @@ def show(rows: list[dict[str, object]]) -> None:
             continue
         rate = float(str(row["images/s"]))
         base.setdefault(key, rate)
-        each = f"{row['microseconds a step']:,.0f}" if "microseconds a step" in row else ""
+        each = f"{row['microseconds per step']:,.0f}" if "microseconds per step" in row else ""
         ratio = f"{rate / base[key]:.1f}" if each else ""
         names = (str(row[k]) for k in ("device", "route", "batch"))
         found.add_row(*names, f"{rate:,.0f}", each, ratio)
@@ -259,26 +259,26 @@ def show(rows: list[dict[str, object]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="what is compared with the CPU")
+    parser.add_argument("--device", default="cuda", help="the device to compare with the CPU")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--deep-batch", type=int, default=128, help="images a step of ResNet-50")
+    parser.add_argument("--deep-batch", type=int, default=128, help="images per step of ResNet-50")
     parser.add_argument("--side", type=int, default=224, help="their height and width")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), metavar="DIR")
     options = parser.parse_args()
     try:
         device = find_device(options.device)
     except (DeviceUnavailableError, ValueError) as error:
-        print(f"benchmarks/gpu.py: {error}; or try it with --device cpu", file=sys.stderr)
+        print(f"benchmarks/gpu.py: {error}; or use --device cpu", file=sys.stderr)
         return 2
     if options.rounds < 1 or min(options.batch) < 1 or options.images < max(options.batch):
-        parser.error("give at least 1 round, and at least as many images as the largest batch has")
+        parser.error("pass at least 1 round, and at least as many images as the largest batch")
     data, rows = repeated(options.images), []
     cpu = torch.device("cpu")
     for place in dict.fromkeys([device, cpu]):
         rows += measure_small(data, place, options.batch, options.rounds)
-        # The CPU, which takes seconds for an image, gets fewer of them.
+        # The CPU takes seconds per image, so it gets fewer.
         deep = options.deep_batch if place != cpu else min(8, options.deep_batch)
         rows += measure_deep(
             place, deep, options.side, min(3, options.rounds) if place == cpu else options.rounds

@@ -1,14 +1,14 @@
-"""What the laws really saw: of which kinds were the tensors that each of them drew.
+"""Count which kinds of tensors each law really draws.
 
     python benchmarks/kinds.py                    # every law, 100 examples each
     python benchmarks/kinds.py --lesson tensors
     python benchmarks/kinds.py --json docs/results/power-strategies.json
 
-Each tensor that `dlconcepts.strategies.tensors` makes is looked at, and its kinds are reported to
-Hypothesis as events, with whether a last batch is uneven; the figures are those of Hypothesis's
-own statistics: the percentage of a law's examples with a tensor of that kind. A law without any
-draws no tensors, but numbers or files. A kind that is missing where the claim allows it is a blind
-spot. The laws run with their right subjects only.
+Each tensor from `dlconcepts.strategies.tensors` reports its kinds to Hypothesis as events, and so
+does an uneven last batch. The figures come from Hypothesis's statistics: the percentage of a law's
+examples with a tensor of that kind. A law without any kind draws numbers or files instead of
+tensors. If a law misses a kind that its claim allows, that is a blind spot. The laws run on the
+right technique only.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from dlconcepts.testing import hypothesis_bridge as bridge
+from dlconcepts.testing.claims import LESSONS
 
 ROOT = Path(__file__).parents[1]
 HALF = (torch.float16, torch.bfloat16)
@@ -34,7 +35,7 @@ EVENT = re.compile(r"\* *([\d.]+)%, kind: (.*)")
 
 
 def numbers(tensor: Tensor) -> Tensor:
-    """Return the elements in float64, the real parts of complex ones."""
+    """Return the elements as float64; of complex numbers, the real parts."""
     return (tensor.real if tensor.is_complex() else tensor).detach().double()
 
 
@@ -59,13 +60,13 @@ UNEVEN = "uneven batch"
 
 
 class Watch:
-    """A pytest plugin: the laws with their right subjects, and the kinds that each of them saw."""
+    """A pytest plugin: run the laws on the right technique, and collect the kinds each one saw."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the right cases, and look at the tensors they draw and the batches they cut."""
+        """Keep the right cases, and report the kinds of the tensors they draw."""
         from dlconcepts import strategies
 
         lay_out = strategies._lay_out
@@ -82,7 +83,7 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        """Report uneven batches, then read the statistics."""
+        """Report uneven batches, then read Hypothesis's statistics."""
 
         def watched(body: Callable[..., None]) -> Callable[..., None]:
             def example(*args: Any, **drawn: Any) -> None:
@@ -99,12 +100,14 @@ class Watch:
             found = EVENT.findall(bridge.statistics_of(item))
             known = dict(item.user_properties)
             head = {"lesson": item.path.parent.name, "law": item.name.partition("[")[0]}
-            head |= {"claim": known["claim"], "examples": known["examples"]}
+            # The plugin of the laws adds the examples to the properties only later.
+            case = item.get_closest_marker("right").args[0]
+            head |= {"claim": known["claim"], "examples": case.examples}
             self.rows.append({**head, "kinds": {kind: float(share) for share, kind in found}})
 
 
 def is_uneven(drawn: dict[str, Any]) -> bool:
-    """Return whether what was drawn makes a last batch that is not full."""
+    """Return whether the drawn arguments lead to an incomplete last batch."""
     size = drawn.get("batch_size")
     if not size:
         return False
@@ -117,12 +120,11 @@ def is_uneven(drawn: dict[str, Any]) -> bool:
 
 
 def is_sized(part: Any) -> bool:
-    """Return whether a number of examples can be read off."""
+    """Return whether it is a list of examples, or a pair of inputs and labels."""
     return isinstance(part, list) or (isinstance(part, tuple) and len(part) == 2)
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a line a law, with the percentage of its examples for each kind."""
     kinds = [*KINDS, UNEVEN]
     table = Table(title="examples with a tensor of each kind, in percent")
     table.add_column("law", overflow="fold")
@@ -136,16 +138,15 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    lessons = sorted(p.stem.removeprefix("test_") for p in ROOT.glob("tests/test_*.py"))
-    parser.add_argument("--lesson", action="append", choices=lessons)
+    parser.add_argument("--lesson", action="append", choices=LESSONS)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     watch = Watch()
-    files = [f"{ROOT}/tests/test_{lesson}.py" for lesson in options.lesson or lessons]
+    folders = [f"{ROOT}/tests/{lesson}" for lesson in options.lesson or LESSONS]
     arguments = ["-q", "-p", "no:cacheprovider", "--hypothesis-profile=power"]
-    # Hypothesis, imported already, is a plugin that pytest would like to rewrite.
+    # pytest warns that it cannot rewrite Hypothesis, which is already imported.
     arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning", f"--rootdir={ROOT}"]
-    status = pytest.main([*arguments, *files], plugins=[watch])
+    status = pytest.main([*arguments, *folders], plugins=[watch])
     show(watch.rows)
     if options.json:
         packages = ("torch", "numpy", "hypothesis")

@@ -1,23 +1,22 @@
-"""Which small changes of the library the laws notice: mutation testing, by mutmut.
+"""Mutation testing with mutmut: find small changes of the library that no test catches.
 
     tox -e mutants                                       # a sample of 100 mutants
     tox -e mutants -- --lesson tensors                   # all of one lesson
     tox -e mutants -- --all
-    tox -e mutants -- --again --json docs/results/power-mutants.json  # those that lived: new tests?
+    tox -e mutants -- --again --json docs/results/power-mutants.json  # the survivors again
 
-mutmut changes one operator, number, argument or name of a lesson at a time and runs the tests that
-call the changed function, the laws with their right subjects among them, until one fails. Of the
-maintained tools it alone forks each run from a process that has imported torch and collected the
-tests; cosmic-ray and pytest-gremlins start an interpreter for each mutant, which for torch takes
-seconds: an hour and a half for 2,000 mutants before the first test has run. What is left of the
-time, mutants_plugin.py saves. mutmut leaves functions under a decorator alone: properties, context
-managers, what is cached.
+mutmut changes one operator, number, argument or name of a lesson at a time. It runs the tests that
+call the changed function, including the laws on the right technique, until one fails. Of the
+maintained tools, only mutmut forks each run from a process that has imported torch and collected
+the tests. cosmic-ray and pytest-gremlins start an interpreter for each mutant: importing torch
+2,000 times would take an hour and a half. mutants_plugin.py shortens the runs further. mutmut does
+not change decorated functions: properties, context managers, cached functions.
 
-A survivor that changes nothing one could notice is listed in benchmarks/equivalent.toml, with the
-reason, by its function and the lines that it changes. Counted apart, and not run, are those that
-put XX around words or change their capitals, as wording: the tests look for the words of a message
-that matter. A single word may be a key or a mode, and so it counts, as does a message that is left
-out. Not run either are those that leave out or change a device: on the CPU alone few can be seen.
+benchmarks/equivalent.toml lists survivors that change no behaviour, by function and changed lines,
+with the reason. Two kinds of mutants are counted separately and not run. Wording: XX around the
+words of a message, or other capitals, since the tests check only the words that matter. A single
+word may be a key or a mode, so it does run; so does a missing message. Device: a removed or changed
+device, since few of those show on a CPU.
 """
 
 import argparse
@@ -42,16 +41,16 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "mutants"
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-# What pytest's exit status says of a mutant; killed are also those that hang or crash.
 TEXT = re.compile(r'"[^"]*"|\'[^\']*\'')
 HEADINGS = ("killed", "wording", "device", "equivalent", "survived", "no tests", "not run")
+# A mutant's status by pytest's exit status; any other status, a hang or a crash, is a kill.
 STATUS = {0: "survived", 1: "killed", 3: "killed", 5: "no tests", 33: "no tests", None: "not run"}
 
 
 def mutmut(*arguments: str, profile: str = "power", quiet: bool = False) -> str:
-    """Run mutmut in the root of the repository and return what it printed.
+    """Run mutmut in the root of the repository, and return its output if `quiet`.
 
-    `profile` says how many examples the laws run.
+    The Hypothesis profile sets how many examples the laws run.
     """
     command = [sys.executable, "-m", "mutmut", *arguments]
     path = [os.fspath(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -65,20 +64,20 @@ def mutmut(*arguments: str, profile: str = "power", quiet: bool = False) -> str:
         found = subprocess.run(command, **where, capture_output=True, encoding="utf-8")
         return found.stdout
     if subprocess.run(command, **where).returncode:
-        sys.exit(failing() or "mutmut has not ended as it should: see above")
+        sys.exit(failing() or "mutmut failed: see above")
     return ""
 
 
 def failing() -> str:
-    """Say which test failed without a mutant, if one did."""
+    """Name the test that failed without a mutant, if any."""
     noticed = MUTANTS / NOTICED
     lines = noticed.read_text(encoding="utf-8").splitlines() if noticed.exists() else []
     tests = [test for function, _, test in (line.partition("\t") for line in lines) if not function]
-    return f"without a mutant every test has to pass, but {tests[-1]} fails" if tests else ""
+    return f"every test must pass without a mutant, but {tests[-1]} fails" if tests else ""
 
 
 def statuses() -> dict[str, str]:
-    """Return the status of each mutant that there is, by its name."""
+    """Return the status of each mutant by name."""
     found = {}
     for path in sorted(MUTANTS.glob("dlconcepts/**/*.py.meta")):
         codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
@@ -87,26 +86,22 @@ def statuses() -> dict[str, str]:
 
 
 def generate() -> list[str]:
-    """Make all mutants, find out which tests call which function, and return the mutants' names.
-
-    mutmut has no command for that alone: told to run none, it stops once it has done both. Few
-    examples of a law show what it calls.
-    """
+    """Make all mutants, record which tests call which function, and return the mutants' names."""
     for path in (NOTICED, NEEDED):
         (MUTANTS / path).unlink(missing_ok=True)
-    said = mutmut("run", "no-such-mutant*", profile="dev", quiet=True)
+    # mutmut has no command for this. If no mutant matches, it stops after these two steps. A few
+    # examples of a law are enough to see what it calls.
+    printed = mutmut("run", "no-such-mutant*", profile="dev", quiet=True)
     names = list(statuses())
     if not names or not (MUTANTS / STATISTICS).exists():
-        told = "\n".join(line for line in said.splitlines() if "Running stats" not in line)
-        sys.exit(f"{told}\nmutmut could not begin: {failing()}")
+        shown = "\n".join(line for line in printed.splitlines() if "Running stats" not in line)
+        sys.exit(f"{shown}\nmutmut could not start: {failing()}")
     return names
 
 
 def note_needed(names: list[str]) -> None:
-    """Write down which tests these mutants will meet: the first enough of what calls a function.
-
-    Those that noticed a mutant elsewhere, and so come first, are among what is needed there.
-    """
+    """Write down which tests these mutants will meet: for each function, its fastest callers."""
+    # Tests that caught another mutant run first, but they are also needed for that other mutant.
     found = json.loads((MUTANTS / STATISTICS).read_text(encoding="utf-8"))
     durations, needed = found["duration_by_test"], set()
     for function in {name.partition("__mutmut_")[0] for name in names}:
@@ -116,10 +111,9 @@ def note_needed(names: list[str]) -> None:
 
 
 def changes() -> dict[str, tuple[str, str]]:
-    """Return the lines that each mutant changes, as they were and as they are, by its name.
+    """Return the lines that each mutant changes, before and after, by the mutant's name.
 
-    `mutmut show` takes most of a second for one. Like it, this compares the two versions of the
-    function in the mutated file; mutmut notes beside the file on which lines they are.
+    `mutmut show` does the same, but takes most of a second for each mutant.
     """
     found = {}
     for path in sorted(MUTANTS.glob("dlconcepts/**/*.py")):
@@ -139,7 +133,7 @@ def changes() -> dict[str, tuple[str, str]]:
 
 
 def apart(before: str, after: str) -> str | None:
-    """Return as what a mutant is counted apart, if it is."""
+    """Return "wording" or "device" for a mutant that is counted separately, else None."""
     if is_wording(before, after):
         return "wording"
     return "device" if without_device(after) == without_device(before) else None
@@ -148,7 +142,7 @@ def apart(before: str, after: str) -> str | None:
 def describe(
     name: str, status: str, change: tuple[str, str], equivalents: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the row of a mutant: what it changes, and why it changes nothing if it is so."""
+    """Return the row of a mutant: its change, its status and, if equivalent, the reason."""
     lesson = name.removeprefix("dlconcepts.").partition(".x")[0]
     status = apart(*change) or status
     row = {"lesson": lesson, "mutant": name, "status": status, "before": change[0]}
@@ -161,7 +155,7 @@ def describe(
 
 
 def means(known: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Return whether an entry of equivalent.toml is about a mutant."""
+    """Return whether an entry of equivalent.toml matches a mutant."""
     name = row["mutant"].partition("__mutmut_")[0]
     if not any(name.endswith(function) for function in listed(known["function"])):
         return False
@@ -171,17 +165,16 @@ def means(known: dict[str, Any], row: dict[str, Any]) -> bool:
 
 
 def without_argument(lines: str, name: str) -> str:
-    """Return lines of code without a keyword argument, and without what separates arguments."""
+    """Return code without a keyword argument, ignoring commas and spaces."""
     return re.sub(r"[\s,]+", " ", re.sub(rf"\b{name}=\w+", "", lines)).replace(" )", ")").strip()
 
 
 def listed(one_or_more: str | list[str]) -> list[str]:
-    """Return a list of what may be one."""
     return one_or_more if isinstance(one_or_more, list) else [one_or_more]
 
 
 def is_wording(before: str, after: str) -> bool:
-    """Return whether two lines differ by XX or capitals alone, in a text of more than one word."""
+    """Return whether two lines differ only in XX or capitals inside texts of several words."""
     if after.replace("XX", "").lower() != before.lower():
         return False
     texts = zip(TEXT.findall(before), TEXT.findall(after), strict=True)
@@ -189,8 +182,8 @@ def is_wording(before: str, after: str) -> bool:
 
 
 def without_device(line: str) -> str:
-    """Return a line of code without what it says about devices."""
-    # Of several names at once, the others are not about devices.
+    """Return a line of code with everything about devices removed."""
+    # Only single targets: in `a, device = ...` the other name matters.
     line = re.sub(r"^(?:self\.)?(?:device|generators)(?:: [\w.]+)? = .*", "", line)
     line = line.replace("find_model_device(model)", "None")
     line = re.sub(r",? *(?:map_location|devices?|device_type)=(?:[^,()]|\([^()]*\))+", "", line)
@@ -199,14 +192,14 @@ def without_device(line: str) -> str:
 
 
 def moved_nowhere(call: re.Match[str]) -> str:
-    """Return a call of `to` without the arguments that are devices, or None."""
+    """Return a call of `to` without device arguments and None."""
     arguments = [part.strip() for part in call[1].split(",")]
     kept = [part for part in arguments if part not in ("", "None") and "device" not in part]
     return f".to({', '.join(kept)})" if kept else ""
 
 
 def by_lesson(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row a lesson: how many of its mutants there are of each status, and the share."""
+    """Return one row per lesson: the number of mutants of each status, and the share killed."""
     found = []
     for lesson in dict.fromkeys(row["lesson"] for row in rows):
         counts = Counter(row["status"] for row in rows if row["lesson"] == lesson)
@@ -216,7 +209,7 @@ def by_lesson(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a line a lesson, and every survivor with what it changes."""
+    """Print the table of the lessons, and each survivor with its change."""
     table = Table(title="mutants of the library")
     for heading in ("lesson", *HEADINGS, "%"):
         table.add_column(heading, justify="left" if heading == "lesson" else "right")
@@ -229,12 +222,12 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def share(counts: Counter[str]) -> float:
-    """Return which share is killed of those that count, 1 if there are none."""
+    """Return the share of killed mutants among those that count; 1 if there are none."""
     return counts["killed"] / tried(counts) if tried(counts) else 1.0
 
 
 def tried(counts: Counter[str]) -> int:
-    """Return how many count: those that change what one could notice here."""
+    """Return how many mutants count: those that change behaviour on a CPU."""
     return counts["killed"] + counts["survived"] + counts["no tests"]
 
 
@@ -242,10 +235,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="every mutant, instead of a sample")
     parser.add_argument("--lesson", action="append", help="only mutants of this module")
-    parser.add_argument("--sample", type=int, help="so many of them, at random (100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (%(default)s)")
+    parser.add_argument("--sample", type=int, help="number of random mutants (100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
-    parser.add_argument("--again", action="store_true", help="all; run those that lived before")
+    parser.add_argument("--again", action="store_true", help="run only earlier survivors")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     started = time.perf_counter()
@@ -265,7 +258,7 @@ def main() -> None:
     def rows_of(found: dict[str, str]) -> list[dict[str, Any]]:
         return [describe(n, found.get(n, "not run"), changed[n], equivalents) for n in chosen]
 
-    # mutmut forgets what it knew of a function that has changed.
+    # mutmut forgets its results for a function that has changed.
     before = rows_of(statuses() if options.again else {})
     killed = sum(row["status"] == "killed" for row in before)
     if run := [r["mutant"] for r in before if r["status"] in ("not run", "survived", "no tests")]:
@@ -278,7 +271,7 @@ def main() -> None:
     for known in equivalents:
         met = any(f in name for f in listed(known["function"]) for name in chosen)
         if met and whole and not any(r.get("because") == known["because"] for r in rows):
-            print(f"equivalent.toml lists what is no survivor: {known['function']}")
+            print(f"equivalent.toml lists a mutant that does not survive: {known['function']}")
     earlier = f", {killed} of them in an earlier run" if killed else ""
     result = f"killed: {counts['killed']} of {tried(counts)}, {share(counts):.1%}"
     print(f"{result}{earlier}, in {took:.0f} s")

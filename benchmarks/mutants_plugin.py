@@ -1,11 +1,11 @@
-"""A pytest plugin for the runs of benchmarks/mutants.py: what makes one mutant take half a second.
+"""A pytest plugin that lets benchmarks/mutants.py judge a mutant in half a second.
 
 mutmut forks a process for each mutant from one that has imported torch and collected the tests.
-There the tests run first that noticed other mutants of the same function, then of the same module,
-then the quickest. As many run as take `ENOUGH` seconds without a mutant, and of the quickest as
-many again: what they let pass counts as let pass by all, so that the share of mutants killed is
-never too high. And the garbage collector leaves alone what the process was born with. The run
-without a mutant, before them, leaves out the tests that none of them will run.
+This plugin orders the tests there: first those that caught other mutants of the same function, then
+of the same module, then the fastest. It runs `ENOUGH` seconds' worth of them in this order, and as
+much again of the fastest. A mutant that passes those counts as a survivor, so the reported share of
+killed mutants is never too high. The garbage collector skips objects from before the fork. The run
+without a mutant, which comes first, skips tests that no mutant will run.
 """
 
 import functools
@@ -20,18 +20,18 @@ from pathlib import Path
 
 import pytest
 
-# All in the folder where mutmut works, in which it also runs pytest.
+# All in the folder where mutmut runs pytest.
 STATISTICS = Path("mutmut-stats.json")
-NOTICED = Path("noticed.txt")  # a function and a test that noticed one of its mutants, a line each
-NEEDED = Path("needed.txt")  # the tests that some mutant of a run will meet, a line each
-ENOUGH = 3.0  # seconds, of a few examples of each law
-HANGS = 60  # seconds after which a mutant counts as one that never ends
-PROGRAMMED = "fail"  # what mutmut has fail once, to see that a failure is seen
+NOTICED = Path("noticed.txt")  # lines: a function, and a test that caught a mutant of it
+NEEDED = Path("needed.txt")  # lines: a test that some mutant of this run will meet
+ENOUGH = 3.0  # seconds, measured with few examples of each law
+HANGS = 60  # seconds; a mutant that takes longer counts as an endless loop
+PROGRAMMED = "fail"  # a mutant that mutmut makes fail on purpose, to check that failures are seen
 
 
 @functools.cache
 def seconds() -> dict[str, float]:
-    """Return how long each test took without a mutant; read once, before mutmut forks."""
+    """Return the seconds of each test without a mutant. Cached before mutmut forks."""
     if not STATISTICS.exists():
         return {}
     found: dict[str, dict[str, float]] = json.loads(STATISTICS.read_text(encoding="utf-8"))
@@ -39,28 +39,27 @@ def seconds() -> dict[str, float]:
 
 
 def mutated() -> str:
-    """Return the name of the function of which a mutant is on trial, empty if none is."""
+    """Return the name of the mutated function, or an empty string if there is none."""
     function, mutant, _ = os.environ.get("MUTANT_UNDER_TEST", "").partition("__mutmut_")
     return function if mutant else ""
 
 
 def enough(durations: Iterable[float]) -> int:
-    """Return how many tests, from the first on, it takes to come to `ENOUGH` seconds."""
+    """Return how many tests, from the first on, add up to `ENOUGH` seconds."""
     return 1 + sum(end < ENOUGH for end in itertools.accumulate(durations))
 
 
 def first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests, from the first on, that take enough seconds."""
     return items[: enough(seconds().get(item.nodeid, 0.0) for item in items)]
 
 
 def pytest_load_initial_conftests() -> None:
-    """Take what is there already out of every collection: three in a run, 0.3 s each with torch."""
+    """Exclude existing objects from garbage collection, which saves about a second a run."""
     gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the tests first that are likely to notice the mutant, and leave out the last of many."""
+    """Put the tests first that are likely to catch the mutant, and keep only enough of them."""
     durations, function = seconds(), mutated()
     same_function: Counter[str] = Counter()
     same_module: Counter[str] = Counter()
@@ -78,9 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     )
     kept = {item.nodeid for item in items}
     if function:
-        # mutmut would wait for thirty times what all tests take that call the function.
+        # mutmut itself would wait thirty times as long as all tests of the function take.
         signal.alarm(HANGS)
-        # Of those that noticed others one may be slow: it must not keep the quickest from running.
+        # A slow test that caught other mutants must not crowd out the fast ones.
         quickest = sorted(items, key=lambda item: durations.get(item.nodeid, 0.0))
         kept = {item.nodeid for order in (items, quickest) for item in first(order)}
     elif NEEDED.exists() and not config.option.collectonly:
@@ -93,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the test that noticed the mutant, or that fails without one."""
+    """Write down the test that caught the mutant, or that fails without one."""
     report = yield
     if report.failed and os.environ.get("MUTANT_UNDER_TEST") != PROGRAMMED:
         with NOTICED.open("a", encoding="utf-8") as file:

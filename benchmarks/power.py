@@ -1,15 +1,15 @@
-"""Which faults in the framework the laws notice: by which law, after how many examples and seconds.
+"""Break PyTorch one behaviour at a time and see which law catches it, and how fast.
 
     python benchmarks/power.py                      # every fault, one process each
     python benchmarks/power.py --lesson tensors     # those of one lesson
-    python benchmarks/power.py --fault NAME --show  # one, with what pytest says of it
+    python benchmarks/power.py --fault NAME --show  # one fault, with pytest's output
     python benchmarks/power.py --jobs 2 --json docs/results/power-faults.json
 
-Each fault of benchmarks/faults is applied in a process of its own, forked after torch was imported.
-There the laws of its lesson run with their right subjects, 100 examples each, always the same ones
-and without shrinking, the quickest law first, until one fails by an assertion. Where a fault makes
-a law crash the others go on; it counts as noticed by a crash if none of them asserts. Without a
-fault every law has to pass, or nothing else is measured.
+Each fault of benchmarks/faults runs in its own process, forked after torch was imported. There the
+laws of its lesson run with the right technique, the fastest law first, 100 examples each, the same
+examples every time and without shrinking, until an assertion fails. If a fault makes a law crash,
+the other laws still run; it counts as caught by a crash if none of their assertions fails. First
+every law must pass without a fault; otherwise the benchmark stops.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork must not find threads at work
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # forking while threads run can deadlock
 
 import pytest
 from faults import Fault, collect
@@ -37,8 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 600  # seconds after which a run counts as hanging
-# What takes long to import is there before the fork; dlconcepts is not, so that it meets the fault.
+LIMIT = 600  # seconds; a longer run counts as hanging
+# Slow imports happen once, before the fork. dlconcepts is imported after it, to get the fault.
 HEAVY = (
     *("torch._dynamo", "torch.distributed", "torchvision.transforms.v2", "torchvision.models"),
     *("torchvision.datasets", "scipy.stats", "matplotlib.pyplot", "hypothesis.extra.numpy"),
@@ -49,7 +49,7 @@ Row = dict[str, Any]
 
 
 class Watch:
-    """A pytest plugin: the laws with their right subjects, quickest first, until one fails."""
+    """A pytest plugin: run the laws on the right technique, fastest first, until one fails."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.laws, self.failure, self.skipped = seconds, 0, dict[str, Any](), 0
@@ -57,7 +57,7 @@ class Watch:
         self.started = time.perf_counter()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Keep the right cases, in the order of the seconds they took without a fault."""
+        """Keep the right cases, sorted by the seconds they took without a fault."""
         right = [item for item in items if item.get_closest_marker("right")]
         items[:] = sorted(right, key=lambda item: self.seconds.get(item.name, 0))
         self.laws = len(right)
@@ -67,18 +67,17 @@ class Watch:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Iterator[None]:
-        """Note how a law ended."""
         report = yield
         if report.when == "call":
             self.measured[item.name] = report.duration
         self.skipped += report.skipped
         if report.failed and call.excinfo is not None:
             error, case = call.excinfo.value, item.get_closest_marker("right").args[0]
-            # Hypothesis wraps what does not fail again, as where a fault depends on earlier calls.
+            # Hypothesis wraps an error that does not repeat: a fault may depend on earlier calls.
             errors = getattr(error, "exceptions", (error,))
             asserted = all(isinstance(e, (AssertionError, pytest.fail.Exception)) for e in errors)
             if asserted:
-                item.session.shouldstop = "a law has noticed the fault"
+                item.session.shouldstop = "a law caught the fault"
             elif self.failure:
                 return report
             self.failure = {
@@ -95,20 +94,20 @@ class Watch:
 def examine(
     lesson: str, fault: Fault | None, seconds: dict[str, float], out: Path, show: bool
 ) -> None:
-    """In a process of its own: apply a fault, run the laws of a lesson, write what happened."""
+    """Apply a fault, run the laws of a lesson, write the outcome; the process ends after it."""
     signal.alarm(LIMIT)
     os.chdir(ROOT)
     if fault is not None:
         fault.apply()
     watch = Watch(seconds)
     arguments = [f"tests/{lesson}", "-q", "-p", "no:cacheprovider"]
-    # Hypothesis, imported before the fork, is a plugin that pytest would like to rewrite.
+    # pytest warns that it cannot rewrite Hypothesis, which was imported before the fork.
     arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     with contextlib.nullcontext() if show else contextlib.redirect_stdout(io.StringIO()):
         status = pytest.main([*arguments, "--hypothesis-profile=power"], plugins=[watch])
     found = watch.failure or {"noticed": "no" if status == 0 else f"pytest ended with {status}"}
-    told = {"laws": watch.laws, "skipped": watch.skipped, "measured": watch.measured}
-    out.write_text(json.dumps({**found, **told}), encoding="utf-8")
+    counts = {"laws": watch.laws, "skipped": watch.skipped, "measured": watch.measured}
+    out.write_text(json.dumps({**found, **counts}), encoding="utf-8")
 
 
 def run_all(
@@ -117,7 +116,7 @@ def run_all(
     jobs: int,
     show: bool,
 ) -> Iterator[tuple[str, Fault | None, Row]]:
-    """Examine each fault in a forked process, so many at a time, and yield what each came to."""
+    """Examine each fault in a forked process, up to `jobs` at a time, and yield each outcome."""
     with tempfile.TemporaryDirectory() as folder:
         ahead, running = list(enumerate(work)), dict[int, Any]()
         while ahead or running:
@@ -136,11 +135,11 @@ def run_all(
 
 
 def control(lessons: Sequence[str], jobs: int, show: bool) -> dict[str, dict[str, float]]:
-    """Run the laws without a fault, which all have to pass, and return the seconds of each."""
+    """Run the laws without a fault; all must pass. Return the seconds of each."""
     seconds = {}
     for lesson, _, row in run_all([(lesson, None) for lesson in lessons], {}, jobs, show):
         if row["noticed"] != "no":
-            sys.exit(f"without a fault the laws of {lesson} do not pass: {row}")
+            sys.exit(f"the laws of {lesson} fail without a fault: {row}")
         seconds[lesson] = row["measured"]
         total = sum(row["measured"].values())
         skipped = f", {row['skipped']} skipped" if row["skipped"] else ""
@@ -149,8 +148,7 @@ def control(lessons: Sequence[str], jobs: int, show: bool) -> dict[str, dict[str
 
 
 def show_table(rows: Sequence[Row]) -> None:
-    """Print a line a fault, and how many were noticed."""
-    table = Table(title="faults in the framework, and the law that notices each")
+    table = Table(title="faults in the framework, and the law that catches each")
     for heading in ("lesson", "fault", "law", "examples", "seconds"):
         table.add_column(heading, overflow="fold")
     for row in rows:
@@ -170,7 +168,7 @@ def main() -> None:
         "--fault", action="append", choices=[f.name for f in faults], metavar="NAME"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
-    parser.add_argument("--show", action="store_true", help="show what pytest prints")
+    parser.add_argument("--show", action="store_true", help="show the output of pytest")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
     chosen = [
@@ -199,7 +197,7 @@ def main() -> None:
     took = time.perf_counter() - started
     show_table(rows)
     share = f"{noticed / len(rows):.1%}, {crashed} of them by a crash"
-    print(f"noticed: {noticed} of {len(rows)}, {share}, in {took:.0f} s")
+    print(f"caught: {noticed} of {len(rows)}, {share}, in {took:.0f} s")
     if options.json:
         packages = ("torch", "torchvision", "numpy", "hypothesis")
         counts = {"faults": len(rows), "noticed": noticed, "by_a_crash": crashed}

@@ -1,4 +1,4 @@
-"""Write the results of a measurement with the command that made them and what it ran with."""
+"""Write the results of a measurement, with its command and versions."""
 
 import json
 import sys
@@ -14,7 +14,6 @@ from dlconcepts.testing.run import processor
 def write(
     path: Path, rows: Sequence[dict[str, Any]], packages: Iterable[str], **head: object
 ) -> None:
-    """Write the rows, under the command that made them, the date and what it ran with."""
     content = {
         "command": " ".join(["python", *sys.argv]),
         "date": f"{date.today()}",

@@ -1,13 +1,13 @@
-"""How fast each strategy draws tensors, what it finds, and how simple its counterexamples are.
+"""Compare strategies for tensors: speed, bugs found, and how simple the counterexamples are.
 
     pip install -e ".[bench]"
     python benchmarks/strategies.py
 
-The peers run in the same process, interleaved: a bare seed -> randn strategy, this project's
-`tensors`, hypothesis.extra.numpy and hypothesis-torch. The first table gives examples a second for
-float32 (64, 784), median of the rounds. The second plants eight numeric slips and counts in how
-many of five seeds each strategy finds them within 200 examples on (4, 3); `simple` is the share of
-elements that are 0 or an integer up to 9 in the shrunk counterexamples, `zero` the share of zeros.
+The peers run interleaved in one process: a bare seed -> randn strategy, this project's `tensors`,
+hypothesis.extra.numpy and hypothesis-torch. The first table gives examples per second for float32
+(64, 784), the median of the rounds. The second plants eight numeric bugs, and counts for how many
+of five seeds each strategy finds them within 200 examples of shape (4, 3). `simple` is the share of
+integers from -9 to 9 among the elements of the shrunk counterexamples, `zero` the share of zeros.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-# hypothesis-torch hooks itself into every test once it is installed, and would slow its peers down.
+# An installed hypothesis-torch hooks into every test, and would slow its peers down.
 os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
 
 import hypothesis.extra.numpy as hnp
@@ -66,7 +66,7 @@ STRATEGIES: dict[str, Callable[[tuple[int, ...]], Strategy]] = {
 
 
 def close(result: Tensor, truth: Tensor) -> bool:
-    """Within 1e-3 of the float64 truth, relative to its largest element; NaN is never close."""
+    """Return whether a result is within 1e-3 of the largest true element; NaN never is."""
     scale = truth.abs().max().clamp(min=1e-30)
     return bool(((result.double() - truth).abs() <= 1e-3 * scale).all())
 
@@ -118,7 +118,7 @@ SLIPS = (
 
 
 def rate(strategy: Strategy, examples: int) -> float:
-    """Return examples a second."""
+    """Return the examples per second."""
     ran = 0
 
     @settings(
@@ -139,7 +139,7 @@ def rate(strategy: Strategy, examples: int) -> float:
 
 
 def counterexample(strategy: Strategy, law: Callable[[Tensor], bool], number: int) -> Tensor | None:
-    """Return the shrunk tensor that breaks the law, or None if the examples do not suffice."""
+    """Return the shrunk tensor that breaks the law, or None if no example does."""
     broken = None
 
     @seed(number)
@@ -153,7 +153,7 @@ def counterexample(strategy: Strategy, law: Callable[[Tensor], bool], number: in
     @given(strategy)
     def test(x: Tensor) -> None:
         nonlocal broken
-        # hypothesis-torch cannot be kept from drawing NaN and infinity: no slip is about them.
+        # hypothesis-torch always draws NaN and infinity too, and no bug here is about them.
         if x.isfinite().all() and not law(x):
             broken = x.clone()
             raise AssertionError
@@ -175,10 +175,10 @@ def simplicity(found: list[Tensor]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--examples", type=int, default=300, help="examples a round")
+    parser.add_argument("--examples", type=int, default=300, help="examples per round")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    # hypothesis-torch draws huge values whose conversion warns.
+    # hypothesis-torch draws huge values, and converting them warns.
     warnings.simplefilter("ignore")
 
     rates: dict[str, list[float]] = {name: [] for name in STRATEGIES}

@@ -1,19 +1,20 @@
-"""How many examples a second an epoch takes: the course's loop, its peers, and this project.
+"""Compare the speed of one training epoch: the course's loop, other libraries, this project.
 
     pip install -e ".[bench]"
     python benchmarks/training.py
 
-One epoch of a network 784-128-64-10 with Adam, batches of 64, on 60,000 images: the sample that
-comes with the package, repeated. All routes run in one process, interleaved, each with its own
-defaults (Keras, which has one backend a process, in processes of its own that wait for their turn);
-a table gives the median of the rounds, the ratios to the course's loop and to the floor, how many
-cores were kept busy, what the first epoch cost beyond a later one (imports and compiling), and the
-peak memory of a process that runs one route alone (on Linux). numpy and JAX use every core, torch's
-routes as many as they are told. The floor is only the matrix products of forward and backward on
-one thread, on buffers that are there; the row above it adds Adam's fused step, and no loop over
-torch's own kernels can be faster than that on one thread. A second table is about the evaluation of
-10,000 images, with one thread for all routes and with as many as torch takes by itself.
-A peer that is not installed is named and left out.
+One epoch of a network 784-128-64-10 with Adam, in batches of 64, on 60,000 images: the embedded
+sample, repeated. All routes run interleaved in one process, each with its own defaults. Keras
+allows one backend per process, so it runs in separate processes that wait for their turn. The table
+gives the median of the rounds, the ratios to the course's loop and to the floor, the number of busy
+cores, the extra cost of the first epoch (imports and compiling), and on Linux the peak memory of a
+process that runs only this route. numpy and JAX use every core, torch's routes the threads they are
+given.
+
+The floor is only the matrix products of forward and backward, on one thread and existing buffers.
+The row above it adds Adam's fused step: no loop over torch's kernels on one thread can be faster. A
+second table times the evaluation of 10,000 images, with one thread and with torch's default. A
+missing library is named and skipped.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def network() -> nn.Sequential:
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):
-    """Images that become tensors one at a time, as torchvision's data sets do it."""
+    """Images that become tensors one at a time, as in torchvision's data sets."""
 
     def __init__(self, data: Data) -> None:
         self.images, self.labels = data
@@ -157,7 +158,7 @@ def fastai(data: Data) -> Callable[[], object]:
 
     examples = TensorDataset(normalize(data[0]), data[1])
     loader = FastLoader(examples, bs=BATCH, shuffle=True, num_workers=0, device=torch.device("cpu"))
-    one_batch = loader.new(TensorDataset(examples[:BATCH][0], examples[:BATCH][1]))  # it must have
+    one_batch = loader.new(TensorDataset(examples[:BATCH][0], examples[:BATCH][1]))  # required
     learner = Learner(DataLoaders(loader, one_batch), network(), loss_func=F.cross_entropy)
     learner.recorder.train_metrics = False
 
@@ -256,7 +257,7 @@ def numpy_by_hand(data: Data) -> Callable[[], object]:
 
 
 def jax_step() -> tuple[Any, Any]:
-    """Return a training step of JAX with optax, and where it starts from."""
+    """Return a training step of JAX with optax, and its initial state."""
     import jax
     import optax
 
@@ -313,7 +314,7 @@ def jax_scan(data: Data) -> Callable[[], object]:
     key = jax.random.key(0)
 
     def scan(state: Any, key: Any) -> Any:
-        # A scan has steps of one shape: the examples of a smaller last batch are left out.
+        # The steps of a scan have one shape, so a smaller last batch is skipped.
         order = jax.random.permutation(key, len(labels))
         cuts = order[: len(labels) // BATCH * BATCH].reshape(-1, BATCH)
         return jax.lax.scan(lambda s, cut: step(s, (images[cut], labels[cut])), state, cuts)
@@ -367,10 +368,10 @@ def flax(data: Data) -> Callable[[], object]:
 
 
 class Elsewhere:
-    """A route that a process of its own runs, once for each line it is sent."""
+    """A route in a separate process, which runs once for each line it receives."""
 
     def __init__(self, name: str, data: Data, environment: dict[str, str]) -> None:
-        """Start the process, which gets its data ready and waits."""
+        """Start the process, which prepares its data and waits."""
         self.name, self.cpu_seconds = name, 0.0
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--images", str(len(data[1])), "--serve", name],
@@ -382,7 +383,7 @@ class Elsewhere:
         )
 
     def __call__(self) -> None:
-        """Have it run an epoch, and note how much processor time it has taken so far."""
+        """Run an epoch there, and store the processor time it has used so far."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print("go", file=self.process.stdin, flush=True)
@@ -455,7 +456,7 @@ ROUTES: dict[str, Route] = {
 }
 
 
-# What a route needs that the project does not.
+# Packages that a route needs and the project does not.
 NEEDS = {
     "Lightning over tensors": ("lightning",),
     "skorch": ("skorch",),
@@ -512,20 +513,20 @@ EVALUATIONS: dict[str, Route] = {
 
 
 def repeated(images: int) -> Data:
-    """Return that many images of the sample, which is repeated, and their labels."""
+    """Return that many images and labels, by repeating the sample."""
     sample = fashion_mnist(train=True)
     positions = torch.arange(images) % len(sample.labels)
     return sample.images[positions], sample.labels[positions]
 
 
 def missing(name: str) -> list[str]:
-    """Return what a route needs and this environment has not."""
+    """Return the packages that a route needs and this environment lacks."""
     return [need for need in NEEDS.get(name, ()) if importlib.util.find_spec(need) is None]
 
 
 @dataclass(frozen=True)
 class Times:
-    """The seconds of a route's epochs, the first from a cold start, and how busy it kept cores."""
+    """The seconds of a route's first and later epochs, and the number of busy cores."""
 
     first: float
     later: list[float]
@@ -533,17 +534,17 @@ class Times:
 
     @property
     def median(self) -> float:
-        """Return the median of the epochs but the first."""
+        """The median of the later epochs."""
         return statistics.median(self.later)
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """Return the processor time that this process, or the one that runs a route, has taken."""
+    """Return the processor time used by the process that runs a route."""
     return run.cpu_seconds if isinstance(run, Elsewhere) else time.process_time()
 
 
 def measure(routes: dict[str, Route], data: Data, rounds: int) -> dict[str, Times]:
-    """Run each route once from a cold start, then so many rounds of all in turn."""
+    """Run each route once from a cold start, then all routes in turn, for some rounds."""
     times: dict[str, Times] = {}
     runs = {}
     for name, route in routes.items():
@@ -568,11 +569,11 @@ def peak_memory(name: str, images: int) -> int:
 
 
 def run_alone(name: str, data: Data) -> None:
-    """Run one route once and print this process's peak memory, or that of the one it started."""
+    """Run one route once, and print the peak memory of the process that ran it."""
     ROUTES[name](data)()
     tasks = Path("/proc/self/task").glob("*/children")
     started = [child for task in tasks for child in task.read_text(encoding="ascii").split()]
-    # Not getrusage, whose maximum a process inherits from the one that started it.
+    # Not getrusage: a process inherits its maximum from the parent.
     peaks = [
         int(
             Path(f"/proc/{process}/status")
@@ -597,12 +598,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--only", nargs="+", choices=ROUTES, help="these, the first one, the last")
-    parser.add_argument("--json", type=Path, help="file to write the tables to as well")
+    parser.add_argument("--only", nargs="+", choices=ROUTES, help="these, the first, the last")
+    parser.add_argument("--json", type=Path, help="also write the tables to this file")
     parser.add_argument("--alone", choices=ROUTES, help=argparse.SUPPRESS)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    # Lightning and skorch warn about settings that are theirs to choose.
+    # Lightning and skorch warn about their own default settings.
     warnings.simplefilter("ignore")
     data = repeated(options.images)
     if options.alone:
@@ -614,7 +615,7 @@ def main() -> None:
     names = list(ROUTES)
     wanted = {names[0], *(options.only or names), names[-1]}
     for name in [name for name in names if name in wanted and missing(name)]:
-        console.print(f"left out, since {', '.join(missing(name))} is not installed: {name}")
+        console.print(f"skipped {name}: {', '.join(missing(name))} is not installed")
         wanted.discard(name)
     times = measure({n: r for n, r in ROUTES.items() if n in wanted}, data, options.rounds)
     first, last = times[names[0]].median, times[names[-1]].median

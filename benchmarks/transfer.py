@@ -1,16 +1,17 @@
-"""What pretrained features are worth on photographs, and what computing them once saves.
+"""Measure what pretrained features gain on photographs, and what computing them once saves.
 
     python -m dlconcepts.data.make_photographs
     python benchmarks/transfer.py
 
-The first table gives the accuracy on held-out photographs: a linear head on the frozen features of
-MobileNetV2 with ImageNet's weights, the same on an untrained one's, whose features hardly differ
-from image to image and are therefore tried standardised too, the whole network trained from
-scratch, and always the largest class. Each seed draws another split, 20 % of each class held out,
-and other weights; the interval is the 95 % one of Student for the mean over the seeds. The second
-table gives the seconds that the head's training takes with features computed once, and with the
-backbone in every step, both on the same images in memory, the best of a few rounds, and how far the
-two heads are apart in the end.
+The first table gives the accuracy on held-out photographs for four models: a linear head on the
+frozen features of MobileNetV2 with ImageNet weights, the same with untrained weights, the whole
+network trained from scratch, and always the largest class. Untrained features barely differ between
+images, so both kinds also run standardised. Each seed draws a new split, with 20 % of each class
+held out, and new weights. The interval is Student's 95 % interval of the mean over the seeds.
+
+The second table times the training of the head, once with features computed once and once with the
+backbone in every step. Both use the same images in memory; the table shows the best of a few
+rounds, and the largest difference between the two trained heads.
 """
 
 import argparse
@@ -60,12 +61,11 @@ def network(classes: int, *, weights: bool) -> TransferNetwork:
 
 
 def features_of(model: TransferNetwork, parts: list[Examples]) -> list[Examples]:
-    """Compute the features of both parts."""
     return [extract_features(model.classifier, model.head, batches(part, 32)) for part in parts]
 
 
 def standardised(parts: list[Examples]) -> list[Examples]:
-    """Bring each feature to mean 0 and deviation 1 on the training part."""
+    """Scale each feature to mean 0 and standard deviation 1 on the training part."""
     features = parts[0][0]
     mean, std = features.mean(dim=0), features.std(dim=0).clamp(min=1e-12)
     return [((part - mean) / std, labels) for part, labels in parts]
@@ -104,7 +104,7 @@ def time_training(model: TransferNetwork, data: Examples, epochs: int, *, once: 
 
 
 def compare_speed(model: TransferNetwork, data: Examples, epochs: int, rounds: int) -> Table:
-    """Time both ways by turns, from the same head on."""
+    """Time both ways in turn, starting from the same head."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(rounds):
         trained = {once: copy.deepcopy(model) for once in seconds}
@@ -125,7 +125,6 @@ def compare_speed(model: TransferNetwork, data: Examples, epochs: int, rounds: i
 
 
 def main() -> None:
-    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=PHOTOGRAPHS)
     parser.add_argument("--seeds", type=int, default=5)

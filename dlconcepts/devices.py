@@ -1,4 +1,4 @@
-"""Lesson 9, devices: where tensors live and computations run, by PyTorch's own names."""
+"""Lesson 9, devices: move batches and models, time a call, and repeat it bit for bit."""
 
 import os
 import statistics
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def to_device(batch: T, device: torch.device | str) -> T:
-    """Return a batch on a device: a tensor, or tuples, lists and dicts that hold some, nested.
+    """Return a batch on a device: a tensor, or nested tuples, lists and dicts that hold tensors.
 
-    What is no tensor stays the same object, and so does a tensor that is there already; the batch
-    that was given is left alone, since `Tensor.to` moves nothing but returns a copy.
+    Other values stay the same objects, and so does a tensor that is on the device already. The
+    given batch does not change, since `Tensor.to` returns a copy.
     Source: PyTorch documentation, `torch.Tensor.to`.
 
     >>> to_device({"images": [torch.zeros(1)], "name": "cat"}, "meta")
@@ -42,12 +42,10 @@ def to_device(batch: T, device: torch.device | str) -> T:
 def move(
     model: nn.Module, device: torch.device | str, optimizer: torch.optim.Optimizer | None = None
 ) -> nn.Module:
-    """Move a model, in place, with all that belongs to it, and the state of its optimizer.
+    """Move a model in place, and the state of its optimizer with it; return the model.
 
-    `nn.Module.to` moves parameters and buffers, and no more. Returns the model.
-
-    Raises ValueError, before anything is moved, if the model keeps a tensor or a module where `to`
-    does not find it, with its name, or if the optimizer is another model's.
+    Raises ValueError, before anything moves, if the optimizer is another model's, or if the model
+    keeps a tensor or a module where `nn.Module.to`, which moves parameters and buffers, misses it.
     Source: PyTorch documentation, `torch.nn.Module.to`, `register_buffer` and "torch.optim".
 
     >>> model = nn.Linear(2, 1)
@@ -55,16 +53,16 @@ def move(
     >>> move(model, "meta")
     Traceback (most recent call last):
     ...
-    ValueError: model.mean would be left behind: register_buffer it, or, if a module, use ModuleList
+    ValueError: model.mean would not move; register it with register_buffer, modules in a ModuleList
     """
-    if left := next(unregistered(model), None):
+    if missed := next(unregistered(model), None):
         raise ValueError(
-            f"{left} would be left behind: register_buffer it, or, if a module, use ModuleList"
+            f"{missed} would not move; register it with register_buffer, modules in a ModuleList"
         )
     before = list(model.parameters())
     stepped = [] if optimizer is None else [p for g in optimizer.param_groups for p in g["params"]]
     if {id(parameter) for parameter in stepped} - {id(parameter) for parameter in before}:
-        raise ValueError("the optimizer steps parameters that are not the model's")
+        raise ValueError("the optimizer steps another model's parameters; pass this model's own")
     model.to(device)
     if optimizer is not None:
         _follow(optimizer, dict(zip(before, model.parameters(), strict=True)))
@@ -72,8 +70,7 @@ def move(
 
 
 def _follow(optimizer: torch.optim.Optimizer, moved: dict[nn.Parameter, nn.Parameter]) -> None:
-    """Let an optimizer step the parameters that were moved, with its state beside them."""
-    # Loading brings each tensor of the state to the device of its parameter.
+    # load_state_dict brings each tensor of the state to the device of its parameter.
     state = optimizer.state_dict()
     for group in optimizer.param_groups:
         group["params"] = [moved[parameter] for parameter in group["params"]]
@@ -82,7 +79,7 @@ def _follow(optimizer: torch.optim.Optimizer, moved: dict[nn.Parameter, nn.Param
 
 
 def unregistered(model: nn.Module) -> Iterator[str]:
-    """Return the names of tensors and modules that a model holds but `nn.Module.to` does not find.
+    """Yield the names of tensors and modules of a model that `nn.Module.to` does not find.
 
     >>> model = nn.Module()
     >>> model.layers = [nn.Linear(1, 1)]
@@ -96,7 +93,6 @@ def unregistered(model: nn.Module) -> Iterator[str]:
 
 
 def _held(name: str, value: object) -> Iterator[str]:
-    """Return the names of the tensors and modules in a value."""
     if isinstance(value, (Tensor, nn.Module)):
         yield name
     elif isinstance(value, (list, tuple)):
@@ -116,12 +112,12 @@ def median_seconds(
     module: ModuleType | Any = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the median time that a call takes on a device, until its last result is there.
+    """Return the median seconds that a call takes on a device, until its last result is there.
 
-    A call on an accelerator returns once its work is in the queue. Time is therefore taken by
-    events in the queue itself, where the device has them, and the queue is empty before each round.
-    The first `warm_up` calls, which compile, allocate and choose algorithms, do not count. `module`
-    and `clock` are the device's module of torch and the clock of a device that has no events.
+    A call on an accelerator returns as soon as its work is queued. So events in the queue take the
+    time, if the device has them, and each round starts from an empty queue. The first `warm_up`
+    calls, which compile, allocate and choose algorithms, do not count. `module` is torch's module
+    of the device, and `clock` times a device without events.
 
     Raises ValueError for fewer than 1 round.
     Source: PyTorch documentation, "CUDA semantics", asynchronous execution.
@@ -130,7 +126,7 @@ def median_seconds(
     True
     """
     if rounds < 1:
-        raise ValueError(f"time is taken in at least 1 round, but rounds is {rounds}")
+        raise ValueError(f"rounds must be at least 1, but is {rounds}")
     module = torch.get_device_module(device) if module is None else module
     for _ in range(warm_up):
         function()
@@ -139,8 +135,7 @@ def median_seconds(
 
 
 def _clocked(function: Callable[[], object], module: Any, clock: Callable[[], float]) -> float:
-    """Return the time by the clock, from an empty queue to an empty queue."""
-    module.synchronize()
+    module.synchronize()  # finish earlier work
     started = clock()
     function()
     module.synchronize()
@@ -150,7 +145,6 @@ def _clocked(function: Callable[[], object], module: Any, clock: Callable[[], fl
 def _between_events(
     function: Callable[[], object], module: Any, clock: Callable[[], float]
 ) -> float:
-    """Return the time between two events of the queue, or by the clock if there are none."""
     if not hasattr(module, "Event"):
         return _clocked(function, module, clock)
     module.synchronize()
@@ -165,12 +159,12 @@ def _between_events(
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Have torch compute the same bits from the same input for a block, or raise where it cannot.
+    """Let torch compute the same bits from the same input in a block, or raise where it cannot.
 
     The workspace setting that cuBLAS needs stays in the environment of the process.
 
-    Raises RuntimeError on entry if CUDA is at work already without that setting, and in the block,
-    from torch, at an operation that has no deterministic kernel.
+    Raises RuntimeError on entry if CUDA has started without that setting; in the block, torch
+    raises it for an operation that has no deterministic kernel.
     Source: PyTorch documentation, "Reproducibility" and `torch.use_deterministic_algorithms`.
 
     >>> with deterministic():
@@ -178,13 +172,13 @@ def deterministic() -> Iterator[None]:
     True
     """
     if torch.cuda.is_initialized() and WORKSPACE not in os.environ:
-        raise RuntimeError(f"set {WORKSPACE}=:4096:8 before the first computation on CUDA")
+        raise RuntimeError(f"CUDA started too early; set {WORKSPACE}=:4096:8 before its first use")
     os.environ.setdefault(WORKSPACE, ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = False  # it picks the algorithm that was fastest this time
     try:
         yield
     finally:

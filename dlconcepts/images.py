@@ -17,9 +17,9 @@ from dlconcepts.support.datasets import DataError
 
 # The statistics of ImageNet, with which torchvision's pretrained networks were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Those of torchvision.datasets.ImageFolder.
+# The endings that torchvision.datasets.ImageFolder knows.
 ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
-# A strip of 1 x 10,000 pixels, scaled until its short side has 256, would take 2 GB.
+# The longest side, in short sides: 1 x 10,000 pixels, scaled to a short side of 256, take 2 GB.
 LONGEST = 10
 
 Transform = Callable[[Image.Image], Any]
@@ -27,11 +27,10 @@ Transform = Callable[[Image.Image], Any]
 
 @dataclass(frozen=True)
 class ImageFolder(Dataset[tuple[Any, int]]):
-    """Images in class folders: pairs of what `transform` makes of an image, and its label.
+    """Images in class folders: pairs of a transformed image and its label.
 
     classes: names, sorted; samples: the path and the label, a position in `classes`, of each image;
-    damaged: files that were left out. `dataclasses.replace` gives the same images another
-    transform.
+    damaged: files that were skipped. `dataclasses.replace` gives the same images another transform.
     """
 
     classes: list[str]
@@ -49,7 +48,7 @@ class ImageFolder(Dataset[tuple[Any, int]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Read an image and transform it, anew at each call."""
+        """Read and transform an image, again at each call."""
         path, label = self.samples[index]
         image = read_rgb(path)
         return (image if self.transform is None else self.transform(image)), label
@@ -60,13 +59,13 @@ def image_folder(
 ) -> ImageFolder:
     """Find the images of a folder that has one folder for each class.
 
-    An image belongs to the class of the topmost folder that it lies in, however deep, and links are
-    followed. Hidden files and folders, whose names begin with a dot, and files with other endings
-    than an image's are left alone. Each image is decoded once to see that it can be. Without a
-    `transform` an example is a PIL image as `read_rgb` returns it.
+    An image belongs to the class of its topmost folder, however deep it lies, and links are
+    followed. Hidden files and folders, whose names begin with a dot, and files without the ending
+    of an image are ignored. Each image is decoded once to find damage. Without a `transform` an
+    example is a PIL image as `read_rgb` returns it.
 
-    Raises DataError if there is no such folder, no class, a class without images, and for damaged
-    images, all of which it lists, unless `skip_damaged` leaves them out.
+    Raises DataError if there is no such folder, no class or a class without images. It also lists
+    all damaged images in a DataError, unless `skip_damaged` is true.
     Source: torchvision documentation, `ImageFolder`, which counts hidden files and opens no image.
 
     >>> import tempfile
@@ -80,10 +79,10 @@ def image_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; give one with a folder for each class in it")
+        raise DataError(f"there is no folder {root}; give one that has a folder for each class")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
     if not folders:
-        raise DataError(f"{root} has no folders; put the images of each class into one of its own")
+        raise DataError(f"{root} has no folders; make one for the images of each class")
     images = [(path, label) for label, folder in enumerate(folders) for path in _find(folder)]
     faults = {path: fault for path, _ in images if (fault := _find_fault(path))}
     if faults and not skip_damaged:
@@ -94,29 +93,28 @@ def image_folder(
     samples = [(path, label) for path, label in images if path not in faults]
     if empty := sorted({*range(len(folders))} - {label for _, label in samples}):
         names = ", ".join(str(folders[label]) for label in empty)
-        raise DataError(f"there is no image in {names}; fill or remove it")
+        raise DataError(f"there is no image in {names}; add some or remove the folder")
     return ImageFolder([folder.name for folder in folders], samples, transform, tuple(faults))
 
 
 def split(
     folder: ImageFolder, size: float = 0.2, *, seed: int = 0
 ) -> tuple[ImageFolder, ImageFolder]:
-    """Split the images at random into those to train on and those held out, class by class.
+    """Split the images of each class at random into training images and held-out images.
 
-    `size` is the share of each class that is held out, in (0, 1): as near to it as whole images
-    come, but at least one, and not all. The same seed gives the same split; no global random state
-    is touched.
+    `size` is the share of each class to hold out, in (0, 1), rounded to whole images: at least one,
+    and not all. The same seed gives the same split, whatever the global random state.
 
-    Raises ValueError for another `size`, and for a class with one image only.
+    Raises ValueError for another `size`, and for a class with fewer than two images.
     """
     if not 0 < size < 1:
-        raise ValueError(f"a share lies between 0 and 1, but size is {size}")
+        raise ValueError(f"size must be between 0 and 1, but is {size}; it is the held-out share")
     generator = random.Random(seed)
     parts: tuple[list[tuple[Path, int]], ...] = [], []
     for label, name in enumerate(folder.classes):
         images = [sample for sample in folder.samples if sample[1] == label]
         if len(images) < 2:
-            raise ValueError(f"the class {name} has 1 image, but two parts need 2 at least")
+            raise ValueError(f"the class {name} has {len(images)} image, but a split needs 2")
         held = min(max(round(size * len(images)), 1), len(images) - 1)
         order = generator.sample(images, len(images))
         parts[0].extend(sorted(order[held:]))
@@ -133,7 +131,7 @@ def read_rgb(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return to_rgb(image)
-    # Pillow raises whatever its decoder of the format happens to raise for a damaged file.
+    # Each of Pillow's decoders raises other exceptions for a damaged file.
     except Exception as error:
         raise DataError(f"the image {path} cannot be read: {error}") from error
 
@@ -142,8 +140,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image as people see it: upright, in colour, on white.
 
     Input: any mode, 1-bit to 32-bit, with a palette, an alpha channel or neither. Output: mode RGB.
-    The orientation that a camera noted in EXIF is applied, transparency becomes white, and of grey
-    with 16 bits the upper eight are kept.
+    The EXIF orientation of a camera is applied, transparency becomes white, and 16-bit grey keeps
+    its upper eight bits.
     Source: Pillow documentation, "Modes" and `ImageOps.exif_transpose`.
 
     >>> to_rgb(Image.new("LA", (1, 1), (0, 255))).getpixel((0, 0))
@@ -152,7 +150,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     (255, 255, 255)
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if "A" not in image.getbands() and "transparency" not in image.info:
         return image.convert("RGB")
@@ -169,13 +167,13 @@ def train_pipeline(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """Return the transform for training: rotated, cropped and mirrored at random, normalised.
+    """Return the transform for training: rotate, crop and mirror at random, then normalise.
 
     It takes a PIL image of any mode and size and returns float32 of shape (3, size, size). It
-    rotates by up to `degrees` either way, with white corners, takes 8 % to 100 % of the area, and
-    mirrors left and right with the probability `flip`: 0 where left and right make a difference,
-    as in digits and letters. The draws come from torch's global generator, which a loader seeds
-    differently in each worker.
+    rotates by up to `degrees` either way, with white corners, crops 8 % to 100 % of the area, and
+    mirrors left and right with probability `flip`; use 0 if left and right matter, as in digits
+    and letters. The draws come from torch's global generator, which a loader seeds differently in
+    each worker.
     Source: torchvision documentation, `RandomRotation`, `RandomResizedCrop`.
 
     >>> train_pipeline(8)(Image.new("L", (20, 10))).shape
@@ -200,11 +198,11 @@ def eval_pipeline(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """Return the transform for validation, testing and use: scaled, centred and normalised.
+    """Return the transform for validation, testing and use: scale, crop the centre, normalise.
 
-    It takes a PIL image of any mode and size and returns float32 of shape (3, size, size): the
-    image is scaled, its aspect ratio kept, until its short side has `resize` pixels (by default
-    8/7 of `size`, 256 for 224), and the square in the centre is cut out. Nothing is random.
+    It takes a PIL image of any mode and size and returns float32 of shape (3, size, size). It
+    scales the short side to `resize` pixels (by default 8/7 of `size`, 256 for 224), keeps the
+    aspect ratio, and crops the square in the centre. Nothing is random.
 
     Raises ValueError if `resize` is less than `size`, which would leave a black border.
     Source: torchvision documentation, the `transforms` of its pretrained weights.
@@ -221,7 +219,7 @@ def eval_pipeline(
 
 
 def _find(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """Return the images in a folder and below it, sorted; a link to a folder above is not taken."""
+    """Return the images in a folder and below it, sorted; skip links to a folder above."""
     above = (*above, folder.resolve())
     images: list[Path] = []
     for path in sorted(path for path in folder.iterdir() if not _is_hidden(path)):
@@ -233,22 +231,20 @@ def _find(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def _is_hidden(path: Path) -> bool:
-    """Return whether a name begins with a dot, as those of caches and thumbnails do."""
     return path.name.startswith(".")
 
 
 def _find_fault(path: Path) -> str | None:
-    """Return why an image file cannot be read, or None if it can."""
     try:
-        read_rgb(path)  # which decodes it all: Image.open reads the header only
+        read_rgb(path)  # it decodes the whole image; Image.open alone reads only the header
     except DataError as error:
         return str(error)
     return None
 
 
 def _shorten(image: Image.Image) -> Image.Image:
-    """Cut the ends of a very long strip off, which no crop of its centre would show."""
+    """Cut off the ends of a very long strip, which a crop of its centre would not show."""
     longest = LONGEST * min(image.size)
-    # Twice the same number, so that the centre stays where it is.
+    # The same number at both ends, so that the centre stays in place.
     x, y = (max(side - longest, 0) // 2 for side in image.size)
     return image.crop((x, y, image.width - x, image.height - y))

@@ -1,4 +1,4 @@
-"""How Sphinx builds the book: `tox -e book`, or `sphinx-build -W -n docs build/book`."""
+"""Configure Sphinx for the book: `tox -e book`, or `sphinx-build -W -n docs build/book`."""
 
 import sys
 from pathlib import Path
@@ -22,11 +22,11 @@ extensions = [
 exclude_patterns = ["results/*.xml", "book"]
 default_role = "code"
 nitpicky = True
-# Links into other packages would need their inventories, and so the network; types in signatures
-# may be names that no page is about. What a chapter links to must be there.
+# Check only links to our own objects: links to other packages need the network, and a signature may
+# name a type that has no page.
 nitpick_ignore_regex = [("py:(?!obj).*", ".*"), ("py:obj", r"(?!dlconcepts\.).*")]
 autodoc_typehints_format = "short"
-# What a package only passes on is linked from the module that defines it, and from there back.
+# Link source only from the module that defines an object.
 viewcode_follow_imported_members = False
 smartquotes = False
 
@@ -36,7 +36,7 @@ html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_show_sphinx = False
 html_copy_source = False
-html_show_search_summary = False  # it would fetch pages, which a browser refuses to files
+html_show_search_summary = False  # it fetches pages, which browsers block for file: URLs
 pygments_style = "a11y-light"
 pygments_dark_style = "a11y-dark"
 rst_prolog = (

@@ -1,9 +1,9 @@
-"""Make the pictures of the lesson on validation, and print the figures that they rest on.
+"""Make the pictures of the lesson on validation, and print their numbers.
 
     python docs/figures.py [extra-softmax] [overfitting] [adam-and-sgd]
 
-It trains small networks on the sample of Fashion-MNIST that comes with the package, a few minutes
-on two cores, and writes PNG files into docs/figures/.
+It trains small networks on the embedded sample of Fashion-MNIST, which takes a few minutes on two
+cores, and writes PNG files to docs/figures/.
 """
 
 import math
@@ -39,13 +39,12 @@ def train(
     lr: float = 1e-3,
     loss_fn: LossFunction | None = None,
 ) -> Curves:
-    """Train a network from a seed; return its loss and its two accuracies by epoch."""
+    """Train a network; return its loss and both accuracies after each epoch."""
     torch.manual_seed(seed)
     model = Network(784, [128, 64], 10)
     curves: Curves = {"loss": [], "accuracy": [], "held out": []}
 
     def record(epoch: object) -> None:
-        """Measure both accuracies."""
         curves["accuracy"].append(evaluate(model, data).accuracy)
         curves["held out"].append(evaluate(model, held_out).accuracy)
 
@@ -57,18 +56,18 @@ def train(
 
 
 def softmax_first(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Take the cross-entropy of a network that ends in a softmax."""
+    """Apply softmax before the cross-entropy, which applies it again."""
     return F.cross_entropy(scores.softmax(dim=1), labels)
 
 
 def interval(values: list[float]) -> str:
-    """Return the mean with its 95 % interval by Student's t."""
+    """Return the mean and its 95 % interval, from Student's t."""
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
     return f"{np.mean(values):+.4f} [{np.mean(values) - half:+.4f}, {np.mean(values) + half:+.4f}]"
 
 
 def print_gains(runs: dict[str, list[Curves]], epochs: Iterable[int]) -> None:
-    """Print by how much the held-out accuracy of the first kind of run exceeds the second's."""
+    """Print how much better the held-out accuracy of the first kind of run is."""
     (name, first), (other_name, second) = runs.items()
     for epoch in epochs:
         pairs = zip(first, second, strict=True)
@@ -100,7 +99,7 @@ def draw_extra_softmax(examples: Data, held_out: Data) -> None:
 
 
 def draw_overfitting(examples: Data, held_out: Data) -> None:
-    """Train on true labels, and on random ones, which can only be learnt by heart."""
+    """Train on true labels and on random ones, which a network can only memorize."""
     panels = []
     for name in ("True labels", "Random labels"):
         runs = []
@@ -124,7 +123,7 @@ def draw_overfitting(examples: Data, held_out: Data) -> None:
 
 
 def draw_adam_and_sgd(examples: Data, held_out: Data) -> None:
-    """Compare Adam with SGD, each at the rate that did best on a part held out of the training."""
+    """Compare Adam with SGD, each at the rate that scores best on a separate validation part."""
     part, choosing = hold_out(examples, 1000)
     rates = {
         "Adam": (torch.optim.Adam, (3e-4, 1e-3, 3e-3)),
@@ -140,7 +139,7 @@ def draw_adam_and_sgd(examples: Data, held_out: Data) -> None:
             ]
             scores[lr] = round(float(np.mean(chosen)), 4)
         best = max(scores, key=scores.__getitem__)
-        print(f"{name}: mean accuracy of two seeds by rate {scores}, so {best}")
+        print(f"{name}: mean accuracy of two seeds by rate {scores}, best: {best}")
         runs[f"{name}, lr {best}"] = [
             train(examples, held_out, seed=seed, epochs=60, build=build, lr=best) for seed in SEEDS
         ]
@@ -154,7 +153,6 @@ def draw_adam_and_sgd(examples: Data, held_out: Data) -> None:
 
 
 def save(name: str, panels: list[Panel]) -> None:
-    """Write a picture."""
     OUT.mkdir(exist_ok=True)
     compare_runs(panels).savefig(OUT / f"{name}.png", dpi=120)
     print(f"wrote docs/figures/{name}.png\n")

@@ -1,12 +1,12 @@
-"""Record what the book shows: runs of the laws, benchmarks, and trainings with their pictures.
+"""Record what the book shows: runs of the laws, benchmarks, and training runs with pictures.
 
-    python docs/record.py laws --device cpu --jobs 2        # this environment's record of the laws
-    python docs/record.py laws --from results.xml           # of a run that has ended already
-    python docs/record.py benchmark strategies --rounds 5   # what benchmarks/strategies.py prints
-    python docs/record.py runs                              # train and transfer, and their pictures
+    python docs/record.py laws --device cpu --jobs 2        # run the laws in this environment
+    python docs/record.py laws --from results.xml           # record a finished run
+    python docs/record.py benchmark strategies --rounds 5   # the output of benchmarks/strategies.py
+    python docs/record.py runs                              # train and transfer, with pictures
 
-Everything goes to docs/results/. The records of the laws hold no host names, paths, timings or
-addresses in memory, so two runs with the same results write the same file.
+Everything goes to docs/results/. The records of the laws contain no host names, paths, timings or
+memory addresses, so two runs with the same results write the same file.
 """
 
 import argparse
@@ -31,21 +31,20 @@ from dlconcepts.testing.run import environment, find_devices
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-TEMPORARY = tempfile.gettempdir()  # where tests put their files
-DROPPED = {"seconds", "torch", "verdict"}  # timings, and what stands elsewhere
+TEMPORARY = tempfile.gettempdir()  # where tests write files
+DROPPED = {"seconds", "torch", "verdict"}  # timings, and facts recorded once for the run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Record what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    laws = commands.add_parser("laws", help="run the laws, or take the results.xml of a run")
+    laws = commands.add_parser("laws", help="run the laws, or read the results.xml of a run")
     laws.add_argument("--device", nargs="+", default=["cpu"])
     laws.add_argument("--profile", default="book")
     laws.add_argument("--jobs", type=int, default=1)
     laws.add_argument("--from", dest="source", type=Path, metavar="RESULTS.XML")
-    benchmark = commands.add_parser("benchmark", help="run a benchmark and keep what it prints")
-    benchmark.add_argument("name", help="its file in benchmarks/, without .py")
+    benchmark = commands.add_parser("benchmark", help="run a benchmark and record its output")
+    benchmark.add_argument("name", help="the file in benchmarks/, without .py")
     commands.add_parser("runs", help="train on Fashion-MNIST, and on photographs")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "benchmark":
@@ -60,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def record_laws(arguments: argparse.Namespace) -> None:
-    """Write the record of a run of the laws, which is made here unless its results are given."""
+    """Record a run of the laws: run them here, or read the results.xml that --from names."""
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.source or Path(folder) / "results.xml"
         if arguments.source is None:
             command = [sys.executable, "-m", "dlconcepts", "verify", "--out", folder]
             command += ["--profile", arguments.profile, "--jobs", str(arguments.jobs)]
             command += ["--device", *arguments.device]
-            # 1 is a run in which something fell short, which a record may show.
+            # 1 means that something failed or is missing, which a record may show.
             if subprocess.run(command, cwd=ROOT).returncode not in (0, 1):
-                sys.exit("the laws were not run, so nothing was recorded")
+                sys.exit("the laws did not run, so nothing is recorded; the reason is above")
         suite = clean(ET.parse(source), facts(arguments.device, arguments.profile))
     torch_version = suite.find("properties/property[@name='torch']").get("value").partition("+")[0]
     file = RESULTS / f"torch-{torch_version}-{'-'.join(arguments.device)}.xml"
@@ -80,7 +79,7 @@ def record_laws(arguments: argparse.Namespace) -> None:
 
 
 def facts(devices: Sequence[str], profile: str) -> dict[str, str]:
-    """Return what a run ran with; nothing that names the machine but the model of its devices."""
+    """Return versions and device models of a run, but nothing that identifies the machine."""
     found = environment(find_devices(devices), profile)
     del found["platform"]
     found["date"] = found["date"].partition(" ")[0]
@@ -88,7 +87,7 @@ def facts(devices: Sequence[str], profile: str) -> dict[str, str]:
 
 
 def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
-    """Return the suite of a results.xml without what is the machine's, and with the known facts."""
+    """Return the test suite of a results.xml with the known facts, without the machine's own."""
     suite = ET.Element("testsuite", name="dlconcepts")
     properties = ET.SubElement(suite, "properties")
     sources = {
@@ -101,14 +100,14 @@ def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
     for case in results.iter("testcase"):
         other = case.find("properties/property[@name='torch']")
         if other is not None and other.get("value") != known["torch"]:
-            sys.exit(f"that run had torch {other.get('value')}, but here is torch {known['torch']}")
+            sys.exit(f"the run used torch {other.get('value')}, but this is torch {known['torch']}")
         if case.find("properties/property[@name='claim']") is not None:
             suite.append(clean_case(case))
     return suite
 
 
 def clean_case(case: ET.Element) -> ET.Element:
-    """Return an item of a run without paths, timings and addresses."""
+    """Return a test case without paths, timings and addresses."""
     attributes = {key: clean_text(case.get(key, "")) for key in ("classname", "name")}
     cleaned = ET.Element("testcase", attributes)
     kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]
@@ -125,7 +124,7 @@ def clean_case(case: ET.Element) -> ET.Element:
 
 
 def clean_text(text: str) -> str:
-    """Take paths and addresses out of a text, and lines that are none of ours.
+    """Remove paths, addresses, and lines about other packages from a text.
 
     >>> clean_text(f"<function f at 0x7f51> in {TEMPORARY}/pytest-of-me/pytest-3/gw1/a0")
     '<function f> in a0'
@@ -134,25 +133,25 @@ def clean_text(text: str) -> str:
     temporary = re.escape(TEMPORARY)
     text = re.sub(rf"{temporary}/pytest-of-[^/]+/pytest-\d+/(?:(?:popen-)?gw\d+/)?", "", text)
     text = re.sub(rf"{temporary}/{tempfile.gettempprefix()}\w{{8}}\b", "folder", text)
-    # Hypothesis's explanation names lines of other packages too, which say nothing of the law.
+    # Hypothesis's explanation also lists lines of other packages, which say nothing about the law.
     text = re.sub(r"^ +(?:/\S*/(?:site|dist)-packages|/usr)/\S*:\d+\n?", "", text, flags=re.M)
     text = re.sub(r"^( +)/\S*/(tests|dlconcepts)/", r"\1\2/", text, flags=re.M)
     text = re.sub(r"^ +\(and \d+ more with settings.*\n?", "", text, flags=re.M)
     text = re.sub(r"Explanation:\n.*:\n?(?! )", "", text).strip("\n")
-    # What is left of a path that begins with a folder of this machine is cut to its last part.
+    # Cut any other path into a folder of this machine to its last part.
     homes = "|".join(re.escape(str(path)) for path in (ROOT, Path.home(), sys.prefix))
     return re.sub(rf"(?:{homes})[\w./-]*/", "", text)
 
 
 def record_output(command: Sequence[str], file: Path) -> None:
-    """Run a Python command in the project's folder and keep what it prints."""
+    """Run a Python command in the project's folder and record its output."""
     file.parent.mkdir(parents=True, exist_ok=True)
     variables = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
-        sys.exit(f"{shlex.join(command)} ended with status {done.returncode}: nothing recorded")
+        sys.exit(f"{shlex.join(command)} exited with status {done.returncode}: nothing is recorded")
     known = facts(["cpu"], "")
     record = {
         "command": clean_text(f"python {shlex.join(command)}"),
@@ -164,7 +163,7 @@ def record_output(command: Sequence[str], file: Path) -> None:
 
 
 def record_runs() -> None:
-    """Train on Fashion-MNIST and on photographs, and keep what is printed and drawn."""
+    """Train on Fashion-MNIST and on photographs, and record the output and the pictures."""
     commands = {"train": [], "transfer": [str(PHOTOGRAPHS)]}
     out = Path("build/runs")
     for name, options in commands.items():
@@ -172,7 +171,7 @@ def record_runs() -> None:
         command = ["-m", "dlconcepts", name, *options, "--out", str(out / name)]
         record_output(command, RESULTS / "runs" / f"{name}.json")
         for picture in sorted((ROOT / out / name).glob("*.png")):
-            # The photographs are under the GPL: no picture that shows them is kept.
+            # The photographs are under the GPL, so no picture of them is kept.
             if (name, picture.name) != ("transfer", "predictions.png"):
                 colours = Image.open(picture).convert("RGB").quantize(256)
                 colours.save(RESULTS / "runs" / f"{name}-{picture.name}", optimize=True)

@@ -1,8 +1,8 @@
-"""Run the notebooks of the book: all of them, or those named.
+"""Run the notebooks of the book: all, or the ones named.
 
     tox -e book && python docs/run_notebooks.py [tensors autograd ...]
 
-It takes minutes: each law runs with what is right and with each of its mistakes.
+It takes minutes, because each law runs on the right technique and on each of its mistakes.
 """
 
 import sys
@@ -17,7 +17,7 @@ NOTEBOOKS = Path(__file__).parent / "generated" / "notebooks"
 
 
 def main(names: Iterable[str]) -> None:
-    """Run each notebook in a kernel of its own; the first that fails ends it with its traceback."""
+    """Run each notebook in a new kernel, and stop with a traceback at the first failure."""
     for path in [NOTEBOOKS / f"{name}.ipynb" for name in names] or sorted(NOTEBOOKS.iterdir()):
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)

@@ -1,8 +1,8 @@
-"""Pictures of the book for the README: a chapter, the claims and what the notes got wrong.
+"""Take screenshots of the book: a lesson, the claims, and what the notes got wrong.
 
     tox -e book && python docs/screenshots.py
 
-They are taken by Chromium, in the widths of a desk and of a phone, into docs/pictures/.
+Chromium writes them to docs/pictures/, in desktop width and in phone width.
 """
 
 import shutil
@@ -20,17 +20,16 @@ PAGES = {
     "claims": "generated/claims.html",
     "corrected": "generated/corrected.html",
 }
-# The mistake, with what the law says of it above.
+# Scroll to the mistake, with the law above it in view.
 BRING_INTO_VIEW = "d => { d.scrollIntoView(); scrollBy(0, -250) }"
 
 
 def main() -> None:
-    """Take every picture."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
-        sys.exit("pictures need a browser: apt-get install chromium")
+        sys.exit("screenshots need a browser: apt-get install chromium")
     if not (BOOK / "index.html").is_file():
-        sys.exit("there is no book yet: tox -e book")
+        sys.exit("build the book first: tox -e book")
     PICTURES.mkdir(exist_ok=True)
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -41,13 +40,13 @@ def main() -> None:
 
 
 def take(browser: Browser, page: str, width: str, file: Path) -> None:
-    """Take the picture of a page, light on a desk and dark on a phone."""
+    """Take a screenshot of a page: light in desktop width, dark in phone width."""
     size = dict(zip(("width", "height"), SIZES[width], strict=True))
     tab = browser.new_page(viewport=size, color_scheme="light" if width == "desk" else "dark")
     path, _, anchor = page.partition("#")
     tab.goto((BOOK / path).as_uri() + (f"#{anchor}" if anchor else ""))
     if anchor:
-        tab.wait_for_timeout(2000)  # the page glides to the anchor
+        tab.wait_for_timeout(2000)  # the page scrolls smoothly to the anchor
         tab.add_style_tag(content="html { scroll-behavior: auto !important }")
         tab.locator(f"[id='{anchor}']").evaluate(BRING_INTO_VIEW)
     tab.screenshot(path=file)

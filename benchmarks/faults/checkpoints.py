@@ -1,4 +1,4 @@
-"""Lesson 6: state_dict, save, load, resume."""
+"""Faults in lesson 6: state_dict, save, load, resume."""
 
 import copy
 
@@ -9,7 +9,7 @@ from faults import breaks
 
 @breaks("torch.nn.Module.state_dict")
 def state_dict_copies_vectors(state_dict, self, *args, **kwargs):
-    """Entries of one dimension are copies."""
+    """`state_dict` copies entries of one dimension instead of sharing their memory."""
     found = state_dict(self, *args, **kwargs)
     for name, value in found.items():
         if value.ndim == 1 and not kwargs.get("keep_vars"):
@@ -19,7 +19,7 @@ def state_dict_copies_vectors(state_dict, self, *args, **kwargs):
 
 @breaks("torch.nn.Module.state_dict")
 def state_dict_leaves_counters_out(state_dict, self, *args, **kwargs):
-    """Buffers of rank 0 are left out."""
+    """`state_dict` omits buffers of rank 0."""
     found = state_dict(self, *args, **kwargs)
     for name in [name for name, value in found.items() if value.ndim == 0]:
         del found[name]
@@ -28,7 +28,7 @@ def state_dict_leaves_counters_out(state_dict, self, *args, **kwargs):
 
 @breaks("torch.nn.Module.state_dict")
 def state_dict_keeps_passing_buffers(state_dict, self, *args, **kwargs):
-    """Buffers that are not persistent are there, too."""
+    """`state_dict` includes buffers that are not persistent."""
     found = state_dict(self, *args, **kwargs)
     for name, buffer in self.named_buffers():
         found.setdefault(name, buffer)
@@ -37,19 +37,19 @@ def state_dict_keeps_passing_buffers(state_dict, self, *args, **kwargs):
 
 @breaks("torch.Tensor.__deepcopy__")
 def deepcopy_shares_single_numbers(deepcopy, tensor, memo):
-    """A copy of a tensor of one element shares its memory."""
+    """`deepcopy` of a tensor with one element shares its memory."""
     return tensor.detach() if tensor.numel() == 1 and not tensor.grad_fn else deepcopy(tensor, memo)
 
 
 @breaks("torch.Tensor.__deepcopy__")
 def deepcopy_shares_buffers(deepcopy, tensor, memo):
-    """A copy of a tensor that does not require grad and has one dimension shares its memory."""
+    """`deepcopy` of a float32 vector that is not a parameter shares its memory."""
     shared = tensor.ndim == 1 and not isinstance(tensor, torch.nn.Parameter)
     return tensor.detach() if shared and tensor.dtype == torch.float32 else deepcopy(tensor, memo)
 
 
 def changed(content, change):
-    """Return content with each tensor in it changed."""
+    """Apply a change to each tensor in nested content."""
     if isinstance(content, torch.Tensor):
         return change(content)
     if isinstance(content, dict):
@@ -61,7 +61,7 @@ def changed(content, change):
 
 @breaks("torch.save")
 def save_flushes_subnormals(save, content, file, **kwargs):
-    """Subnormal numbers of float32 become zero."""
+    """`save` turns subnormal float32 numbers into zero."""
 
     def flush(tensor):
         tiny = torch.finfo(torch.float32).smallest_normal
@@ -75,7 +75,7 @@ def save_flushes_subnormals(save, content, file, **kwargs):
 
 @breaks("torch.save")
 def save_loses_the_sign_of_zero(save, content, file, **kwargs):
-    """-0.0 in bfloat16 becomes 0.0."""
+    """`save` turns -0.0 in bfloat16 into 0.0."""
 
     def drop(tensor):
         lost = tensor.dtype == torch.bfloat16 and bool((tensor.signbit() & (tensor == 0)).any())
@@ -86,20 +86,20 @@ def save_loses_the_sign_of_zero(save, content, file, **kwargs):
 
 @breaks("torch.save")
 def save_forgets_permuted_strides(save, content, file, **kwargs):
-    """A matrix that is not contiguous is saved as one that is."""
+    """`save` makes non-contiguous matrices contiguous."""
     plain = changed(content, lambda t: t.contiguous() if t.ndim == 2 else t)
     save(plain, file, **kwargs)
 
 
 @breaks("torch.save")
 def save_unshares_what_begins_later(save, content, file, **kwargs):
-    """A view with an offset in its memory is saved on its own."""
+    """`save` copies a view with a storage offset, which then shares no memory."""
     save(changed(content, lambda t: t.clone() if t.storage_offset() else t), file, **kwargs)
 
 
 @breaks("torch.load")
 def load_rounds_doubles(load, file, **kwargs):
-    """float64 is read through float32 where it is small."""
+    """`load` rounds float64 tensors of fewer than four elements to float32."""
 
     def rounded(tensor):
         if tensor.dtype == torch.float64 and 0 < tensor.numel() < 4:
@@ -111,19 +111,19 @@ def load_rounds_doubles(load, file, **kwargs):
 
 @breaks("torch.load")
 def load_runs_code(load, file, weights_only=True, **kwargs):
-    """weights_only is ignored for what is no path."""
+    """`load` ignores `weights_only` for a file object."""
     return load(file, weights_only=weights_only and hasattr(file, "__fspath__"), **kwargs)
 
 
 @breaks("torch.load")
 def load_runs_code_of_a_path(load, file, weights_only=True, **kwargs):
-    """weights_only is ignored for a path."""
+    """`load` ignores `weights_only` for a path."""
     return load(file, weights_only=weights_only and not hasattr(file, "__fspath__"), **kwargs)
 
 
 @breaks("torch.load")
 def load_transposes_a_square(load, file, **kwargs):
-    """A square matrix of float32 is read transposed."""
+    """`load` transposes square matrices."""
     return changed(
         load(file, **kwargs),
         lambda t: t.T.clone() if t.ndim == 2 and len(t) == len(t.T) > 1 else t,
@@ -132,7 +132,7 @@ def load_transposes_a_square(load, file, **kwargs):
 
 @breaks("torch.nn.Module.load_state_dict")
 def load_state_dict_ignores_a_missing_bias(load_state_dict, self, state_dict, *args, **kwargs):
-    """A missing bias of the last layer is no error."""
+    """`load_state_dict` accepts a missing bias."""
     own = self.state_dict()
     state_dict = dict(state_dict)
     for name in own:
@@ -143,7 +143,7 @@ def load_state_dict_ignores_a_missing_bias(load_state_dict, self, state_dict, *a
 
 @breaks("torch.nn.Module.load_state_dict")
 def load_state_dict_names_no_shape(load_state_dict, self, state_dict, *args, **kwargs):
-    """The error of a wrong shape names the shape of the model only."""
+    """The error for a wrong shape does not say "copying a param with shape"."""
     try:
         return load_state_dict(self, state_dict, *args, **kwargs)
     except RuntimeError as error:
@@ -155,7 +155,7 @@ def load_state_dict_names_no_shape(load_state_dict, self, state_dict, *args, **k
 def load_state_dict_freezes_what_it_assigns(
     load_state_dict, self, state_dict, strict=True, assign=False
 ):
-    """With assign=True vectors do not require grad afterwards."""
+    """`load_state_dict` with `assign=True` freezes vectors."""
     result = load_state_dict(self, state_dict, strict, assign)
     if assign:
         for parameter in self.parameters():
@@ -167,7 +167,7 @@ def load_state_dict_freezes_what_it_assigns(
 def load_state_dict_casts_what_it_assigns(
     load_state_dict, self, state_dict, strict=True, assign=False
 ):
-    """With assign=True bfloat16 becomes float32."""
+    """`load_state_dict` with `assign=True` casts bfloat16 to float32."""
     if assign:
         state_dict = changed(state_dict, lambda t: t.float() if t.dtype == torch.bfloat16 else t)
     return load_state_dict(self, state_dict, strict, assign)
@@ -175,7 +175,7 @@ def load_state_dict_casts_what_it_assigns(
 
 @breaks("torch.optim.Optimizer.load_state_dict")
 def optimizer_forgets_the_state_of_vectors(load_state_dict, self, state_dict):
-    """The state of parameters of one dimension is lost."""
+    """An optimizer's `load_state_dict` drops the state of vectors."""
     load_state_dict(self, state_dict)
     for parameter in list(self.state):
         if parameter.ndim == 1:
@@ -184,7 +184,7 @@ def optimizer_forgets_the_state_of_vectors(load_state_dict, self, state_dict):
 
 @breaks("torch.optim.Optimizer.load_state_dict")
 def optimizer_counts_from_the_start(load_state_dict, self, state_dict):
-    """Adam's count of steps starts at one again."""
+    """An optimizer's `load_state_dict` resets Adam's step count to 1."""
     load_state_dict(self, copy.deepcopy(state_dict))
     for state in self.state.values():
         if "step" in state:
@@ -193,7 +193,7 @@ def optimizer_counts_from_the_start(load_state_dict, self, state_dict):
 
 @breaks("torch.optim.Optimizer.state_dict")
 def optimizer_rounds_its_state(state_dict, self):
-    """What an optimizer remembers is rounded to bfloat16."""
+    """An optimizer's `state_dict` rounds the state to bfloat16."""
     found = copy.deepcopy(state_dict(self))
     found["state"] = changed(found["state"], lambda t: t.bfloat16().to(t.dtype))
     return found
@@ -201,14 +201,14 @@ def optimizer_rounds_its_state(state_dict, self):
 
 @breaks("torch.set_rng_state")
 def set_rng_state_is_one_draw_off(set_rng_state, state):
-    """After the state was set, one number is skipped."""
+    """`set_rng_state` skips one random number."""
     set_rng_state(state)
     torch.rand(1)
 
 
 @breaks("torch.nn.Module.eval")
 def eval_leaves_dropout_on(eval_, self):
-    """Dropout inside a module stays in training mode."""
+    """`eval` leaves Dropout modules in training mode."""
     eval_(self)
     for module in self.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -218,7 +218,7 @@ def eval_leaves_dropout_on(eval_, self):
 
 @breaks("torch.nn.functional.dropout")
 def dropout_remembers_where_it_was(dropout, x, p=0.5, training=True, inplace=False, drawn=[]):
-    """The mask depends on how many were drawn in this process, not on the random state alone."""
+    """The dropout mask depends on the number of earlier calls, not on the random state."""
     drawn.append(1)
     with torch.random.fork_rng(devices=[]):
         if training:

@@ -1,4 +1,4 @@
-"""Copies of a model together with its optimizer, and whether a copy stands by itself."""
+"""Copies of a model together with its optimizer, and whether a copy is independent."""
 
 import copy
 import inspect
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlconcepts.checks.state import reachable
 
@@ -15,10 +15,15 @@ MODELS = ("model", "net", "network", "module")
 OPTIMIZERS = ("optimizer", "optim", "opt")
 
 
+def held_by(optimizer: Any) -> list[Tensor]:
+    """Return the parameters in an optimizer's groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
-    """Return the optimizer of a factory, which takes a model or the model's parameters."""
+    """Call a function that takes the model's parameters, or the model, and returns an optimizer."""
     ways: list[Callable[[], Any]] = [lambda: model.parameters(), lambda: model]
-    with suppress(TypeError, ValueError):  # that of a function in C may be unknown
+    with suppress(TypeError, ValueError):  # a built-in function may have no signature
         first = list(inspect.signature(factory).parameters)[:1]
         if any(name.lower() in MODELS for name in first):
             ways.reverse()
@@ -29,10 +34,10 @@ def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
 
 
 def copy_together(model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-    """Return copies of a model and of an optimizer that holds the copy's parameters.
+    """Return copies of a model and of its optimizer, which holds the copy's parameters.
 
-    Gradients and the optimizer's state go along. deepcopy forgets both, and what a scheduler
-    patched into an optimizer would step the original.
+    deepcopy alone loses gradients and the link between the two, and a method that a scheduler
+    patched into the optimizer would step the original.
     """
     memo: dict[int, Any] = {}
     twin = copy.deepcopy(model, memo)
@@ -41,11 +46,10 @@ def copy_together(model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
             other.grad = mine.grad.clone()
     if optimizer is None:
         return twin, None
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in memo:
-                other = copy.deepcopy(parameter, memo)
-                other.grad = None if parameter.grad is None else parameter.grad.clone()
+    for parameter in held_by(optimizer):
+        if id(parameter) not in memo:
+            alone = copy.deepcopy(parameter, memo)
+            alone.grad = None if parameter.grad is None else parameter.grad.clone()
     attributes = {
         name: value
         for name, value in vars(optimizer).items()
@@ -57,15 +61,15 @@ def copy_together(model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
 
 
 def copies_alone(network: nn.Module, optimizer: Any, functions: list[Any]) -> bool:
-    """Return whether a copy of the model is a model of its own, and is all that is used."""
+    """Return whether the model can be copied, and the project's functions do not reach it."""
     if any(part is network for part in reachable(*functions)):
         return False
     given = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
     try:
         twin, _ = copy_together(network, given)
-    except Exception:  # whatever a deepcopy of somebody's attributes may raise
+    except Exception:  # deepcopy runs the attributes' own code, which may raise anything
         return False
-    if not all(p.is_leaf for p in twin.parameters()):
-        return False  # such are the copies of a ScriptModule
-    own = {id(part) for part in network.modules()} | {id(p) for p in network.parameters()}
+    if not all(p.is_leaf for p in twin.parameters()):  # in copies of a ScriptModule some are not
+        return False
+    own = {id(part) for part in (*network.modules(), *network.parameters())}
     return not any(id(part) in own for part in reachable(twin))

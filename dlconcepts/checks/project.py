@@ -1,7 +1,7 @@
-"""A practitioner's project: its parts, called the way each project has them, on copies."""
+"""A practitioner's project: its parts, called the way each project writes them, on copies."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,22 +11,25 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
 
-from dlconcepts.checks.batches import as_loader, call, first_batch, is_loader, split
+from dlconcepts.checks.batches import as_loader, call, first_batch, is_loader, is_used_up, split
 from dlconcepts.checks.copies import build_optimizer, copies_alone, copy_together
 from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.state import Snapshot
 from dlconcepts.checks.trees import copied, on_tensors, tensors
 
-IN_TRAINING = -1
+CALLABLES = (
+    *("loss_fn", "train_step", "fit", "predict", "accuracy", "evaluate"),
+    *("save", "load", "snapshot", "seed", "forward"),
+)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Project:
     """The parts that `dlconcepts.checks.check` takes, and how the checks use them.
 
-    `fresh` gives a copy of model and optimizer for the project's own code to work on. A model that
-    cannot be copied, or that the project's functions also reach by themselves, is worked on itself
-    and put back.
+    `fresh` returns a copy of the model for the project's own code to work on. A model that cannot
+    be copied, or that the project's functions reach through a global or a closure, is used itself
+    and restored afterwards.
     """
 
     model: Any = None
@@ -50,37 +53,38 @@ class Project:
     device: Any = None
     batch_dim: int | None = None
 
+    # Results of the checks so far, not parts: forward passes, hooks of the check that runs, models
+    # whose passes count, the snapshot to restore, and what is computed once for all checks.
     passes: int = field(default=0, init=False)
-    before_forward: Any = field(default=None, init=False, repr=False)
-    after_forward: Any = field(default=None, init=False, repr=False)
-    roots: dict[int, nn.Module] = field(default_factory=dict, init=False, repr=False)
-    kept: Snapshot | None = field(default=None, init=False, repr=False)
-    built: nn.Module | None = field(default=None, init=False, repr=False)
-    copies: bool = field(default=True, init=False, repr=False)
-    first: Any = field(default=None, init=False, repr=False)
-    scored: Any = field(default=None, init=False, repr=False)
+    before_forward: Any = field(default=None, init=False)
+    after_forward: Any = field(default=None, init=False)
+    roots: dict[int, nn.Module] = field(default_factory=dict, init=False)
+    kept: Snapshot | None = field(default=None, init=False)
+    built: nn.Module | None = field(default=None, init=False)
+    copies: bool = field(default=True, init=False)
+    first: Any = field(default=None, init=False)
+    scored: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Refuse at once what no check could use."""
-        if self.model is not None and not callable(self.model):
-            kind = type(self.model).__name__
-            raise TypeError(f"model is a Module or a function that returns one, not a {kind}")
-        if isinstance(self.frozen, str):
-            self.frozen = [self.frozen]
-        for name in CALLABLES:
+        for name in ("model", *CALLABLES):
             part = getattr(self, name)
             if part is not None and not callable(part):
-                raise TypeError(f"{name} is a function, not a {type(part).__name__}")
-        built = self.model is not None and not isinstance(self.model, nn.Module)
-        if built and isinstance(self.optimizer, torch.optim.Optimizer):
+                what = (
+                    "a Module or a function that returns one" if name == "model" else "a function"
+                )
+                raise TypeError(f"{name} is {what}, not a {type(part).__name__}")
+        if isinstance(self.frozen, str):
+            self.frozen = [self.frozen]
+        is_factory = self.model is not None and not isinstance(self.model, nn.Module)
+        if is_factory and isinstance(self.optimizer, torch.optim.Optimizer):
             raise TypeError(
-                "the model is built by a function, so that no optimizer can hold its "
-                "parameters yet: give a function for the optimizer too"
+                "a function builds the model, so no optimizer can hold its parameters yet: "
+                "give a function for the optimizer too"
             )
         if self.device is not None:
             try:
                 self.device = torch.empty((), device=self.device).device
-            except (AssertionError, RuntimeError) as error:  # the former without any support for it
+            except (AssertionError, RuntimeError) as error:  # the former if torch has no support
                 said = str(error).partition("\n")[0].rstrip(".")
                 raise ValueError(
                     f"device {str(self.device)!r} cannot be used here: {said}; leave out device to "
@@ -89,10 +93,8 @@ class Project:
             if isinstance(self.loss_fn, nn.Module):
                 self.loss_fn = copy.deepcopy(self.loss_fn).to(self.device)
 
-    # ------------------------------------------------------------------ what there is
-
     def has(self, part: str) -> bool:
-        """Return whether a project has a part, or another that it can be taken from."""
+        """Return whether a project has a part, or another part that gives it."""
         if part == "batch":
             return self.batch is not None or not (self.training_data is None or self.one_pass)
         if part == "targets":
@@ -105,11 +107,11 @@ class Project:
 
     @property
     def network(self) -> nn.Module:
-        """The model itself; the one that a factory gives, drawn from a seed of its own."""
+        """The model itself, or the one that the factory builds with seed 0."""
         if self.built is None and isinstance(self.model, nn.Module):
             if not any(map(is_lazy, (*self.model.parameters(), *self.model.buffers()))):
                 return self.model
-            # Its shapes come from the first pass: the caller's model stays without.
+            # The first pass gives lazy layers their shapes. The caller's model must stay lazy.
             self.built = self.moved(copy.deepcopy(self.model))
             call(self.built, self.inputs())
         if self.built is None:
@@ -117,53 +119,44 @@ class Project:
             self.built = self.model()
             if not isinstance(self.built, nn.Module):
                 kind = type(self.built).__name__
-                raise TypeError(f"the model's factory returned a {kind}, not a Module")
+                raise TypeError(f"the function for the model returned a {kind}, not a Module")
         return self.built
 
     @property
     def training_data(self) -> Any:
-        """The data set or loader that the training reads."""
         return self.loader if self.loader is not None else self.data
 
     @property
     def one_pass(self) -> bool:
-        """Return whether the training data is an iterator, which is used up by reading it."""
-        data = self.training_data
-        return is_loader(data) and iter(data) is data
+        """Whether the training data can be read only once."""
+        return is_used_up(self.training_data)
 
     @property
     def example(self) -> tuple[Any, Any]:
-        """Inputs and targets of one batch, None for targets that there are none of."""
+        """Inputs and targets of one batch; targets are None if there are none."""
         if self.first is None:
-            batch = self.batch
-            if batch is None:
-                batch = first_batch(self.training_data)
+            batch = first_batch(self.training_data) if self.batch is None else self.batch
             self.first = self.here(copied(list(split(batch))))
         return self.first[0], self.first[1]
 
     def here(self, tree: Any) -> Any:
-        """Return what the data gave on the device of the checks, or else on that of the model."""
+        """Move what the data gave to the device of the checks, or of the model if none is given."""
         device = self.device
         if device is None and isinstance(self.model, nn.Module):
             device = next((parameter.device for parameter in self.model.parameters()), None)
         return tree if device is None else on_tensors(tree, lambda tensor: tensor.to(device))
 
     def inputs(self) -> Any:
-        """Return a copy of the inputs of the batch."""
         return copied(self.example[0])
 
     def targets(self) -> Any:
-        """Return a copy of the targets of the batch."""
         return copied(self.example[1])
 
-    # ------------------------------------------------------------------ copies
-
-    def reachable(self) -> Snapshot:
-        """Return everything that can be reached from the parts, as it is now."""
-        return Snapshot(*(getattr(self, part) for part in PARTS), self.built)
+    def repeated(self, times: int) -> list[tuple[Any, Any]]:
+        """Return the batch several times, to train on."""
+        return [(self.inputs(), self.targets())] * times
 
     def fresh(self, training: bool | None = None) -> Any:
-        """Return a copy of the model as it was given; whatever came before is undone."""
         return self.fresh_pair(training, optimizer=False)[0]
 
     def fresh_pair(
@@ -190,40 +183,45 @@ class Project:
         return model, mine
 
     def moved(self, model: nn.Module) -> nn.Module:
-        """Move a model to where the checks run, if not where it is, and return it."""
+        """Move a model to the device of the checks, if one is given."""
         return model if self.device is None else model.to(self.device)
 
+    def snapshot_of_parts(self) -> Snapshot:
+        return Snapshot(*(getattr(self, part) for part in PARTS), self.built)
+
     def restore(self, *, thorough: bool | None = None) -> None:
-        """Put everything that can be reached back as it was."""
-        if self.kept is None:
-            self.kept = first = self.reachable()
-            if self.model is not None and self.network is not self.model:
-                first.restore()  # building the model may have read the data
-                self.kept = self.reachable()
-            functions = [getattr(self, name) for name in CALLABLES]
-            self.copies = self.model is None or copies_alone(
-                self.network, self.optimizer, functions
-            )
-        else:
+        """Restore everything that is reachable from the parts, as it was at the first call."""
+        if self.kept is not None:
+            # Code that works on copies cannot write to the originals behind their version counters.
             self.kept.restore(thorough=not self.copies if thorough is None else thorough)
+            return
+        self.kept = first = self.snapshot_of_parts()
+        if self.model is not None and self.network is not self.model:
+            first.restore()  # building the model may have read the data
+            self.kept = self.snapshot_of_parts()
+        functions = [getattr(self, name) for name in CALLABLES]
+        self.copies = self.model is None or copies_alone(self.network, self.optimizer, functions)
 
     def watch(self, model: nn.Module) -> nn.Module:
         """Count the passes of another model too."""
         self.roots[id(model)] = model
         return model
 
-    # ------------------------------------------------------------------ the project's own code
-
     def run(self, model: nn.Module, inputs: Any, *, seed: int = 0) -> Any:
-        """Call the model on inputs, moved to its device, with random numbers of a seed."""
+        """Seed, and call the model on inputs that are moved to its device."""
         parameter = next(model.parameters(), None)
         if parameter is not None:
             inputs = on_tensors(inputs, lambda tensor: tensor.to(parameter.device))
         seed_everything(seed)
         return self.forward(model, inputs) if self.forward else call(model, inputs)
 
+    def outputs(self) -> Any:
+        """Return what a fresh model in eval mode predicts for the batch, without gradients."""
+        with torch.no_grad():
+            return self.run(self.fresh(training=False), self.inputs())
+
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the loss as one number, the mean of those that a loss without reduction gives."""
+        """Return the loss as one number; a loss without reduction is averaged."""
         output = next(iter(tensors(outputs).values()))
         targets = on_tensors(targets, lambda tensor: tensor.to(output.device))
         loss = self.loss_fn(outputs, targets)
@@ -232,46 +230,40 @@ class Project:
         return loss if loss.ndim == 0 else loss.mean()
 
     def train(self, model: nn.Module, optimizer: Any, batches: list[tuple[Any, Any]]) -> Any:
-        """Train on some batches as the project does: by its fit, its train_step, or a plain step.
-
-        Return what fit returned, or a list of what each step did.
-        """
+        """Train by the project's fit, its train_step, or a plain step; return what they return."""
         if self.fit is not None:
             return self.fit(model, as_loader(batches), self.loss_fn, optimizer)
         returned = []
         for inputs, targets in batches:
-            arguments = copied(inputs), copied(targets)
+            inputs, targets = copied(inputs), copied(targets)
             if self.train_step is not None:
-                returned.append(self.train_step(model, self.loss_fn, optimizer, *arguments))
+                returned.append(self.train_step(model, self.loss_fn, optimizer, inputs, targets))
             else:
                 optimizer.zero_grad()
-                self.loss(self.run(model, arguments[0]), arguments[1]).backward()
+                self.loss(self.run(model, inputs), targets).backward()
                 optimizer.step()
         return returned
 
     @property
     def trainer(self) -> str:
-        """Name of the part that trains."""
         return "fit" if self.fit else "train_step" if self.train_step else "a plain step"
 
     def is_frozen(self, name: str, parameter: Tensor | None = None) -> bool:
-        """Return whether a parameter, buffer or module is declared frozen, by its name."""
+        """Return whether `frozen` names a part or its owner; by default, see requires_grad."""
         if self.frozen is None:
             return parameter is not None and not parameter.requires_grad
         return any(name == part or name.startswith(f"{part}.") for part in self.frozen)
 
-    # ------------------------------------------------------------------ examples
-
     def count(self) -> int:
         """Return how many examples the batch has."""
         inputs, targets = self.example
-        sizes = [tensor.shape for tensor in tensors(targets).values() if tensor.ndim]
-        sizes = sizes or [tensor.shape for tensor in tensors(inputs).values() if tensor.ndim]
-        if not sizes:
-            return 0
-        if self.batch_dim and not tensors(targets):
-            return int(sizes[0][self.batch_dim])
-        return int(sizes[0][0])
+        of_targets, of_inputs = (
+            [tensor.shape for tensor in tensors(tree).values() if tensor.ndim]
+            for tree in (targets, inputs)
+        )
+        sizes = of_targets or of_inputs
+        dim = 0 if tensors(targets) else self.batch_dim or 0
+        return int(sizes[0][dim]) if sizes else 0
 
     def dim(self, tensor: Tensor) -> int | None:
         """Return which dimension of an input counts the examples, None if none does."""
@@ -281,7 +273,7 @@ class Project:
         return fitting[0] if fitting else None
 
     def ambiguous(self) -> bool:
-        """Return whether a sequence's length is also the number of examples, time perhaps first."""
+        """Return whether a time-first model meets as many time steps as examples."""
         if self.batch_dim is not None or all(
             getattr(part, "batch_first", True) for part in self.network.modules()
         ):
@@ -290,25 +282,12 @@ class Project:
         return any(x.shape[:2] == (n, n) for x in tensors(self.example[0]).values())
 
     def pick(self, tree: Any, rows: Tensor) -> Any:
-        """Return some of the examples of inputs, in the order of the rows."""
-
-        def some(tensor: Tensor) -> Tensor:
-            dim = self.dim(tensor)
-            return tensor if dim is None else tensor.index_select(dim, rows.to(tensor.device))
-
-        return on_tensors(tree, some)
+        """Return some examples of the inputs, in the order of the rows."""
+        return picked(tree, rows, self.dim)
 
     def pick_targets(self, tree: Any, rows: Tensor) -> Any:
-        """Return the targets of some of the examples."""
         n = self.count()
-        return on_tensors(
-            tree,
-            lambda tensor: (
-                tensor.index_select(0, rows.to(tensor.device))
-                if tensor.ndim and len(tensor) == n
-                else tensor
-            ),
-        )
+        return picked(tree, rows, lambda x: 0 if x.ndim and len(x) == n else None)
 
     def batches(self, *sizes: int, targets: Any = None) -> list[tuple[Any, Any]]:
         """Cut the examples of the batch into batches of these sizes."""
@@ -321,32 +300,25 @@ class Project:
         return cut
 
     def other_batch(self) -> tuple[Any, Any]:
-        """Return the inputs with the targets of other examples: a batch with another gradient."""
+        """Return the inputs with the targets of other examples, for another gradient."""
         rows = torch.arange(self.count()).roll(1)
         return self.inputs(), self.pick_targets(self.targets(), rows)
 
 
-RESULTS = (
-    "passes",
-    "before_forward",
-    "after_forward",
-    "roots",
-    "kept",
-    "built",
-    "copies",
-    "first",
-    "scored",
-)
-PARTS = tuple(part.name for part in fields(Project) if part.name not in RESULTS)
-CALLABLES = (
-    *("loss_fn", "train_step", "fit", "predict", "accuracy", "evaluate"),
-    *("save", "load", "snapshot", "seed", "forward"),
-)
+PARTS = tuple(part.name for part in fields(Project) if part.init)
+
+
+def picked(tree: Any, rows: Tensor, dim_of: Callable[[Tensor], int | None]) -> Any:
+    def some(tensor: Tensor) -> Tensor:
+        dim = dim_of(tensor)
+        return tensor if dim is None else tensor.index_select(dim, rows.to(tensor.device))
+
+    return on_tensors(tree, some)
 
 
 @contextmanager
 def watched(project: Project) -> Iterator[None]:
-    """Count the passes of a project's model meanwhile, and put everything back afterwards."""
+    """Count the passes of a project's model, and restore everything afterwards."""
 
     def before(module: nn.Module, arguments: Any) -> None:
         if id(module) in project.roots:

@@ -1,4 +1,4 @@
-"""What a failing check says: a lesson, with the observation that it rests on."""
+"""A check and its lesson: what a failure says, and how a function becomes a check."""
 
 import functools
 import warnings
@@ -9,29 +9,28 @@ from typing import Any, NoReturn
 from dlconcepts.checks.project import Project, watched
 from dlconcepts.checks.settings import settings_kept
 
-LEDGER = "tests/claims.toml"
+__all__ = ["REGISTRY", "CheckFailedError", "Lesson", "NotCheckedError"]
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a check has to teach: the concept, why it matters, the fix, a reproducer, the claim.
+    """What a check teaches: the concept, why it matters, the fix, the claim, a reproducer.
 
-    The reproducer is plain PyTorch over names of the reader's own parts; its last assertion fails
-    where the law is broken. `needs` names the parts without which the check cannot run; of
-    those in `any_of` one is enough.
+    The reproducer is plain PyTorch that uses the parts by name; its last assertion fails if the law
+    is broken. The check needs all parts in `needs`, and at least one of those in `any_of`.
     """
 
     name: str
+    claim: str
     concept: str
     why: str
     fix: str
-    claim: str
     reproducer: str = field(repr=False)
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] = ("model", "batch")
     any_of: tuple[str, ...] = ()
 
     def missing(self, project: Project) -> str:
-        """Return which parts a project lacks for the check, empty if it lacks none."""
+        """Return the parts that a project lacks for the check, empty if it lacks none."""
         lacks = [part for part in self.needs if not project.has(part)]
         if self.any_of and not any(project.has(part) for part in self.any_of):
             lacks.append(" or ".join(self.any_of))
@@ -39,10 +38,9 @@ class Lesson:
 
 
 class CheckFailedError(AssertionError):
-    """A law that a project breaks: `lesson` says what it is about, `observed` what was seen."""
+    """A project breaks a law: `lesson` explains the law, `observed` says what happened."""
 
     def __init__(self, lesson: Lesson, observed: str) -> None:
-        """Tell the lesson."""
         self.lesson, self.observed = lesson, observed
         code = "\n".join(f"        {line}" for line in lesson.reproducer.strip().splitlines())
         super().__init__(
@@ -50,26 +48,24 @@ class CheckFailedError(AssertionError):
             f"    observed   {observed}\n"
             f"    why        {lesson.why}\n"
             f"    fix        {lesson.fix}\n"
-            f"    claim      {lesson.claim} ({LEDGER})\n"
+            f"    claim      {lesson.claim} (python -m dlconcepts claims {lesson.claim})\n"
             f"    reproduce  with your parts, named as in the table of dlconcepts.checks\n{code}"
         )
 
 
 class NotCheckedError(Exception):
-    """A check that does not apply to a project, or lacks a part of it; the message says which."""
+    """A check does not apply to a project, or lacks a part of it; the message says which."""
 
 
 class BrokenLawError(Exception):
-    """What the body of a check saw; the check makes a lesson of it."""
+    """What the body of a check observed; the check adds its lesson."""
 
 
 def broken(observed: str) -> NoReturn:
-    """End a check with what it saw."""
     raise BrokenLawError(observed)
 
 
 def not_checked(why: str) -> NoReturn:
-    """End a check that cannot say anything about the project."""
     raise NotCheckedError(why)
 
 
@@ -77,26 +73,17 @@ Check = Callable[..., None]
 REGISTRY: dict[str, Check] = {}
 
 
-def law(
-    *,
-    claim: str,
-    concept: str,
-    why: str,
-    fix: str,
-    reproducer: str,
-    needs: tuple[str, ...],
-    any_of: tuple[str, ...] = (),
-) -> Callable[[Callable[[Project], None]], Check]:
-    """Make a public check of a function that looks at a project and calls `broken`.
+def law(**lesson_fields: Any) -> Callable[[Callable[[Project], None]], Check]:
+    """Make a public check of a function that inspects a project and calls `broken`.
 
-    The check takes the parts of a project by keyword, as `dlconcepts.checks.check` does, and
-    raises CheckFailedError with the lesson, NotCheckedError, or whatever the project's own code
-    raises. Everything that it was given is as before afterwards.
+    The check takes the parts of a project by keyword, as `dlconcepts.checks.check` does. It raises
+    CheckFailedError with the lesson, NotCheckedError, or whatever the project's own code raises,
+    and restores everything that it was given.
     """
 
     def register(body: Callable[[Project], None]) -> Check:
         name = body.__name__.removeprefix("check_").replace("_", "-")
-        lesson = Lesson(name, concept, why, fix, claim, reproducer, needs, any_of)
+        lesson = Lesson(name, **lesson_fields)
 
         @functools.wraps(body)
         def check(project: Project | None = None, /, **parts: Any) -> None:
@@ -105,13 +92,13 @@ def law(
                 with settings_kept(), warnings.catch_warnings(), watched(project):
                     warnings.simplefilter("ignore")  # a check runs code in unusual ways
                     if lacks := lesson.missing(project):
-                        raise NotCheckedError(f"needs {lacks}")
+                        not_checked(f"needs {lacks}")
                     body(project)
             except BrokenLawError as observation:
                 failure = CheckFailedError(lesson, str(observation))
             else:
                 return
-            raise failure
+            raise failure  # outside the except clause, so that nobody reads two tracebacks
 
         check.lesson = lesson  # type: ignore[attr-defined]
         REGISTRY[name] = check

@@ -1,4 +1,4 @@
-"""Every check on one project, and what came of it: for a person, as JSON, as JUnit XML."""
+"""Run every check on one project and report the results as text, JSON or JUnit XML."""
 
 import difflib
 import json
@@ -9,13 +9,15 @@ import time
 import traceback
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dlconcepts.checks.project import PARTS, Project
-from dlconcepts.checks.registry import REGISTRY, Check, CheckFailedError, Lesson, NotCheckedError
+from dlconcepts.checks.registry import REGISTRY, CheckFailedError, NotCheckedError
+
+__all__ = ["Report", "Result", "check", "parametrize"]
 
 STATUSES = ("passed", "FAILED", "error", "excepted", "not checked")
 OUR_FOLDER = Path(__file__).parent
@@ -26,11 +28,11 @@ NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 @dataclass(frozen=True)
 class Result:
-    """What one check came to: its status, the details, the passes and the seconds it took.
+    """The result of one check: its status, the details, the passes and the seconds it took.
 
-    `status` is "passed", "FAILED", "error" (the project's own code raised), "excepted" (by the
-    caller, whose reason `details` is) or "not checked" (`details` says what is missing). `passes`
-    counts the forward passes, each followed by one backward at most.
+    `status` is "passed", "FAILED", "error" (the project's own code raised), "excepted" (`details`
+    is the caller's reason) or "not checked" (`details` says what is missing). `passes` counts the
+    forward passes, each with one backward at most.
     """
 
     check: str
@@ -55,21 +57,21 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed and nothing raised."""
+        """Whether no check failed and no code of the project raised."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[Result, ...]:
-        """The checks that failed, and those in which the project's code raised."""
+        """The checks that failed, or in which the project's code raised."""
         return tuple(result for result in self.results if result.status in ("FAILED", "error"))
 
     @property
     def passes(self) -> int:
-        """Forward passes of all checks."""
+        """The number of forward passes in all checks."""
         return sum(result.passes for result in self.results)
 
     def __getitem__(self, name: str) -> Result:
-        """Return the result of the check of that name."""
+        """Return the result of a check by its name."""
         return {result.check: result for result in self.results}[name]
 
     def raise_for_failures(self) -> None:
@@ -78,17 +80,17 @@ class Report:
             raise AssertionError(f"\n{self}")
 
     def __str__(self) -> str:
-        """Return the failures as lessons, and then one line for each check."""
+        """Return the lesson of each failure, then one line per check."""
         lessons = [f"{result.status}  {result.check}: {result.details}" for result in self.failed]
         lines = [line for lesson in lessons for line in [*wrapped(lesson), ""]]
-        for status in STATUSES:
-            for result in self.results:
-                if result.status == status:
-                    lines += textwrap.wrap(line_of(result), WIDTH, subsequent_indent=" " * 13)
+        for result in sorted(self.results, key=lambda result: STATUSES.index(result.status)):
+            reason = f": {result.details}" if result.status in ("excepted", "not checked") else ""
+            line = f"{result.status:11}  {result.check}{reason}"
+            lines += textwrap.wrap(line, WIDTH, subsequent_indent=" " * 13)
         return "\n".join([*lines, "", self.summary()])
 
     def summary(self) -> str:
-        """Return how many checks came to what."""
+        """Return how many checks have each status."""
         counts = Counter(result.status for result in self.results)
         said = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         return f"{len(self.results)} checks: {said}; {self.passes} forward passes"
@@ -99,7 +101,7 @@ class Report:
         return json.dumps(content, indent=2) + "\n"
 
     def to_junit(self) -> str:
-        """Return the report as JUnit XML: excepted and not checked are skipped, with the reason."""
+        """Return the report as JUnit XML; excepted and not checked count as skipped."""
         counts = Counter(result.status for result in self.results)
         suite = ET.Element(
             "testsuite",
@@ -122,35 +124,29 @@ class Report:
         return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def line_of(result: Result) -> str:
-    """Return a check's status, its name, and why it did not run."""
-    reason = f": {result.details}" if result.status in ("excepted", "not checked") else ""
-    return f"{result.status:11}  {result.check}{reason}"
-
-
 def wrapped(lesson: str) -> list[str]:
-    """Break the long lines of a lesson, with their indent, and leave its code as it is."""
     lines: list[str] = []
     for line in lesson.splitlines():
-        code = line.startswith(" " * 8) or line.lstrip().startswith("claim")
+        # Code and the claim's command are there to be copied, so they stay on one line.
+        is_literal = line.startswith(" " * 8) or line.lstrip().startswith("claim")
         indent = " " * 15 if line.startswith("    ") else " " * 4
-        lines += [line] if code else textwrap.wrap(line, WIDTH, subsequent_indent=indent)
+        lines += [line] if is_literal else textwrap.wrap(line, WIDTH, subsequent_indent=indent)
     return lines
 
 
 def check(*, except_for: Mapping[str, str] | None = None, **parts: Any) -> Report:
-    """Run every check whose parts are given on a project, and report what came of it.
+    """Run every check whose parts are given, and report the results.
 
-    All is by keyword, and all but `model` (or `data`, `accuracy`) optional; the table in
-    `dlconcepts.checks` says how each part is called. `except_for` names the laws that do not
-    apply, each with the reason: `except_for={"examples-stay-apart": "a contrastive model"}`.
+    All parts are given by keyword, and each is optional; the table in `dlconcepts.checks` says how
+    the checks call it. `except_for` names the laws that do not apply, each with the reason:
+    `except_for={"examples-stay-apart": "a contrastive model"}`.
 
-    Model, optimizer, data, random states and PyTorch's settings are as before afterwards, also
-    when the project's code raises; that is reported as the error of the check that called it. The
-    same parts give the same report.
+    Model, optimizer, data, random states and PyTorch's settings are restored afterwards, even if
+    the project's code raises; that is reported as an error of the check that called it. The same
+    parts give the same report.
 
-    Raises TypeError for a part that does not exist or cannot be what it is given as, and ValueError
-    for a check in `except_for` that does not exist or has no reason.
+    Raises TypeError if a part does not exist or has the wrong type, and ValueError if a check in
+    `except_for` does not exist or has no reason.
 
     >>> import torch
     >>> from torch import nn
@@ -163,32 +159,29 @@ def check(*, except_for: Mapping[str, str] | None = None, **parts: Any) -> Repor
 
 
 def reasons_of(except_for: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the reasons for which checks do not apply, by the names of the checks."""
     reasons = dict(except_for or {})
     for name, reason in reasons.items():
         if name not in REGISTRY:
-            near = difflib.get_close_matches(name, REGISTRY, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"except_for names {name!r}, which is no check{hint}")
+            raise ValueError(f"except_for names {name!r}, which is no check{hint(name, REGISTRY)}")
         if not reason:
-            raise ValueError(f"except_for[{name!r}] needs the reason for which it does not apply")
+            raise ValueError(f"except_for[{name!r}] needs the reason why the check does not apply")
     return reasons
 
 
 def project_of(parts: Mapping[str, Any]) -> Project:
-    """Return the project that has these parts."""
     for name in parts:
         if name not in PARTS:
-            near = difflib.get_close_matches(name, PARTS, 1)
-            hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(PARTS)}"
-            raise TypeError(f"a project has no part {name!r}{hint}")
+            raise TypeError(f"a project has no part {name!r}{hint(name, PARTS)}")
     return Project(**parts)
 
 
+def hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f": did you mean {near[0]!r}?" if near else f"; choose from {', '.join(known)}"
+
+
 def judge(name: str, project: Project, excepted: str = "") -> Result:
-    """Run one check on a project, whatever it raises."""
-    run: Check = REGISTRY[name]
-    lesson: Lesson = run.lesson  # type: ignore[attr-defined]
+    run: Any = REGISTRY[name]
     status, details, started = "passed", "", time.perf_counter()
     project.passes = 0
     try:
@@ -202,23 +195,22 @@ def judge(name: str, project: Project, excepted: str = "") -> Result:
         status, details = "FAILED", str(failure)
     except Exception as error:  # the project's own code may raise anything
         status, details = "error", where(error)
-    seconds = time.perf_counter() - started
+    seconds, lesson = time.perf_counter() - started, run.lesson
     return Result(name, status, details, lesson.concept, lesson.claim, project.passes, seconds)
 
 
 def where(error: BaseException) -> str:
-    """Return an error with the line of the project's own code that it comes from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not foreign(Path(frame.filename))]
+    """Return an error's message with the innermost line of the project's own code."""
     message = f"{type(error).__name__}: {error}"
-    if own:
-        frame = own[-1]
-        message += f"\n    at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not foreign(Path(frame.filename)):
+            return (
+                f"{message}\n    at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
+            )
     return message
 
 
 def foreign(file: Path) -> bool:
-    """Return whether a file is ours or an installed package's, not the project's."""
     installed = "site-packages" in file.parts or STANDARD_LIBRARY in file.parents
     return installed or OUR_FOLDER in file.parents or "<" in file.name
 
@@ -226,10 +218,10 @@ def foreign(file: Path) -> bool:
 def parametrize(
     project: Any = None, /, *, except_for: Mapping[str, str] | None = None, **parts: Any
 ) -> Any:
-    """Make one pytest item of each check, whose test calls it: `def test_it(check): check()`.
+    """Parametrize a test with every check; the test calls it: `def test_it(check): check()`.
 
     Give the parts of a project as to `check`, or a function that returns them as a dictionary,
-    which is called when a test runs. What is not checked, or excepted, is skipped with the reason.
+    which each test calls. A check that is excepted, or lacks a part, is skipped with the reason.
 
         @checks.parametrize(model=Net, batch=batch, except_for={"examples-stay-apart": "why"})
         def test_my_project(check):
@@ -253,6 +245,6 @@ def parametrize(
 
         return pytest.param(run, id=name)
 
-    if not project:  # a part that does not exist is an error at once
+    if not project:  # report a misspelt part when pytest collects, not in every test
         project_of(parts)
     return pytest.mark.parametrize("check", [item(name) for name in REGISTRY])

@@ -1,95 +1,90 @@
-"""The random states and settings that a process has but one of: seeded, kept and put back."""
+"""Process-wide random state and settings: seed, save, restore."""
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
+Pair = tuple[Callable[[], Any], Callable[[Any], object]]  # how to read a value, how to write it
+CUDNN_FLAGS, DEVICES = ("benchmark", "deterministic"), ("cpu", "cuda")
+
+
+def bound(read: Any, write: Any, *arguments: Any) -> Pair:
+    return partial(read, *arguments), partial(write, *arguments)
+
+
+SETTINGS: tuple[Pair, ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    # After the line above, which resets it to False.
+    (
+        torch.is_deterministic_algorithms_warn_only_enabled,
+        lambda warn_only: torch.use_deterministic_algorithms(
+            torch.are_deterministic_algorithms_enabled(), warn_only=warn_only
+        ),
+    ),
+    *(bound(getattr, setattr, torch.backends.cudnn, flag) for flag in CUDNN_FLAGS),
+    *(bound(torch.is_autocast_enabled, torch.set_autocast_enabled, d) for d in DEVICES),
+    *(bound(torch.get_autocast_dtype, torch.set_autocast_dtype, d) for d in DEVICES),
+)
+
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators that a program can reach by a global name."""
+    """Seed the global generators of torch, Python and numpy."""
     torch.manual_seed(seed)
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed)
 
 
-def random_states() -> tuple[Any, ...]:
-    """Return the states of the global generators of torch, Python and numpy."""
-    numpy = sys.modules.get("numpy")
-    return (
-        torch.get_rng_state(),
-        [module.get_rng_state(device) for module, device in devices_in_use()],
-        random.getstate(),
-        numpy.random.get_state() if numpy else None,
-    )
-
-
-def set_random_states(states: tuple[Any, ...]) -> None:
-    """Put the global generators back."""
-    on_cpu, accelerators, python, numpy_state = states
-    torch.set_rng_state(on_cpu)
-    # A device that came into use meanwhile has no state from before, and keeps its own.
-    for (module, device), state in zip(devices_in_use(), accelerators, strict=False):
-        module.set_rng_state(state, device)
-    random.setstate(python)
-    if numpy_state is not None:
-        sys.modules["numpy"].random.set_state(numpy_state)
-
-
-def devices_in_use() -> list[tuple[Any, str]]:
-    """Return each device of the accelerator that this process uses, with its module of torch."""
+def generators() -> list[Pair]:
+    pairs: list[Pair] = [
+        (torch.get_rng_state, torch.set_rng_state),
+        (random.getstate, random.setstate),
+    ]
+    # numpy is optional; if the project does not import it, nothing draws from it.
+    if numpy := sys.modules.get("numpy"):
+        pairs.append((numpy.random.get_state, numpy.random.set_state))
     if not torch.accelerator.is_available():
-        return []
+        return pairs
     accelerator: Any = torch.accelerator.current_accelerator()
     module: Any = torch.get_device_module(accelerator)
-    if not getattr(module, "is_initialized", lambda: True)():  # torch.mps is from the start
-        return []
-    return [(module, f"{accelerator.type}:{index}") for index in range(module.device_count())]
+    # Asking an unused accelerator for its state would initialize it. torch.mps has no
+    # is_initialized: it is always in use.
+    if getattr(module, "is_initialized", lambda: True)():
+        for device in (f"{accelerator.type}:{i}" for i in range(module.device_count())):
+            pairs.append(
+                (
+                    partial(module.get_rng_state, device),
+                    partial(module.set_rng_state, device=device),
+                )
+            )
+    return pairs
+
+
+def random_states() -> list[Any]:
+    return [read() for read, _ in generators()]
 
 
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Put PyTorch's global settings and the random states back afterwards, whatever happens.
-
-    Grad mode, default dtype, threads, deterministic algorithms, cuDNN's flags, matmul precision.
-
-    >>> with settings_kept():
-    ...     _ = torch.set_grad_enabled(False), torch.manual_seed(7)
-    >>> torch.is_grad_enabled()
-    True
-    """
-    random_before = random_states()
-    grad, dtype, threads = (
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-    )
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    precision, anomaly = torch.get_float32_matmul_precision(), torch.is_anomaly_enabled()
-    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    kinds = ("cpu", "cuda")
-    autocast = {
-        kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds
-    }
+    """Restore PyTorch's global settings and the random states afterwards, whatever happens."""
+    states = [(write, read()) for read, write in generators()]
+    settings = [(read, write, read()) for read, write in SETTINGS]
     try:
         with torch.enable_grad():
             yield
     finally:
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        if torch.get_float32_matmul_precision() != precision:
-            torch.set_float32_matmul_precision(precision)
-        torch.autograd.set_detect_anomaly(anomaly)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
-        for kind, (enabled, kind_dtype) in autocast.items():
-            torch.set_autocast_enabled(kind, enabled)
-            torch.set_autocast_dtype(kind, kind_dtype)
-        set_random_states(random_before)
+        for read, write, value in settings:
+            if read() != value:
+                write(value)
+        for write, state in states:
+            write(state)

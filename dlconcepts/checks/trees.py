@@ -10,11 +10,7 @@ from torch import Tensor
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what a nested structure holds, each with its path.
-
-    >>> [path for path, _ in leaves({"a": (1, [2]), "b": 3})]
-    ["['a'][0]", "['a'][1][0]", "['b']"]
-    """
+    """Yield each leaf of a nested structure with its path."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from leaves(value, f"{path}[{key!r}]")
@@ -29,34 +25,21 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def tensors(tree: Any) -> dict[str, Tensor]:
-    """Return the tensors of a nested structure by their paths.
-
-    >>> tensors((1, torch.zeros(())))
-    {'[1]': tensor(0.)}
-    """
+    """Return the tensors of a nested structure by path."""
     return {path: leaf for path, leaf in leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def floats(tree: Any) -> dict[str, Tensor]:
-    """Return the floating-point tensors of a nested structure by their paths.
-
-    >>> floats((torch.zeros(1), torch.arange(1)))
-    {'[0]': tensor([0.])}
-    """
     return {path: leaf for path, leaf in tensors(tree).items() if leaf.is_floating_point()}
 
 
 def rebuild(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
-    """Return a structure of the same kind with each leaf changed.
-
-    >>> rebuild({"a": (1, 2)}, lambda path, leaf: leaf + 1)
-    {'a': (2, 3)}
-    """
+    """Return the same structure with each leaf replaced by change(path, leaf)."""
     if isinstance(tree, Mapping):
         items = {key: rebuild(value, change, f"{path}[{key!r}]") for key, value in tree.items()}
         try:
             return type(tree)(items)  # type: ignore[call-arg]
-        except TypeError:
+        except TypeError:  # a mapping whose constructor takes something else
             return items
     if isinstance(tree, (tuple, list)):
         parts = [rebuild(value, change, f"{path}[{i}]") for i, value in enumerate(tree)]
@@ -70,32 +53,21 @@ def rebuild(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any
 
 
 def on_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Return a structure of the same kind with each tensor changed.
-
-    >>> on_tensors([torch.zeros(1), 2], lambda tensor: tensor + 1)
-    [tensor([1.]), 2]
-    """
     return rebuild(tree, lambda _, leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
-def copied(tree: Any) -> Any:
-    """Return the structure with a copy of each tensor, cut off from any graph.
+def detached(tree: Any) -> Any:
+    """Return the structure with a copy of each tensor, outside of any graph."""
+    return on_tensors(tree, lambda x: x.detach().clone())
 
-    >>> x = torch.zeros(1)
-    >>> copied([x])[0] is x
-    False
-    """
-    return on_tensors(
-        tree, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)
-    )
+
+def copied(tree: Any) -> Any:
+    """Return the structure with a copy of each tensor: a leaf that requires grad if it did."""
+    return on_tensors(tree, lambda x: x.detach().clone().requires_grad_(x.requires_grad))
 
 
 def bits(value: Any) -> object:
-    """Return what two leaves have in common exactly when they are the same to the last bit.
-
-    >>> bits(torch.tensor([0.0])) == bits(torch.tensor([-0.0]))
-    False
-    """
+    """Return a key that is equal only for bit-identical leaves."""
     if isinstance(value, Tensor):
         dense = value.detach().cpu().resolve_conj().resolve_neg()
         if dense.layout != torch.strided:
@@ -104,32 +76,18 @@ def bits(value: Any) -> object:
         return (str(value.dtype), tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         return (str(value.dtype), value.shape, value.tobytes())
+    # Objects that compare by identity, such as locks, tell nothing but their type.
     equality: Any = type(value).__eq__
     return type(value) if equality is object.__eq__ else value
 
 
-def same(one: Any, other: Any) -> bool:
-    """Return whether two structures hold the same, tensors and arrays to the last bit.
-
-    >>> same([torch.zeros(2), "a"], [torch.zeros(2), "a"])
-    True
-    """
-    first, second = list(leaves(one)), list(leaves(other))
-    if [path for path, _ in first] != [path for path, _ in second]:
-        return False
-    return all(
-        a is b or bool(bits(a) == bits(b)) for (_, a), (_, b) in zip(first, second, strict=True)
-    )
+def all_bits(tree: Any) -> dict[str, object]:
+    """Return the bits of each leaf by path; later writes do not change them."""
+    return {path: bits(leaf) for path, leaf in leaves(tree)}
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Return the largest difference of two tensors, as a share of their largest magnitude.
-
-    0 where they agree, NaN and infinities included; infinite where only one is finite.
-
-    >>> distance(torch.tensor([1.0, 10.0]), torch.tensor([0.0, 10.0]))
-    0.1
-    """
+    """Return the largest difference between two tensors, relative to their largest magnitude."""
     if one.shape != other.shape:
         return math.inf
     a, b = one.detach().cpu().to(torch.complex128), other.detach().cpu().to(torch.complex128)
@@ -140,40 +98,27 @@ def distance(one: Tensor, other: Tensor) -> float:
     if not math.isfinite(difference):
         return math.inf
     both = torch.cat([a.reshape(-1), b.reshape(-1)])
-    scale = both[both.isfinite()].abs().max().item()
-    return float(difference / scale)
+    return float(difference / both[both.isfinite()].abs().max().item())
 
 
 def rounding(tensor: Tensor) -> float:
-    """Return how far rounding may carry a tensor's values, as a share of their largest magnitude.
-
-    It is little: the same operation on arguments of the same shape rounds the same way, so that
-    what is compared agrees to the last bit on most devices.
-
-    >>> rounding(torch.zeros(1, dtype=torch.float64)) < 1e-14
-    True
-    """
+    """Return the tolerance for rounding, relative to the largest magnitude."""
+    # The last five bits. That is small, but the same operation on arguments of the same shape
+    # rounds the same way on most devices, so the compared values usually agree exactly.
     return 32 * torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
 
 
 def numbers(result: Any) -> dict[str, float]:
-    """Return the numbers in what a function returned, by their paths.
-
-    Tuples, dictionaries, tensors of one element, and objects with attributes.
-
-    >>> numbers((0.5, torch.tensor(2.0), "text"))
-    {'[0]': 0.5, '[1]': 2.0}
-    """
+    """Return the numbers in a result by path, also attributes and one-element tensors."""
     found = {}
     for path, leaf in leaves(result):
-        if isinstance(leaf, (int, float)) and not isinstance(leaf, bool):
-            found[path] = float(leaf)
-        elif hasattr(leaf, "item") and getattr(leaf, "size", None) is not None:
-            count = leaf.numel() if isinstance(leaf, Tensor) else leaf.size
-            if count == 1:
+        if hasattr(leaf, "item") and getattr(leaf, "size", None) is not None:
+            if (leaf.numel() if isinstance(leaf, Tensor) else leaf.size) == 1:
                 found[path] = float(leaf.item())
-        elif hasattr(leaf, "__dict__") and not callable(leaf):
-            for name, value in vars(leaf).items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    found[f"{path}.{name}"] = float(value)
+            continue
+        attributes = vars(leaf) if hasattr(leaf, "__dict__") and not callable(leaf) else {}
+        named = {path: leaf} | {f"{path}.{name}": value for name, value in attributes.items()}
+        for name, value in named.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                found[name] = float(value)
     return found

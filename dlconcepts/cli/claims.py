@@ -3,30 +3,28 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from dlconcepts.support.errors import UserError
-from dlconcepts.testing.claims import LESSONS, TESTS, Claim, ClaimError, all_claims
+from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims
 
 WIDTH = 100
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what was asked for and return 0."""
-    if not TESTS.is_dir():
-        raise UserError(
-            f"there are no claims in {TESTS}, since an installed package does not hold them; clone "
-            "the repository and run `pip install -e .` there"
-        )
-    try:
-        claims = all_claims(lessons=[arguments.lesson] if arguments.lesson else LESSONS)
-    except ClaimError as error:
-        raise UserError(str(error)) from error
+    """Print the list of claims, or one claim whole, and return 0."""
+    claims = all_claims(TESTS, [arguments.lesson] if arguments.lesson else LESSONS)
+    if not claims:
+        # Imported here, since it takes longer than reading the claims.
+        from dlconcepts.testing.run import require_tests
+
+        require_tests()
     if arguments.claim:
-        claims = [claim for claim in claims if claim.id == arguments.claim]
-        if not claims:
-            raise UserError(unknown(arguments.claim))
+        found = [claim for claim in claims if claim.id == arguments.claim]
+        if not found:
+            raise UserError(unknown(arguments.claim, claims))
+        claims = found
     if arguments.json:
         print(json.dumps([as_object(claim) for claim in claims], indent=1, ensure_ascii=False))
     elif arguments.claim:
@@ -37,26 +35,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def unknown(name: str) -> str:
-    """Return an error that names the claims nearest to an unknown one."""
-    known = [claim.id for claim in all_claims()]
-    short = {claim.partition(".")[2]: claim for claim in known}
-    near = get_close_matches(name, known, cutoff=0.5)
-    near += [short[match] for match in get_close_matches(name, short) if short[match] not in near]
-    hint = f"did you mean {' or '.join(near[:3])}?" if near else "`claims` lists them all"
+def unknown(name: str, claims: Sequence[Claim]) -> str:
+    """Return an error that names the claims closest to an unknown one."""
+    names = {claim.id: claim.id for claim in claims}
+    names |= {claim.id.partition(".")[2]: claim.id for claim in claims}
+    near = list(dict.fromkeys(names[match] for match in get_close_matches(name, names)))
+    hint = f"did you mean {' or '.join(near)}?" if near else "`claims` lists them all"
     return f"there is no claim {name!r}; {hint}"
 
 
 def as_object(claim: Claim) -> dict[str, object]:
-    """Return a claim as plain values."""
+    names = ("id", "lesson", "title", "demonstration", "notes", "verdict", "truth", "file")
     return {
-        "id": claim.id,
-        "lesson": claim.lesson,
-        "title": claim.title,
-        "demonstration": claim.demonstration,
-        "notes": claim.notes,
-        "verdict": claim.verdict,
-        "truth": claim.truth,
+        **{name: getattr(claim, name) for name in names},
         "laws": [
             {"name": law.name, "sentence": law.sentence, "right": law.right} for law in claim.laws
         ],
@@ -65,35 +56,31 @@ def as_object(claim: Claim) -> dict[str, object]:
             for law in claim.laws
             for name, why in law.wrong.items()
         ],
-        "file": claim.file,
     }
 
 
 def whole(claim: Claim) -> Iterator[str]:
-    """Yield the lines of one claim: head, laws, mistakes, and the command that runs it."""
-    yield f"{claim.title}."
-    yield from ("", textwrap.indent(claim.demonstration, "    "), "")
+    """Yield the lines of a claim: head, laws, mistakes, and the command that runs it."""
+    yield f"{claim.title}.\n"
+    yield textwrap.indent(claim.demonstration, "    ") + "\n"
     for name in ("notes", "verdict", "truth"):
         if text := getattr(claim, name):
-            yield from wrapped(f"{name.capitalize()}: {text}", "", "    ")
+            yield wrapped(f"{name.capitalize()}: {text}")
     for law in claim.laws:
-        yield ""
-        yield from wrapped(f"Law: {law.sentence}", "", "    ")
+        yield "\n" + wrapped(f"Law: {law.sentence}")
         for name, reason in law.wrong.items():
             sentence = claim.mistakes.get(name, "")
-            text = f"rejects {name}: {sentence} Fails with {reason!r}."
-            yield from wrapped(text, "  - ", "    ")
-    yield ""
-    yield f"python -m pytest {claim.file}"
+            yield wrapped(f"rejects {name}: {sentence} Fails with {reason!r}.", "  - ")
+    yield f"\npython -m pytest {claim.file}"
 
 
-def wrapped(text: str, first: str, later: str) -> list[str]:
-    """Return a text as lines."""
-    return textwrap.wrap(
+def wrapped(text: str, first: str = "") -> str:
+    # Names such as `a-b` stay whole.
+    return textwrap.fill(
         text,
         WIDTH,
         initial_indent=first,
-        subsequent_indent=later,
+        subsequent_indent="    ",
         break_long_words=False,
         break_on_hyphens=False,
     )

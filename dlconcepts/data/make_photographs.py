@@ -1,9 +1,9 @@
 """Make a folder of photographs in six classes from Debian's package tuxpaint-stamps-default.
 
-Run as `python -m dlconcepts.data.make_photographs` after `apt-get install tuxpaint-stamps-default`.
-The pictures are under the GPL-2, so they do not come with dlconcepts. Most are photographs of
-animals and things cut out of their background, which becomes white. Drawings and toys are left out,
-and so are mirrored copies, since one of a pair held out would test on what was trained on.
+Run `python -m dlconcepts.data.make_photographs` after `apt-get install tuxpaint-stamps-default`.
+The pictures are under the GPL-2, so dlconcepts does not contain them. Most are photographs of
+animals and things without their background, which becomes white. Drawings and toys are skipped. So
+are mirrored copies, because a held-out image must not be a mirrored training image.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dlconcepts.images import read_rgb
 from dlconcepts.support.datasets import DataError
 
 DEBIAN = Path("/usr/share/tuxpaint/stamps")
-# Where the tests look for them.
+# The tests look for them here.
 PHOTOGRAPHS = Path(os.environ.get("DLCONCEPTS_PHOTOGRAPHS", "data/photographs"))
 FOLDERS = {
     "birds": "animals/birds",
@@ -27,26 +27,26 @@ FOLDERS = {
     "mammals": "animals/mammals",
     "vehicles": "vehicles",
 }
-# Folders of drawings and toys; 00_symbols are signs of currencies.
-LEFT_OUT = {"cartoon", "toys", "00_symbols"}
+# Folders of drawings and toys; 00_symbols are currency signs.
+SKIPPED = {"cartoon", "toys", "00_symbols"}
 LONGEST_SIDE = 512
 NOTICE = "The pictures are from Tux Paint Stamps, (C) Bill Kendrick and others, licence: GPL-2.\n"
 
 
 def find_stamps(folder: Path) -> list[Path]:
-    """Return the pictures of a folder and those below it that are photographs, sorted."""
+    """Return the photographs in a folder and below it, sorted."""
     stamps = (path.relative_to(folder) for path in folder.rglob("*.png"))
     return sorted(
         stamp
         for stamp in stamps
-        if not LEFT_OUT & {*stamp.parts} and not stamp.stem.endswith("_mirror")
+        if not SKIPPED & {*stamp.parts} and not stamp.stem.endswith("_mirror")
     )
 
 
 def make_photographs(out: Path, stamps: Path = DEBIAN) -> int:
     """Write the photographs as JPEG files into `out`, a folder for each class; return how many.
 
-    Raises DataError if the stamps are not there, or `out` is; the folder appears when it is whole.
+    Raises DataError if the stamps are missing, or if `out` exists. No half-written folder remains.
     """
     if out.exists():
         raise DataError(f"{out} exists already; remove it or give another folder")
@@ -71,7 +71,7 @@ def make_photographs(out: Path, stamps: Path = DEBIAN) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the photographs and return the exit status, 2 after an error that was explained."""
+    """Make the photographs and return the exit status: 2 after an error message, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=PHOTOGRAPHS, help="%(default)s")
     parser.add_argument("--stamps", type=Path, default=DEBIAN, help="%(default)s")

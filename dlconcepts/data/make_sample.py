@@ -1,8 +1,8 @@
-"""Make the Fashion-MNIST sample that comes with the package from the official files.
+"""Make the Fashion-MNIST sample of this package from the official files.
 
-Run as `python -m dlconcepts.data.make_sample` where the full set can be found; see
-`dlconcepts.support.datasets.fashion_mnist`. It draws as many images of each class, keeps them in the
-official order, and writes them in the official format.
+Run `python -m dlconcepts.data.make_sample` where `dlconcepts.support.datasets.fashion_mnist` finds
+the full set. It draws the same number of images of each class, keeps them in the official order,
+and writes them in the official format.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def stratified(labels: torch.Tensor, per_class: int) -> torch.Tensor:
     >>> stratified(torch.tensor([0, 1, 0, 1, 1, 0]), per_class=3)
     tensor([0, 1, 2, 3, 4, 5])
     """
-    # Python promises that random() repeats under a seed in every version; numpy and torch do not.
+    # Python's random() keeps its numbers for a seed in every version; numpy and torch may not.
     generator = random.Random(SEED)
     chosen: list[int] = []
     for label in sorted(set(labels.tolist())):
@@ -35,6 +35,7 @@ def stratified(labels: torch.Tensor, per_class: int) -> torch.Tensor:
 
 def write_idx(path: Path, values: torch.Tensor) -> None:
     """Write a uint8 tensor as a compressed IDX file, the same bytes each time."""
+    # 0x08 stands for uint8 in the IDX format. Without mtime=0 gzip would write the current time.
     header = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape)
     with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
         compressed.write(header + values.numpy().tobytes())

@@ -1,12 +1,11 @@
 """Lesson 9, the reference: a network, its gradients and its steps in float64, with error bounds.
 
-Written out by hand, layer by layer, so that it shares no code with what it judges: neither
-autograd nor torch's optimizers are called.
+It is written out layer by layer, so that it shares no code with what it judges: it calls neither
+autograd nor torch's optimizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,17 +22,17 @@ Layer = tuple[str, str]
 
 
 def layers_of(model: nn.Module) -> list[Layer]:
-    """Return kind and name of each layer, in the order in which they are applied.
+    """Return the kind and the name of each layer, in the order in which they are applied.
 
-    Takes a Network of ReLU without dropout, or nn.Sequential of Linear, ReLU, Flatten and, as its
-    first layer, Conv2d. Raises TypeError for any other: no bound is known for it.
+    Takes a Network with ReLU and without dropout, or nn.Sequential of Linear, ReLU, Flatten and, as
+    its first layer, Conv2d. Raises TypeError for any other model, since its bound is not known.
 
     >>> layers_of(Network(4, [3], 2))
     [('flatten', ''), ('linear', 'hidden.0'), ('relu', ''), ('linear', 'output')]
     """
     if isinstance(model, Network):
         if model.activation != "relu" or model.dropout.p:
-            raise TypeError("no error bound is known for a Network but of ReLU and no dropout")
+            raise TypeError("no error bound is known for a Network with dropout or without ReLU")
         names = [f"hidden.{index}" for index in range(len(model.hidden))]
         hidden = [layer for name in names for layer in (("linear", name), ("relu", ""))]
         return [("flatten", ""), *hidden, ("linear", "output")]
@@ -48,14 +47,13 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """Return the parameters as they are."""
     return {name: Bounded.exact(parameter) for name, parameter in model.named_parameters()}
 
 
 def forward(
     rule: Arithmetic, layers: list[Layer], weights: Weights, images: Tensor
 ) -> list[Bounded]:
-    """Return what goes into each layer, and, last, the logits."""
+    """Return the input of each layer and, last, the logits."""
     values = [Bounded.exact(images)]
     for kind, name in layers:
         before = values[-1]
@@ -64,26 +62,19 @@ def forward(
         elif kind == "relu":
             values.append(relu(before))
         else:
-            apply = rule.convolve if kind == "convolution" else _linear(rule)
-            result = apply(before, weights[f"{name}.weight"], weights[f"{name}.bias"])
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            if kind == "linear":
+                result = rule.matmul(before, weight.t(), bias)
+            else:
+                result = rule.convolve(before, weight, bias)
             values.append(rule.stored(result))
     return values
-
-
-def _linear(rule: Arithmetic) -> Callable[[Bounded, Bounded, Bounded], Bounded]:
-    """Return the function that applies a layer's weights, (out, in), to rows."""
-    return lambda rows, weight, bias: rule.matmul(rows, _transposed(weight), bias)
-
-
-def _transposed(matrix: Bounded) -> Bounded:
-    """Return a matrix with its sides exchanged."""
-    return Bounded(matrix.value.t(), matrix.error.t())
 
 
 def backward(
     rule: Arithmetic, layers: list[Layer], weights: Weights, values: list[Bounded], slope: Bounded
 ) -> Weights:
-    """Return the gradient of each parameter; `slope` is that of the logits."""
+    """Return the gradient of each parameter, given the gradient `slope` of the logits."""
     gradients: Weights = {}
     for (kind, name), before in reversed(list(zip(layers, values, strict=False))):
         if kind == "flatten":
@@ -91,27 +82,17 @@ def backward(
         elif kind == "relu":
             slope = relu_backward(slope, before)
         else:
-            rows = before
+            weight, rows = weights[f"{name}.weight"], before
             if kind == "convolution":
-                slope, rows = _as_rows(slope, before, weights[f"{name}.weight"])
-            gradients[f"{name}.weight"] = rule.stored(
-                rule.matmul(_transposed(slope), rows)
-            ).reshape(*weights[f"{name}.weight"].value.shape)
+                # A row for each place in each image: the patch, and the slope of each channel.
+                rows = before.patches(weight)
+                slope = slope.rearranged(lambda part: part.movedim(1, -1).flatten(0, -2))
+            gradient = rule.stored(rule.matmul(slope.t(), rows))
+            gradients[f"{name}.weight"] = gradient.reshape(*weight.value.shape)
             gradients[f"{name}.bias"] = rule.stored(rule.total(slope, 0))
-            if kind == "linear":
-                slope = rule.stored(rule.matmul(slope, weights[f"{name}.weight"]))
+            if kind == "linear":  # a convolution is the first layer: no gradient leaves it
+                slope = rule.stored(rule.matmul(slope, weight))
     return gradients
-
-
-def _as_rows(slope: Bounded, images: Bounded, weight: Bounded) -> tuple[Bounded, Bounded]:
-    """Return the slopes (N, O, H, W) and the patches they belong to, one row for each place."""
-    channels = slope.value.shape[1]
-    slopes = [part.movedim(1, -1).reshape(-1, channels) for part in (slope.value, slope.error)]
-    patches = [
-        F.unfold(part, weight.value.shape[2:]).transpose(1, 2).flatten(0, 1)
-        for part in (images.value, images.error)
-    ]
-    return Bounded(*slopes), Bounded(*patches)
 
 
 def loss_of(rule: Arithmetic, logits: Bounded, labels: Tensor) -> tuple[Bounded, Bounded]:
@@ -125,13 +106,13 @@ def loss_of(rule: Arithmetic, logits: Bounded, labels: Tensor) -> tuple[Bounded,
     wanted = F.one_hot(labels, logits.value.shape[1]).double()
     inner = replace(rule, unit=rule.sum_unit).exp(logs)
     error = inner.error + rule.sum_unit * (inner.largest + wanted)
-    # One rounding for the gradient that comes in, 1 / n, and one for the result.
+    # One rounding for the incoming gradient, 1 / n, and one for the result.
     slope = rule.stored(rule.stored(Bounded((inner.value - wanted) / n, error / n)))
     return loss, slope
 
 
 def softmax_of(rule: Arithmetic, logits: Bounded) -> Bounded:
-    """Return the class probabilities, whose logarithms are the log-softmax before it is stored."""
+    """Return the class probabilities; their logarithms are not rounded to the dtype in between."""
     inner = replace(rule, unit=rule.sum_unit)
     return rule.stored(inner.exp(inner.log_softmax(logits)))
 
@@ -148,12 +129,11 @@ def gradients_of(
 def step_of(
     rule: Arithmetic, optimizer: Optimizer, state: dict[str, Any], weight: Bounded, slope: Bounded
 ) -> tuple[Bounded, Weights]:
-    """Return a parameter, and what is remembered of it, after one step of SGD, Adam or AdamW.
+    """Return a parameter and its optimizer state after one step of SGD, Adam or AdamW.
 
-    `state` is what the optimizer remembers of the parameter before the step.
+    `state` is the optimizer's state of the parameter before the step.
 
-    Raises TypeError for an optimizer of another class, or with options whose algorithm is not
-    written out here.
+    Raises TypeError for an optimizer of another class, or with options that are not covered here.
     Source: PyTorch documentation, the algorithms of `torch.optim.SGD`, `Adam` and `AdamW`.
     """
     options = optimizer.param_groups[0]
@@ -169,35 +149,33 @@ def step_of(
     elif decay:
         slope = rule.add(slope, rule.scale(weight, decay))
     if not isinstance(optimizer, SGD):
-        change, remembered = _adam(rule, options, state, slope)
-        return rule.add(weight, change), remembered
+        change, moments = _adam(rule, options, state, slope)
+        return rule.add(weight, change), moments
     buffer = state.get("momentum_buffer")
     if buffer is not None:
         slope = rule.add(rule.scale(Bounded.exact(buffer), options["momentum"]), slope)
-    remembered = {"momentum_buffer": slope} if options["momentum"] else {}
-    return rule.add(weight, rule.scale(slope, -options["lr"])), remembered
+    buffers = {"momentum_buffer": slope} if options["momentum"] else {}
+    return rule.add(weight, rule.scale(slope, -options["lr"])), buffers
 
 
 def _adam(
     rule: Arithmetic, options: dict[str, Any], state: dict[str, Any], slope: Bounded
 ) -> tuple[Bounded, Weights]:
-    """Return what Adam adds to a parameter, and the moments that it remembers."""
+    """Return the change of a parameter, and the two moments."""
     (beta1, beta2), step = options["betas"], float(state.get("step", 0)) + 1
-    zero = Bounded(torch.zeros_like(slope.value), torch.zeros_like(slope.value))
-    mean, square = (
-        Bounded.exact(state[name]) if name in state else zero for name in ("exp_avg", "exp_avg_sq")
-    )
+    zero = torch.zeros_like(slope.value)
+    mean, square = (Bounded.exact(state.get(name, zero)) for name in ("exp_avg", "exp_avg_sq"))
     change = rule.add(slope, Bounded(-mean.value, mean.error))
     new_mean = rule.add(mean, rule.scale(change, 1 - beta1))
     squared = rule.scale(rule.multiply(slope, slope), 1 - beta2)
     new_square = rule.add(rule.scale(square, beta2), squared)
     root = rule.scale(rule.sqrt(new_square), (1 - beta2**step) ** -0.5)
     below = rule.add(root, Bounded.exact(torch.full_like(root.value, options["eps"])))
-    # The root is not negative, and so the sum is at least what eps alone is rounded to.
+    # The root is not negative, so the sum is at least what eps alone is rounded to.
     least = options["eps"] * (1 - rule.unit) - rule.tiny
     ratio = rule.divide(new_mean, below, least=least)
-    # Where the sign of the gradient is in doubt, the mean is still no larger than the root lets
-    # it be: |m'| <= beta1 |m| + (1 - beta1) |g|, v' >= beta2 v and v' >= (1 - beta2) g^2.
+    # Where the sign of the gradient is in doubt, the root still bounds the mean:
+    # |m'| <= beta1 |m| + (1 - beta1) |g|, v' >= beta2 v and v' >= (1 - beta2) g^2.
     most = beta1 * mean.value.abs() / (beta2 * square.value).sqrt().clamp(min=1e-300)
     most = (most + (1 - beta1) / (1 - beta2) ** 0.5) * (1 - beta2**step) ** 0.5
     normal = new_square.value > 1e6 * rule.tiny

@@ -1,49 +1,41 @@
 """The techniques that can be practised: found in the laws and in the library, listed nowhere.
 
-A technique is what a law takes as `right`, where that lives in the library, or what the law's
-right subject calls, where that is a function of the test file.
+A technique is what a law takes as `right`, if the library defines it. If `right` is a helper in the
+tests, the techniques are the functions of the library that the helper calls.
 """
 
 import ast
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from dlconcepts.testing.results import LESSONS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dlconcepts.testing import claims
+from dlconcepts.testing.claims import LESSONS, Claim, Definition, definitions, parsed
 
 PACKAGE = Path(__file__).parents[1]
-TESTS = PACKAGE.parent / "tests"
-# What the laws are made of is no technique: their inputs, their comparisons, their data.
+# Laws take their inputs, comparisons and data from these; there is nothing to practise in them.
 TOOLS = (
-    "dlconcepts.strategies",
-    "dlconcepts.support.bitwise",
-    "dlconcepts.support.datasets",
-    "dlconcepts.data",
+    *("dlconcepts.strategies", "dlconcepts.testing", "dlconcepts.data"),
+    *("dlconcepts.support.bitwise", "dlconcepts.support.datasets"),
 )
-Definition = ast.FunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True)
-class Law:
-    """A test marked with a claim, and the techniques of the library that its right subject is."""
+class Law(claims.Law):
+    """A law, its claim, and the techniques that its right subject is or calls."""
 
-    claim: str
-    file: str
-    function: str
+    claim: Claim
     techniques: tuple[str, ...]
+
+    @property
+    def mistakes(self) -> dict[str, str]:
+        """The sentences of the mistakes that the law rejects, by their names."""
+        return {name: self.claim.mistakes[name] for name in self.wrong}
 
 
 @dataclass(frozen=True)
 class Technique:
-    """A function or class of the library, and the laws that judge it, in the course's order."""
+    """A function or class of the library, and the laws that judge it, in course order."""
 
     name: str
     module: str
@@ -51,133 +43,66 @@ class Technique:
     laws: tuple[Law, ...]
 
     @property
+    def path(self) -> Path:
+        return PACKAGE.joinpath(*self.module.split(".")[1:]).with_suffix(".py")
+
+    @property
     def node(self) -> Definition:
-        """Its definition in the library."""
-        return definitions(parsed(source_of(self.module)))[self.name]
+        return definitions(parsed(self.path))[self.name]
 
     @property
     def solution(self) -> str:
-        """Its source in the library, decorators included."""
-        return segment(source_of(self.module), self.node)
+        return self.source(self.node, self.node.end_lineno)
+
+    def source(self, node: Definition, last: int | None) -> str:
+        """Return the library's lines from a definition's first decorator down to a last line."""
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return "\n".join(lines[first - 1 : last]) + "\n"
 
 
-def survey(tests: Path) -> tuple[list[Technique], list[Law]]:
-    """Return the techniques in the course's order, and the laws that judge none of them."""
-    laws = sorted(find_laws(tests), key=course_order(tests))
-    judged: dict[str, list[Law]] = {}
-    for law in laws:
-        for name in law.techniques:
-            judged.setdefault(name, [])
+def survey() -> tuple[list[Technique], list[Law]]:
+    """Return the techniques in course order, and the laws that judge none of them."""
+    laws = [law for claim in claims.all_claims() for law in laws_of(claim)]
+    judged: dict[str, list[Law]] = {path: [] for law in laws for path in law.techniques}
     order = list(judged)
     for law in laws:
         if law.techniques:
-            # A law of several techniques judges the last of them: by then, all can be written.
+            # A law of several techniques judges the last one: a learner has written all by then.
             judged[max(law.techniques, key=order.index)].append(law)
     techniques = [technique_at(path, own) for path, own in judged.items() if own]
-    techniques.sort(
-        key=lambda technique: (LESSONS.index(technique.lesson), laws.index(technique.laws[0]))
-    )
+    techniques.sort(key=lambda each: (LESSONS.index(each.lesson), laws.index(each.laws[0])))
     return techniques, [law for law in laws if not law.techniques]
 
 
 def technique_at(path: str, laws: Sequence[Law]) -> Technique:
-    """Return the technique of a qualified name: its lesson is its module's, or its first law's."""
+    """Return the technique of a qualified name, in the lesson of its module or its first law."""
     module, _, name = path.rpartition(".")
     lesson = module.rpartition(".")[2]
-    lesson = lesson if lesson in LESSONS else laws[0].claim.partition(".")[0]
-    # Laws of its own lesson come first: those of another may ask for more than one knows by then.
-    order = sorted(laws, key=lambda law: not law.claim.startswith(f"{lesson}."))
-    return Technique(name, module, lesson, tuple(order))
+    lesson = lesson if lesson in LESSONS else laws[0].claim.lesson
+    # Laws of its own lesson come first: those of another may need techniques of later lessons.
+    own_first = sorted(laws, key=lambda law: law.claim.lesson != lesson)
+    return Technique(name, module, lesson, tuple(own_first))
 
 
-def course_order(tests: Path) -> Any:
-    """Return a key that sorts laws by their claim's place in the ledger, lesson by lesson."""
-    places = {claim: place for place, claim in enumerate(ledger(tests))}
-
-    def place(law: Law) -> tuple[int, int]:
-        return LESSONS.index(law.claim.partition(".")[0]), places[law.claim]
-
-    return place
-
-
-@cache
-def ledger(tests: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Return the claims by their ids."""
-    text = (tests / "claims.toml").read_text(encoding="utf-8")
-    return {claim["id"]: claim for claim in tomllib.loads(text)["claim"]}
+def laws_of(claim: Claim) -> Iterator[Law]:
+    """Yield the laws of a claim with their techniques; read the test files, import none."""
+    trees = (claim.shared, claim.tree)
+    imported = {name: path for tree in trees for name, path in imports_from_library(tree)}
+    helpers = {name: node for tree in trees for name, node in definitions(tree).items()}
+    for law in claim.laws:
+        names = [law.right]
+        if isinstance(helper := helpers.get(law.right), ast.FunctionDef):
+            calls = [node.func for node in ast.walk(helper) if isinstance(node, ast.Call)]
+            names = [function.id for function in calls if isinstance(function, ast.Name)]
+        found = dict.fromkeys(imported[name] for name in names if name in imported)
+        yield Law(**vars(law), claim=claim, techniques=tuple(found))
 
 
-def find_laws(tests: Path) -> Iterator[Law]:
-    """Read the claim marks of every test file, without importing it."""
-    for path in sorted(tests.glob("test_*.py")):
-        tree = parsed(path.read_text(encoding="utf-8"))
-        imported, defined = imports_from_library(tree), definitions(tree)
-        for function in tree.body:
-            if isinstance(function, ast.FunctionDef) and (mark := claim_mark(function)):
-                right = next(word.value for word in mark.keywords if word.arg == "right")
-                techniques = tuple(techniques_of(right, imported, defined))
-                yield Law(ast.literal_eval(mark.args[0]), path.name, function.name, techniques)
-
-
-def claim_mark(function: ast.FunctionDef) -> ast.Call | None:
-    """Return the claim mark among a function's decorators."""
-    for mark in function.decorator_list:
-        if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "claim":
-            return mark
-    return None
-
-
-def techniques_of(
-    right: ast.expr, imported: Mapping[str, str], defined: Mapping[str, Definition]
-) -> Iterator[str]:
-    """Yield the library's objects that a right subject is, or calls."""
-    if not isinstance(right, ast.Name):
-        return
-    if right.id in imported:
-        yield imported[right.id]
-    elif isinstance(subject := defined.get(right.id), ast.FunctionDef):
-        calls = [node for node in ast.walk(subject) if isinstance(node, ast.Call)]
-        names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
-        yield from dict.fromkeys(imported[name] for name in names if name in imported)
-
-
-def imports_from_library(tree: ast.Module) -> dict[str, str]:
-    """Return where each name that a test file imports from the library's lessons comes from."""
-    return {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dlconcepts.")
-        if not (node.module or "").startswith(TOOLS)
-        for alias in node.names
-    }
-
-
-def definitions(tree: ast.Module) -> dict[str, Definition]:
-    """Return the functions and classes at the top of a file by their names."""
-    found = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    return {node.name: node for node in found}
-
-
-@cache
-def parsed(text: str) -> ast.Module:
-    """Parse a source once."""
-    return ast.parse(text)
-
-
-@cache
-def source_of(module: str) -> str:
-    """Return the source of a module of the library."""
-    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    return path.read_text(encoding="utf-8")
-
-
-def first_line(node: Definition | ast.stmt) -> int:
-    """Return the line that a definition begins on, that of its first decorator if it has one."""
-    decorators: Sequence[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
-
-
-def segment(source: str, node: Definition) -> str:
-    """Return a definition's source, with the decorators."""
-    lines = source.splitlines()[first_line(node) - 1 : node.end_lineno]
-    return "\n".join(lines) + "\n"
+def imports_from_library(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield each name that a test file imports from the library, and its qualified name there."""
+    for node in tree.body:
+        module = getattr(node, "module", None) or ""
+        if module.startswith("dlconcepts.") and not module.startswith(TOOLS):
+            for alias in getattr(node, "names", []):
+                yield alias.asname or alias.name, f"{module}.{alias.name}"

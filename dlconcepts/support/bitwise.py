@@ -1,11 +1,11 @@
-"""Comparisons to the last bit, in which NaN and -0.0 count: the laws' way to say 'unchanged'."""
+"""Exact comparisons, by which laws say that a tensor or a module has not changed."""
 
 import torch
 from torch import Tensor, nn
 
 
 def bits(tensor: Tensor) -> bytes:
-    """Return the bytes of the elements in row-major order, whatever the strides and the device.
+    """Return the bytes of the elements in row-major order, for any strides and device.
 
     >>> bits(torch.tensor([0.0])) == bits(torch.tensor([-0.0]))
     False
@@ -16,7 +16,7 @@ def bits(tensor: Tensor) -> bytes:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Return whether shapes, dtypes and elements agree, NaN with NaN and -0.0 with 0.0.
+    """Return whether shapes, dtypes and elements are equal; NaN equals NaN, and -0.0 equals 0.0.
 
     >>> same(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
     True
@@ -27,10 +27,10 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def state_of(module: nn.Module) -> dict[str, object]:
-    """Return all that a law may ask to be left alone, by name.
+    """Return the state of a module by name: all that a law may require to stay unchanged.
 
-    The bits of each parameter, buffer and gradient (None where there is none), whether each
-    parameter requires grad, and each submodule's training mode.
+    The bits of each parameter, buffer and gradient (None if there is none), whether each parameter
+    requires grad, and the training mode of each submodule.
 
     >>> layer = nn.Linear(1, 1)
     >>> before = state_of(layer)

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: a sample that comes with the package, and the full set where it can be had."""
+"""Fashion-MNIST: the sample in this package, or the full set from a folder or a download."""
 
 import gzip
 import hashlib
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
+from dlconcepts.support.errors import UserError
 
 CLASSES = (
     "T-shirt/top",
@@ -23,10 +25,10 @@ CLASSES = (
     "Ankle boot",
 )
 
-SAMPLE = Path(__file__).parent / "data"
+SAMPLE = Path(__file__).parents[1] / "data"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
-# Digests of the uncompressed files: they hold whichever program compressed them.
+# Digests of the uncompressed files, which do not depend on the program that compressed them.
 SAMPLE_SHA256 = {
     "train-images-idx3-ubyte": "713a0c839b34aca6ddde86bb5e99d5f398d69503faa1f3d2752eb497cdced9b1",
     "train-labels-idx1-ubyte": "e49a1c1d6a4ff808e883f12516722624dccf10ec4b5e7b41c51b9237d6576675",
@@ -41,8 +43,8 @@ FULL_SHA256 = {
 }
 
 
-class DataError(RuntimeError):
-    """A data file or an image that is missing, damaged or of another kind."""
+class DataError(UserError):
+    """A data file or an image is missing, damaged or of the wrong kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class ImageSet:
     """Grey images with their labels.
 
     images: uint8 of shape (N, 28, 28), 0 is black; labels: int64 of shape (N,), positions in
-    `classes`; source: where the images were found, in words.
+    `classes`; source: where the images come from, in words.
     """
 
     images: torch.Tensor
@@ -64,12 +66,12 @@ def fashion_mnist(
 ) -> ImageSet:
     """Read the training or the test images of Fashion-MNIST.
 
-    The sample that comes with the package has 600 training and 100 test images of each class.
-    With `full` the official 60,000 and 10,000 are read from `root`/FashionMNIST/raw (`root` is the
-    folder `data` by default), else from Debian's package dataset-fashion-mnist; only with
-    `download` does torchvision fetch them into `root` if they are in neither place.
+    The sample in this package has 600 training and 100 test images of each class. With `full`, read
+    the official 60,000 and 10,000 from `root`/FashionMNIST/raw (`root` is the folder `data` by
+    default), or else from Debian's package dataset-fashion-mnist. If they are in neither place and
+    `download` is true, torchvision downloads them into `root`.
 
-    Raises DataError if a file is missing or damaged; the message names it and the remedy.
+    Raises DataError if a file is missing or damaged; the message names it and says what to do.
     Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking
     machine learning algorithms" (2017).
 
@@ -88,7 +90,7 @@ def fashion_mnist(
         source, digests = "the sample that comes with dlconcepts", SAMPLE_SHA256
     images = _read(folder, f"{part}-images-idx3-ubyte", digests)
     labels = _read(folder, f"{part}-labels-idx1-ubyte", digests)
-    # The IDX format: a header of one 32-bit number and one for each dimension, then the bytes.
+    # IDX files start with one 32-bit number and one more for each dimension; the bytes follow.
     return ImageSet(
         images=torch.frombuffer(images, dtype=torch.uint8, offset=16).reshape(-1, 28, 28),
         labels=torch.frombuffer(labels, dtype=torch.uint8, offset=8).long(),
@@ -98,12 +100,12 @@ def fashion_mnist(
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """Read an image file as one grey image like those of Fashion-MNIST: uint8 of shape (28, 28).
+    """Read an image file as a grey image like those of Fashion-MNIST: uint8 of shape (28, 28).
 
     Colour becomes grey, transparency becomes black, and the image is scaled to fit and centred on
-    black; an image that is grey and 28 x 28 already keeps every pixel.
+    black. A grey image of 28 x 28 keeps every pixel.
 
-    Raises DataError if the file is missing or no image that Pillow can read.
+    Raises DataError if the file is missing, or if Pillow cannot read it as an image.
     """
     try:
         with Image.open(path) as image:
@@ -112,7 +114,7 @@ def read_image(path: Path) -> torch.Tensor:
             on_black.alpha_composite(upright.convert("RGBA"))
     except FileNotFoundError as error:
         raise DataError(f"there is no image file {path}; check its name") from error
-    # Pillow raises whatever its decoder of the format happens to raise for a damaged file.
+    # Each of Pillow's decoders raises other exceptions for a damaged file.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not an image that can be read; give a PNG or JPEG") from error
     grey = ImageOps.pad(on_black.convert("L"), (28, 28), Image.Resampling.LANCZOS)
@@ -120,14 +122,13 @@ def read_image(path: Path) -> torch.Tensor:
 
 
 def _as_8_bits(image: Image.Image) -> Image.Image:
-    """Return the image with 8 bits a channel; Pillow itself would cut 16-bit grey off at 255."""
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     return image
 
 
 def _find_full(part: str, root: Path, download: bool) -> Path:
-    """Return the folder that holds the official files, after a download if that was asked for."""
+    """Return the folder of the official files, after a download if that is allowed."""
     raw = root / "FashionMNIST" / "raw"
     for folder in (raw, DEBIAN):
         if _file(folder, f"{part}-images-idx3-ubyte") and _file(
@@ -140,7 +141,7 @@ def _find_full(part: str, root: Path, download: bool) -> Path:
             "with `apt-get install dataset-fashion-mnist`, or let torchvision download it with "
             "`python -m dlconcepts train --full --download`"
         )
-    # Importing torchvision takes seconds, so only those who download pay for it.
+    # Importing torchvision takes seconds, so only a download does it.
     from torchvision.datasets import FashionMNIST
 
     try:
@@ -151,12 +152,12 @@ def _find_full(part: str, root: Path, download: bool) -> Path:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """Return the file called `name` in the folder, plain or compressed, if there is one."""
+    """Return the file of that name, plain or compressed, if there is one."""
     return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
 
 
 def _read(folder: Path, name: str, digests: dict[str, str]) -> bytearray:
-    """Return the uncompressed content of a data file after comparing it with its digest."""
+    """Return the uncompressed content of a data file whose digest is right."""
     path = _file(folder, name)
     if path is None:
         raise DataError(f"the data file {folder / name}.gz is missing; {_remedy(folder)}")
@@ -174,7 +175,6 @@ def _read(folder: Path, name: str, digests: dict[str, str]) -> bytearray:
 
 
 def _remedy(folder: Path) -> str:
-    """Say how a folder's files can be brought back."""
     if folder == SAMPLE:
         return "reinstall dlconcepts"
     if folder == DEBIAN:

@@ -1,22 +1,23 @@
-"""Find a device by its PyTorch name, or say why it cannot be used."""
+"""Find a device by its PyTorch name, or explain why it cannot be used."""
 
 import warnings
 
 import torch
 
+from dlconcepts.support.errors import UserError
+
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS reads it once, when CUDA starts
-_GET_STARTED = "https://pytorch.org/get-started/locally/"
 
 
-class DeviceUnavailableError(RuntimeError):
+class DeviceUnavailableError(UserError):
     """A known device that this build of PyTorch or this machine cannot use."""
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device called `name` after one computation on it has succeeded.
+    """Return the device called `name` after a computation on it succeeded.
 
-    Raises ValueError if the name is none of `DEVICES`, and DeviceUnavailableError if the device
+    Raises ValueError if the name is not one of `DEVICES`, and DeviceUnavailableError if the device
     cannot be used; the message says why and what to do.
     Source: PyTorch documentation, "torch.device" and "CUDA semantics".
 
@@ -29,25 +30,23 @@ def find_device(name: str) -> torch.device:
     """
     if name not in DEVICES:
         raise ValueError(f"unknown device {name!r}: choose one of {', '.join(DEVICES)}")
+    unavailable = f"device {name!r} is not available: "
     if not _is_built(name):
         raise DeviceUnavailableError(
-            f"device {name!r} is not available: this build of PyTorch ({torch.__version__}) has no "
-            f"support for it; install a build that has, see {_GET_STARTED}"
+            f"{unavailable}this build of PyTorch ({torch.__version__}) has no support for it; "
+            "install a build that has, see https://pytorch.org/get-started/locally/"
         )
     try:
-        # PyTorch warns about drivers that are too old before it raises; the error says it all.
+        # PyTorch warns about drivers that are too old before it raises; the error says it, too.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.ones(1, device=name).add(1).item()
     except RuntimeError as error:
-        raise DeviceUnavailableError(
-            f"device {name!r} is not available: {_explain(str(error))}"
-        ) from error
+        raise DeviceUnavailableError(f"{unavailable}{_explain(str(error))}") from error
     return torch.device(name)
 
 
 def _is_built(name: str) -> bool:
-    """Return whether this build of PyTorch contains code for the device at all."""
     if name == "cuda":
         return torch.version.cuda is not None or torch.version.hip is not None
     if name == "mps":
@@ -58,7 +57,7 @@ def _is_built(name: str) -> bool:
 
 
 def _explain(error: str) -> str:
-    """Turn PyTorch's error for a device that failed into a reason and a remedy."""
+    """Return the reason and the remedy for PyTorch's error."""
     if "no NVIDIA driver" in error:
         return (
             f"PyTorch is built for CUDA {torch.version.cuda}, but there is no NVIDIA driver; "

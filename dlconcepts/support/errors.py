@@ -1,9 +1,34 @@
 """The error that every command explains in one sentence, with exit status 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(RuntimeError):
-    """A mistake that the user can fix; the message says how. `details` are lines to print below."""
+    """An error that the user can fix; the message says how. `details` are printed below it."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
         self.details = details
+
+
+@contextmanager
+def explaining(before: str = "", after: str = "") -> Iterator[None]:
+    """Turn a ValueError in a block into a UserError, with text before and after its message."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{before}{error}{after}") from error
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError in a block that writes to a folder into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot write to the folder {folder}: {reason}; choose another with --out"
+        ) from error

@@ -1,7 +1,7 @@
-"""Pictures: the loss over the epochs, runs compared, and an image beside its probabilities.
+"""Pictures: the loss by epoch, runs compared, and an image beside its class probabilities.
 
-Each function returns a Matplotlib figure that belongs to its caller alone; pyplot's global state
-is not touched, so no display is needed and nothing has to be closed.
+Each function returns a new Matplotlib figure. None uses pyplot and its global state, so no display
+is needed and nothing has to be closed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -20,9 +21,9 @@ BLUE, PALE_BLUE, ORANGE, GREEN = "#2f6db2", "#b5cce6", "#d9730d", "#3a8a4d"
 
 
 def loss_curves(history: History) -> Figure:
-    """Draw the training loss by epoch, and beside it the held-out loss and accuracy if any.
+    """Draw the training loss by epoch, and the held-out loss and accuracy if there are any.
 
-    Raises ValueError if there is no epoch to draw.
+    Raises ValueError if the history is empty.
 
     >>> from dlconcepts.support.runs import Epoch
     >>> figure = loss_curves([Epoch(1, 0.9, 0.8, 0.7, 1.0), Epoch(2, 0.5, 0.6, 0.8, 1.0)])
@@ -32,41 +33,30 @@ def loss_curves(history: History) -> Figure:
     if not history:
         raise ValueError("the history has no epoch to draw")
     validated = history[0].held_out_loss is not None
-    figure = Figure(figsize=(9 if validated else 4.5, 3.5), layout="constrained")
-    panels = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+    figure, axes = row_of_axes(["Loss", "Held-out accuracy"] if validated else ["Loss"])
     epochs = [record.epoch for record in history]
-    panels[0].plot(
+    axes[0].plot(
         epochs, [record.train_loss for record in history], "o-", color=BLUE, label="training"
     )
-    panels[0].set_title("Loss")
     if validated:
-        panels[0].plot(
-            epochs,
-            [record.held_out_loss for record in history],
-            "s-",
-            color=ORANGE,
-            label="held-out",
-        )
-        panels[1].plot(epochs, [record.held_out_accuracy for record in history], "s-", color=ORANGE)
-        panels[1].set_title("Held-out accuracy")
-        panels[1].yaxis.set_major_formatter(PercentFormatter(1))
-    panels[0].set_ylim(bottom=0)
-    panels[0].legend(frameon=False)
-    for axes in panels:
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.5, len(history) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        losses = np.array([record.held_out_loss for record in history])
+        axes[0].plot(epochs, losses, "s-", color=ORANGE, label="held-out")
+        shares = np.array([record.held_out_accuracy for record in history])
+        axes[1].plot(epochs, shares, "s-", color=ORANGE)
+        axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(frameon=False)
+    for part in axes:
+        part.set_xlim(0.5, len(history) + 0.5)
     return figure
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes of `compare_runs`: what is drawn by epoch, and constants to compare it with.
+    """One pair of axes of `compare_runs`: values by epoch, and constants to compare them with.
 
-    `runs` has a name for each kind of training, and under it the values of each run by epoch, all
-    of one length. `levels` are horizontal lines by name. Shares are shown in percent.
+    `runs` maps a name to the values of each of its runs by epoch, all of one length. `levels` maps
+    a name to a horizontal line. `percent` shows shares in percent.
     """
 
     title: str
@@ -76,7 +66,7 @@ class Panel:
 
 
 def compare_runs(panels: Sequence[Panel]) -> Figure:
-    """Draw the mean of the runs of each name by epoch, in the band from the lowest to the highest.
+    """Draw the mean of the runs of each name by epoch, in a band from the lowest to the highest.
 
     Raises ValueError if there is no panel, or a name without a run or an epoch.
 
@@ -88,26 +78,33 @@ def compare_runs(panels: Sequence[Panel]) -> Figure:
     drawn = [runs for panel in panels for runs in panel.runs.values()]
     if not drawn or not all(len(runs) and len(runs[0]) for runs in drawn):
         raise ValueError("each name of each panel needs at least one run of one epoch")
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure, parts = row_of_axes([panel.title for panel in panels])
+    for axes, panel in zip(parts, panels, strict=True):
         for (name, runs), color in zip(panel.runs.items(), (BLUE, ORANGE, GREEN), strict=False):
             values = np.asarray(runs)
             epochs = np.arange(1, values.shape[1] + 1)
+            band = values.min(axis=0), values.max(axis=0)
             axes.plot(epochs, values.mean(axis=0), color=color, label=name)
-            axes.fill_between(
-                epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, lw=0
-            )
+            axes.fill_between(epochs, *band, color=color, alpha=0.25, lw=0)
         for name, level in panel.levels.items():
             axes.axhline(level, color="0.3", linestyle="--", linewidth=1, label=name)
-        axes.set_title(panel.title)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if panel.percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(frameon=False)
+    return figure
+
+
+def row_of_axes(titles: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with a row of axes over epochs, one for each title."""
+    figure = Figure(figsize=(4.5 * len(titles), 3.5), layout="constrained")
+    row = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axes, title in zip(row, titles, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return figure, row
 
 
 def view_classify(
@@ -119,14 +116,14 @@ def view_classify(
     mean: float = 0.5,
     std: float = 0.5,
 ) -> Figure:
-    """Draw an image beside one bar for each class, as long as its probability.
+    """Draw an image beside a bar for the probability of each class.
 
-    Image of shape (H, W) or (1, H, W), grey, or (3, H, W), in colour: uint8, or floats that
-    `loading.normalize` made with this `mean` and `std`. The `probabilities` have shape (K,) and
-    sum to 1; `classes` are K names. With `label`, the true class, the colour shows whether the
-    prediction is right. No argument is changed.
+    The image has shape (H, W) or (1, H, W), grey, or (3, H, W), in colour: uint8, or floats
+    normalised by `loading.normalize` with this `mean` and `std`. The `probabilities` have shape
+    (K,) and sum to 1; `classes` are K names. If the true class `label` is given, the colour shows
+    whether the prediction is right. No argument changes.
 
-    Raises ValueError for other shapes, a label that is no class, and numbers that are no
+    Raises ValueError for other shapes, a label out of range, and numbers that are not
     probabilities, such as logits; TypeError for an image of other integers.
 
     >>> figure = view_classify(torch.zeros(28, 28), torch.tensor([0.25, 0.75]), ["cat", "dog"])
@@ -144,9 +141,9 @@ def view_predictions(
     classes: Sequence[str],
     labels: torch.Tensor,
 ) -> Figure:
-    """Draw `view_classify` for a few images in one figure, two beside each other.
+    """Draw `view_classify` for several images in one figure, two in a row.
 
-    Images of shape (N, H, W) or (N, C, H, W), probabilities (N, K), labels (N,); else as there.
+    The images have shape (N, H, W) or (N, C, H, W), the probabilities (N, K), the labels (N,).
     """
     rows = (len(images) + 1) // 2
     figure = Figure(figsize=(12.4, 3 * rows), layout="constrained")
@@ -157,9 +154,9 @@ def view_predictions(
 
 
 def view_confusion(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix (K, K): rows are the classes, columns what they were taken for.
+    """Draw a confusion matrix (K, K): a row for each true class, a column for each prediction.
 
-    The darker a field, the larger its share of the row, of which it says the number.
+    Each field has its count; the darker it is, the larger its share of the row.
 
     >>> figure = view_confusion(torch.tensor([[2, 1], [0, 3]]), ["cat", "dog"])
     >>> [text.get_text() for text in figure.axes[0].texts]
@@ -188,10 +185,9 @@ def _draw(
     classes: Sequence[str],
     label: int | None,
 ) -> None:
-    """Draw one image and its bars into a figure or a part of one."""
     _check_probabilities(probabilities, classes)
     if label is not None and not 0 <= label < len(classes):
-        raise ValueError(f"the label is one of 0 to {len(classes) - 1}, but it is {label}")
+        raise ValueError(f"the label must be from 0 to {len(classes) - 1}, but is {label}")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     left.imshow(pixels, cmap="gray", vmin=0, vmax=1)
     left.set_axis_off()
@@ -208,15 +204,17 @@ def _draw(
     right.bar_label(bars, percentages, padding=3)
     right.set_yticks(positions, classes)
     right.invert_yaxis()
-    # Room at the right of the longest bar for its number.
+    # Leave room for the number to the right of the longest bar.
     right.set_xlim(0, 1.2)
     right.set_xticks([0, 0.25, 0.5, 0.75, 1])
     right.set_xlabel("probability")
     right.spines[["top", "right"]].set_visible(False)
 
 
-def _displayable(image: torch.Tensor, mean: float, std: float) -> NDArray[np.float64]:
-    """Return a copy of the image, un-normalised, with values from 0, black, to 1, white."""
+def _displayable(
+    image: torch.Tensor, mean: float | Sequence[float], std: float | Sequence[float]
+) -> NDArray[np.float64]:
+    """Return a copy without the normalisation, with values from 0, black, to 1, white."""
     if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) not in (1, 3)):
         raise ValueError(
             f"an image has shape (H, W), (1, H, W) or (3, H, W), not {tuple(image.shape)}"
@@ -226,15 +224,16 @@ def _displayable(image: torch.Tensor, mean: float, std: float) -> NDArray[np.flo
     values = image.detach().cpu().double()
     in_colour = image.ndim == 3 and len(image) == 3
     pixels = (values.movedim(0, -1) if in_colour else values.reshape(image.shape[-2:])).numpy()
-    return pixels / 255 if image.dtype == torch.uint8 else pixels * std + mean
+    return (
+        pixels / 255 if image.dtype == torch.uint8 else pixels * np.asarray(std) + np.asarray(mean)
+    )
 
 
 def _check_probabilities(probabilities: torch.Tensor, classes: Sequence[str]) -> None:
-    """Raise ValueError unless there is one probability for each class, and they sum to 1."""
     if probabilities.shape != (len(classes),):
         raise ValueError(
-            f"{len(classes)} classes need as many probabilities, "
-            f"but these have the shape {tuple(probabilities.shape)}"
+            f"{len(classes)} classes need {len(classes)} probabilities, "
+            f"but these have shape {tuple(probabilities.shape)}"
         )
     if not (bool((probabilities >= 0).all()) and abs(float(probabilities.sum()) - 1) < 0.01):
         raise ValueError(
@@ -251,10 +250,10 @@ def view_augmentations(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Figure:
-    """Draw each image, and beside it what `draws` calls of a training transform make of it.
+    """Draw each image beside the results of `draws` calls of a training transform.
 
     `transform` takes a PIL image and returns floats of shape (3, H, W), normalised with this `mean`
-    and `std`, one number a channel. The draws come from torch's global generator.
+    and `std`, one number for each channel. It draws from torch's global generator.
 
     Raises ValueError if there is no image or no draw.
 
@@ -265,15 +264,13 @@ def view_augmentations(
     ['image', 'draw 1', 'draw 2', 'draw 3']
     """
     if not images or draws < 1:
-        raise ValueError(f"there are {len(images)} images and {draws} draws, but 1 is the least")
+        raise ValueError(f"need at least 1 image and 1 draw, not {len(images)} and {draws}")
     figure = Figure(figsize=(1.5 * (draws + 1), 1.6 * len(images)), layout="constrained")
     rows = figure.subplots(len(images), draws + 1, squeeze=False)
     for row, image in zip(rows, images, strict=True):
         row[0].imshow(image.convert("RGB"))
         for axes in row[1:]:
-            output = transform(image).detach().cpu().permute(1, 2, 0).double()
-            pixels = output * torch.tensor(std).cpu() + torch.tensor(mean).cpu()
-            axes.imshow(pixels.clamp(0, 1).numpy())
+            axes.imshow(_displayable(transform(image), mean, std).clip(0, 1))
     for column, axes in enumerate(rows[0]):
         axes.set_title(f"draw {column}" if column else "image")
     for axes in rows.flat:
@@ -282,10 +279,10 @@ def view_augmentations(
 
 
 def descent_paths(matrix: torch.Tensor, paths: Mapping[str, torch.Tensor]) -> Figure:
-    """Draw where gradient descent leads on x'Ax / 2, over its lines of equal loss.
+    """Draw the paths of gradient descent on x'Ax / 2, over lines of equal loss.
 
-    `matrix` is A, (2, 2), symmetric with positive eigenvalues; `paths` are points (steps + 1, 2),
-    as `training.gradient_descent` returns them, by the title of their panel.
+    `matrix` is A, (2, 2), symmetric with positive eigenvalues. `paths` maps the title of a panel to
+    points (steps + 1, 2), as `training.gradient_descent` returns them.
 
     Raises ValueError if there is no path.
 

@@ -1,4 +1,4 @@
-"""What surrounds a training: its seed, its threads, its progress bar, the processes beside it."""
+"""What surrounds a training: seeds, threads, the progress bar, and other processes."""
 
 import os
 import random
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-SMALL = 1_000_000  # parameters; a step of a network below this is too short to share out
+SMALL = 1_000_000  # parameters; a step of a smaller network is too short for several threads
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to: mean loss of its examples, held-out loss and accuracy, seconds."""
+    """One epoch: mean loss of its examples, held-out loss and accuracy, seconds."""
 
     epoch: int
     train_loss: float
@@ -37,9 +37,9 @@ def make_generator(seed: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the random generators for a block, and give them back as they were.
+    """Seed the random generators for a block, and restore their states afterwards.
 
-    Python's, numpy's and PyTorch's: of the latter, that of the CPU and that of `device`.
+    These are the generators of Python and numpy, and PyTorch's for the CPU and for `device`.
     Source: PyTorch documentation, "Reproducibility" and `torch.random.fork_rng`.
 
     >>> with seeded(1, torch.device("cpu")):
@@ -49,7 +49,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     True
     """
     on_cpu = device.type == "cpu"
-    # numpy's old global generator is the one that data sets share without passing it around.
+    # Data sets draw from numpy's old global generator without passing it around.
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng([] if on_cpu else [device], device_type=device.type):
@@ -66,10 +66,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def one_thread(model: nn.Module) -> Iterator[None]:
-    """Let PyTorch compute on one thread for a block if the model is small.
+    """Use one PyTorch thread for a block if the model is small; restore the number afterwards.
 
-    Threads that share out a few microseconds of work mostly wait for one another, and the more so
-    the busier the machine is. The caller's setting comes back afterwards.
+    Threads that share a few microseconds of work mostly wait for one another, even longer on a busy
+    machine.
     Source: PyTorch documentation, "CPU threading and TorchScript inference".
 
     >>> with one_thread(nn.Linear(2, 3)):
@@ -87,12 +87,12 @@ def one_thread(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[Callable[[str], None] | None]:
-    """Yield a function that moves a progress bar on by one and sets its text, or None.
+    """Yield a function that advances a progress bar by one step and sets its text.
 
-    Without a terminal there is no bar, so that files and pipes get none of it.
+    Yield None if no bar is wanted, or without a terminal, so that files and pipes stay free of it.
     """
-    console = Console() if shown else None
-    if console is None or not console.is_terminal:
+    console = Console()
+    if not (shown and console.is_terminal):
         yield None
         return
     with Progress(console=console, transient=True) as bar:
@@ -101,9 +101,9 @@ def progress_bar(total: int, shown: bool) -> Iterator[Callable[[str], None] | No
 
 
 def joined_workers(model: nn.Module) -> dist.ProcessGroup | None:
-    """Return the group of processes that torch.distributed has joined, if any.
+    """Return the process group of torch.distributed if there is one, else None.
 
-    Its first process gives the others its parameters and buffers, so that all start from the same.
+    The first process broadcasts its parameters and buffers, so that all start from the same state.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None
@@ -113,7 +113,7 @@ def joined_workers(model: nn.Module) -> dist.ProcessGroup | None:
 
 
 def sum_over_workers(model: nn.Module, loss: float, workers: dist.ProcessGroup) -> float:
-    """Sum the gradients of all workers into each one's own, and return the sum of their losses."""
+    """Replace each gradient by its sum over all workers, and return the sum of their losses."""
     total = torch.tensor(loss, device=find_model_device(model))
     for tensor in (total, *(p.grad for p in model.parameters() if p.grad is not None)):
         dist.all_reduce(tensor, group=workers)
@@ -122,9 +122,9 @@ def sum_over_workers(model: nn.Module, loss: float, workers: dist.ProcessGroup) 
 
 @contextmanager
 def torchrun_group(device: torch.device) -> Iterator[int]:
-    """Join the processes that torchrun has started, if it has, and yield this one's number, or 0.
+    """Join the processes that torchrun started, and yield this one's rank, 0 without torchrun.
 
-    They talk through gloo, or nccl on CUDA, where each takes a device of its own.
+    They communicate through gloo, on CUDA through nccl with a device for each process.
     Source: PyTorch documentation, "torchrun" and "Distributed communication package".
 
     >>> with torchrun_group(torch.device("cpu")) as rank:
@@ -144,5 +144,5 @@ def torchrun_group(device: torch.device) -> Iterator[int]:
 
 
 def find_model_device(model: nn.Module) -> torch.device:
-    """Return the device of a model's parameters, the CPU if it has none."""
+    """Return the device of the model's parameters, or the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -4,10 +4,7 @@ A claim is a file, `tests/<lesson>/test_<claim>.py`. Its docstring is the head:
 
     """A view is a new tensor over the same memory.
 
-    >>> x = torch.arange(6)
-    >>> x.view(2, 3)[0, 0] = 100
-    >>> x
-    tensor([100,   1,   2,   3,   4,   5])
+    (three to eight lines to type, and what they print, as a doctest)
 
     Notes: `view` is like `resize` but immutable: it returns a new, resized tensor.
     Verdict: corrected
@@ -35,6 +32,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+from dlconcepts.support.errors import UserError
+
 LESSONS = (
     *("tensors", "networks", "autograd", "training", "validation"),
     *("checkpoints", "images", "transfer", "devices"),
@@ -47,7 +46,7 @@ TYPED_LINES = range(3, 9)  # fewer show no point, more is not typed
 Definition = ast.FunctionDef | ast.ClassDef
 
 
-class ClaimError(ValueError):
+class ClaimError(UserError):
     """A claim file that breaks a rule; the message has its path, the line and the remedy."""
 
     def __init__(self, path: Path, line: int, said: str) -> None:

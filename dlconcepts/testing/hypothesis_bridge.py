@@ -14,7 +14,9 @@ import hypothesis
 import hypothesis.internal.conjecture.engine as engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import shrinker as shrinking
 
+NEVER = 10**6  # seconds
 TRIED = "6.150 to 6.170"  # the versions that CI and `tox -e oldest` run
 EXHAUSTED = "nothing left to do"  # in the statistics of a test that ran out of examples
 
@@ -28,6 +30,12 @@ def missing_parts() -> list[str]:
     parts = {
         "hypothesis.internal.conjecture.engine.MAX_SHRINKING_SECONDS": (
             hasattr(engine, "MAX_SHRINKING_SECONDS")
+        ),
+        "hypothesis.internal.conjecture.shrinker.Shrinker.check_calls": (
+            hasattr(getattr(shrinking, "Shrinker", None), "check_calls")
+        ),
+        "hypothesis.internal.conjecture.shrinker.StopShrinking": (
+            hasattr(shrinking, "StopShrinking")
         ),
         "hypothesis.internal.conjecture.engine.ConjectureRunner.generate_mutations_from": (
             hasattr(getattr(engine, "ConjectureRunner", None), "generate_mutations_from")
@@ -52,11 +60,22 @@ def check() -> None:
 
 
 check()
+OWN_CHECK = shrinking.Shrinker.check_calls
 
 
-def limit_shrinking(seconds: int) -> None:
-    """Stop the search for a smaller counterexample after so many seconds."""
-    engine.MAX_SHRINKING_SECONDS = seconds
+def limit_shrinking(runs: int) -> None:
+    """Stop the search for a smaller counterexample after so many runs of the test.
+
+    Hypothesis limits it by seconds, so that a busy machine would show a larger counterexample.
+    """
+
+    def check_calls(shrinker: Any) -> None:
+        if shrinker.calls - shrinker.initial_calls >= runs:
+            raise shrinking.StopShrinking
+        OWN_CHECK(shrinker)
+
+    engine.MAX_SHRINKING_SECONDS = NEVER
+    shrinking.Shrinker.check_calls = check_calls  # type: ignore[assignment,method-assign]
 
 
 def draw_every_example_anew() -> None:

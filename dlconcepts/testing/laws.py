@@ -16,6 +16,8 @@ from dlconcepts.testing import hypothesis_bridge
 
 # The search for a mistake's counterexample ends with the first one found, so many cost little.
 MISTAKE_EXAMPLES = 1_000
+# Runs of a law to make a counterexample smaller: most need fewer; a second for a law of 2 ms.
+SHRINKING_RUNS, FEWEST_RUNS = 500, 10
 FAILURES = (Exception, pytest.fail.Exception)  # the second is what pytest.raises fails with
 Subject = Callable[..., Any]
 
@@ -58,9 +60,9 @@ def law(
 
     The test takes the subject as its first argument and draws its inputs with `@given`. Each
     assertion has a message. `wrong` gives for each mistake a piece of the message it must fail
-    with. `share`, with `because`, lowers the number of examples of an expensive law, and marks it
-    slow. `cpu_only` says why a law applies to the CPU alone; it then runs there whatever devices
-    are chosen.
+    with. `share`, with `because`, lowers the number of examples of an expensive law and of the runs
+    that make a counterexample smaller, and marks the law slow. `cpu_only` says why a law applies to
+    the CPU alone; it then runs there whatever devices are chosen.
 
     Errors in the mark stop the collection of the test's file, with the line and the remedy.
     Source: pytest documentation, "Working with custom markers".
@@ -122,6 +124,8 @@ class Case:
         # A device as a context is the default of every factory function. It costs a Python call
         # for each operator, which a run on the CPU need not pay.
         device = nullcontext() if self.device.type == "cpu" else self.device
+        runs = max(FEWEST_RUNS, round(SHRINKING_RUNS * self.law.share))
+        hypothesis_bridge.limit_shrinking(runs)
         with hypothesis_bridge.replaced(test, counted, self.settings()), device:
             yield
 

@@ -1,6 +1,7 @@
 """What a run of the laws proved: read from its results.xml, and shown as one HTML page.
 
-Only the heads of the claims are read besides, so nothing is shown that the run did not prove.
+The only other source is the heads of the claims, so the page shows nothing that the run did not
+prove.
 """
 
 import xml.etree.ElementTree as ET
@@ -13,12 +14,12 @@ import jinja2
 
 from dlconcepts.testing.claims import LESSONS, Claim, title_of
 
-OUTCOMES = ("ok", "FAILED", "skipped", "pending", "opinion")
+OUTCOMES = ("ok", "opinion", "skipped", "FAILED")  # the last that occurs is that of the claim
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item of the run: a law with one subject on one device, or an ordinary test."""
+    """One item of the run: a law with one subject on one device, or another test."""
 
     function: str
     parameters: str
@@ -29,13 +30,18 @@ class Item:
     record: Mapping[str, str]
 
     @property
+    def kind(self) -> str:
+        """What the item is: "right", "wrong" or "demonstration"; empty for other tests."""
+        return self.record.get("kind", "")
+
+    @property
     def is_mistake(self) -> bool:
         """Whether the subject is a mistake, which the law must reject."""
-        return self.record.get("kind") == "wrong"
+        return self.kind == "wrong"
 
     @property
     def subject(self) -> str:
-        """Name of what the law was tested on."""
+        """Name of the subject of the law."""
         return self.record["subject"]
 
     @property
@@ -63,22 +69,22 @@ class Judged:
 
     @property
     def right(self) -> list[Item]:
-        """Items that the claim's laws must accept."""
-        return [item for item in self.items if item.record.get("kind") == "right"]
+        """Laws on the right subject, which must pass."""
+        return [item for item in self.items if item.kind == "right"]
 
     @property
     def mistakes(self) -> list[Item]:
-        """Items that the claim's laws must reject."""
+        """Laws on a mistake, which must fail."""
         return [item for item in self.items if item.is_mistake]
 
     @property
     def rejected(self) -> int:
-        """Number of mistakes that were rejected for their reason."""
+        """Number of mistakes that were rejected for the stated reason."""
         return sum(item.outcome == "ok" for item in self.mistakes)
 
     @property
     def examples(self) -> int:
-        """Number of examples on which the laws were tested."""
+        """Number of examples that ran on right subjects."""
         return sum(int(item.record.get("examples", 0)) for item in self.right)
 
     @property
@@ -88,28 +94,28 @@ class Judged:
 
     @property
     def seconds(self) -> float:
-        """Time that laws and mistakes took."""
+        """Seconds that all items of the claim took."""
         return sum(item.seconds for item in self.items)
 
     @property
     def outcome(self) -> str:
-        """What the run says of the claim; a claim counts as ok only if nothing was skipped."""
+        """Outcome of the claim: ok only if it has laws and all of its items ran and passed."""
         outcomes = {item.outcome for item in self.items}
         if not self.right:
-            outcomes.add("opinion" if self.verdict == "opinion" else "pending")
-        return next(x for x in ("FAILED", "skipped", "pending", "opinion", "ok") if x in outcomes)
+            outcomes.add("opinion" if self.verdict == "opinion" else "skipped")
+        return max(outcomes, key=OUTCOMES.index)
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a run says."""
+    """The outcomes of a run."""
 
     claims: Sequence[Judged]
     others: Sequence[Item]
 
     @property
     def lessons(self) -> dict[str, list[Judged]]:
-        """Claims of each lesson, in the order of the course."""
+        """Claims of each lesson, in course order."""
         lessons = {name: [c for c in self.claims if c.claim.lesson == name] for name in LESSONS}
         return {name: claims for name, claims in lessons.items() if claims}
 
@@ -120,33 +126,33 @@ class Report:
 
     @property
     def failed(self) -> list[Item]:
-        """Items that fell short."""
+        """Items that failed."""
         return [item for item in self.items if item.outcome == "FAILED"]
 
     @property
     def skipped(self) -> list[str]:
-        """What was skipped, and why."""
+        """What was skipped and why, and the claims of which no law ran."""
         skipped = [item for item in self.items if item.outcome == "skipped"]
-        return list(dict.fromkeys(f"{item.title}: {item.message}" for item in skipped))
-
-    @property
-    def pending(self) -> list[str]:
-        """Ids of the claims that have no law yet."""
-        return [claim.id for claim in self.claims if claim.outcome == "pending"]
+        lines = [f"{item.title}: {item.message}" for item in skipped]
+        testable = [claim for claim in self.claims if claim.verdict != "opinion"]
+        lines += [f"{claim.id}: no law ran" for claim in testable if not claim.right]
+        return list(dict.fromkeys(lines))
 
     @property
     def totals(self) -> dict[str, str]:
-        """What is counted, in words."""
+        """Totals by name."""
         right = [item for claim in self.claims for item in claim.right]
         laws = {item.function for item in right}
         broken = {item.function for item in right if item.outcome != "ok"}
-        mistakes = sum(len(claim.mistakes) for claim in self.claims)
+        mistakes = [item.outcome == "ok" for claim in self.claims for item in claim.mistakes]
+        shown = [item.outcome for item in self.items if item.kind == "demonstration"]
         return {
             "claims": count(claim.outcome for claim in self.claims),
             "laws": f"{len(laws - broken)} of {len(laws)} hold",
             "examples": f"{sum(claim.examples for claim in self.claims):,}",
-            "mistakes": f"{sum(c.rejected for c in self.claims)} of {mistakes} rejected",
-            "other tests": count(item.outcome for item in self.others),
+            "mistakes": f"{sum(mistakes)} of {len(mistakes)} rejected",
+            "demonstrations": count(shown) or "none",
+            "other tests": count(item.outcome for item in self.others) or "none",
             "test time": f"{sum(item.seconds for item in self.items):.1f} s",
         }
 
@@ -154,15 +160,15 @@ class Report:
 def count(outcomes: Iterable[str]) -> str:
     """Return how often each outcome occurs, in words.
 
-    >>> count(["ok", "pending", "ok"])
-    '2 ok, 1 pending'
+    >>> count(["ok", "opinion", "ok"])
+    '2 ok, 1 opinion'
     """
     counts = Counter(outcomes)
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
 
 
 def read(results: Path, claims: Iterable[Claim]) -> Report:
-    """Read what a run says of these claims."""
+    """Read the results of a run of these claims."""
     judged: dict[str, list[Item]] = {claim.id: [] for claim in claims}
     others: list[Item] = []
     for case in ET.parse(results).iter("testcase"):
@@ -188,7 +194,7 @@ def read_item(case: ET.Element) -> Item:
 
 
 def render(report: Report, environment: Mapping[str, str]) -> str:
-    """Return the report as one HTML page that needs nothing else."""
+    """Return the report as one self-contained HTML page."""
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     page = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -1,4 +1,4 @@
-"""The book: a Sphinx extension that makes its pages of the tests and of recorded results."""
+"""The book: a Sphinx extension that builds pages from the tests and the recorded results."""
 
 from book.extension import setup
 

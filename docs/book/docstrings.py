@@ -1,11 +1,11 @@
-"""Prose as reStructuredText: docstrings and heads mean what they say, not markup."""
+"""Turn the prose of docstrings and heads into reStructuredText, with markup characters escaped."""
 
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import indent
 
-# Calls without spaces, or of a name with a dot or an underscore; such names; and assignments.
+# Calls without spaces, or of a name with a dot or underscore; such names; keyword arguments.
 CODE = re.compile(
     r"""(?<![\w.`])(?:
     (?: \w+\((?:[^()\s]|\([^()\s]*\))*\) | (?=\w*[._]\w*)[\w.]+\((?:[^()]|\([^()]*\))*\) )
@@ -17,7 +17,7 @@ CODE = re.compile(
 
 
 def prose(text: str) -> str:
-    r"""Return a text as reStructuredText: `code` stays code, all else means only itself.
+    r"""Return a text as reStructuredText: `code` becomes code, the rest is escaped.
 
     >>> prose("Call `step_`s on *all* of x_")
     'Call ``step_``\\ s on \\*all\\* of x\\_'
@@ -27,7 +27,7 @@ def prose(text: str) -> str:
     plain[1::2] = [f"``{code}``" for code in pieces[1::2]]
     joined = ""
     for before, piece in zip(["", *plain], plain, strict=False):
-        # Code that touches a word needs a space that is not shown.
+        # Code next to a word needs an escaped space, which is not shown.
         opens = piece.startswith("``") and re.search(r"[^\s'\"(\[{<\-/:]$", before)
         closes = before.endswith("``") and re.match(r"[^\s'\")\]}>\-/:.,;!?\\]", piece)
         joined += (r"\ " if opens or closes else "") + piece
@@ -35,7 +35,7 @@ def prose(text: str) -> str:
 
 
 def claimed(text: str) -> str:
-    """Return a text of a head as reStructuredText, with what looks like code as code.
+    """Return a text of a head as reStructuredText, and mark what looks like code.
 
     >>> claimed("Call zero_grad() or resize_(2, 3), or super().forward(x) (once).")
     'Call ``zero_grad()`` or ``resize_(2, 3)``, or ``super().forward(x)`` (once).'
@@ -44,20 +44,19 @@ def claimed(text: str) -> str:
 
 
 def paragraphs(text: str) -> str:
-    """Return a text of several paragraphs as reStructuredText."""
     return "\n\n".join(prose(part) for part in text.split("\n\n"))
 
 
 def docstring(lines: Sequence[str]) -> Iterator[str]:
     r"""Yield the lines of a docstring as reStructuredText.
 
-    Paragraphs are prose, lines that begin with a dash are a list, indented ones and tables are
-    shown as they stand, and doctests stay what they are.
+    Paragraphs become prose and lines that start with a dash a list. Indented lines and tables are
+    shown verbatim, and doctests are kept.
 
     >>> list(docstring(["Return |x|.", ">>> f(*x)", "1"]))
     ['Return \\|x\\|.', '', '>>> f(*x)', '1']
     """
-    # An item that goes on, indented, in the next line is one item.
+    # Join an item with its indented continuation lines.
     text = re.sub(r"(?m)^- .*(?:\n +\S.*)+", lambda m: " ".join(m[0].split()), "\n".join(lines))
     doctest = False
     text = re.sub(r"(?m)^==+ (?:.|\n(?!\n))*", lambda m: indent(m[0], "    "), text)
@@ -79,7 +78,6 @@ def docstring(lines: Sequence[str]) -> Iterator[str]:
 
 
 def kind_of(line: str) -> str:
-    """Return what a line of a docstring is."""
     starts = {"": "empty", ">>>": "doctest", "...": "doctest", "-": "item"}
     if line.startswith("  "):
         return "code"

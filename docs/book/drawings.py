@@ -1,7 +1,7 @@
-"""Drawings of what mistakes do, made by running them beside what is right.
+"""Draw what mistakes do, by running them next to the right technique.
 
-`DRAWERS` names for a law the function that draws it. A drawing is made anew with every build, so
-that it shows what the code of today does.
+`DRAWERS` maps a law to the function that draws it. Each build draws again, so a drawing shows what
+the current code does.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,12 +37,11 @@ class Drawing:
     subject: str = ""
 
     def save(self, path: Path) -> None:
-        """Write the picture on white, which can be read in dark mode too."""
+        """Write the picture on white, which is readable in dark mode too."""
         self.figure.savefig(path, dpi=110, facecolor="white")
 
 
 def draw(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Yield the drawings of a law."""
     if law.name in DRAWERS:
         yield from DRAWERS[law.name](chapter, law)
 
@@ -70,7 +69,7 @@ def losses(step: Callable[..., Any], seed: int) -> list[float]:
 
 
 def loss_curves(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Train with the right step and with each wrong one that torch does not refuse."""
+    """Train with the right step, and with each wrong one that does not raise."""
     seeds = range(3)
     right = [losses(law.right.value, seed) for seed in seeds]
     for mistake in law.mistakes:
@@ -79,7 +78,7 @@ def loss_curves(chapter: Chapter, law: Law) -> Iterator[Drawing]:
         except RuntimeError:
             continue
         if np.allclose(wrong, right, rtol=0.01):
-            continue  # what is wrong with it is not to be seen in the losses
+            continue  # this mistake does not show in the losses
         runs = {law.right.name: right, mistake.name: wrong}
         figure = compare_runs([Panel("Loss by step", runs)])
         (axes,) = figure.axes
@@ -87,16 +86,16 @@ def loss_curves(chapter: Chapter, law: Law) -> Iterator[Drawing]:
         ends = [float(np.mean([run[-1] for run in curves])) for curves in (right, wrong)]
         yield Drawing(
             figure,
-            f"Two loss curves over {len(right[0])} steps: the right step ends at a loss of "
-            f"{ends[0]:.2f}, {mistake.title} at {ends[1]:.2f}.",
-            "The loss on 2,000 images of Fashion-MNIST, mean and range of three seeds, SGD with a "
-            "rate of 0.1.",
+            f"Two loss curves over {len(right[0])} steps. The right step ends at a loss of "
+            f"{ends[0]:.2f}, the mistake {mistake.title} at {ends[1]:.2f}.",
+            "The loss on 2,000 images of Fashion-MNIST: mean and range of three seeds, SGD with a "
+            "learning rate of 0.1.",
             mistake.name,
         )
 
 
 def zigzag(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Descend into a long valley with three rates."""
+    """Descend into a long valley with three learning rates."""
     valley = torch.tensor([[9.0, 0.0], [0.0, 1.0]])
     start = torch.tensor([1.5, 4.0])
     paths = {
@@ -107,15 +106,16 @@ def zigzag(chapter: Chapter, law: Law) -> Iterator[Drawing]:
     }
     yield Drawing(
         descent_paths(valley, paths),
-        "Three paths of gradient descent over the lines of equal loss of a long valley: at a rate "
-        "of 0.05 it bends into the valley, at 0.2 it zigzags across it, at 0.23 each step lands "
+        "Three paths of gradient descent over the contour lines of a long valley. At a rate of "
+        "0.05 the path bends into the valley, at 0.2 it zigzags across, at 0.23 each step ends "
         "higher than the one before.",
-        "The largest curvature of this valley is 9: a rate above 2/9, which is 0.22, climbs.",
+        "The largest curvature of this valley is 9. At a rate above 2/9, about 0.22, the loss "
+        "rises.",
     )
 
 
 def emblem() -> np.ndarray:
-    """Return a picture with a red, a green and a blue part, on which a mix-up is seen at once."""
+    """Return a picture with a red, a green and a blue part, which makes a mix-up easy to see."""
     picture = np.full((24, 32, 3), 235, np.uint8)
     picture[4:20, 4:12] = (200, 40, 40)
     picture[4:20, 12:20] = (40, 150, 60)
@@ -125,7 +125,6 @@ def emblem() -> np.ndarray:
 
 
 def side_by_side(pictures: dict[str, np.ndarray]) -> Figure:
-    """Draw pictures beside each other under their titles."""
     figure = Figure(figsize=(2.6 * len(pictures), 2.4), layout="constrained")
     for axes, (title, pixels) in zip(
         figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
@@ -137,45 +136,45 @@ def side_by_side(pictures: dict[str, np.ndarray]) -> Figure:
 
 
 def images_as_tensors(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Make a tensor of a picture in each way, and look at it again."""
+    """Turn a picture into a tensor with each subject, and draw the tensor."""
     picture = emblem()
     right = law.right.value(picture).permute(1, 2, 0).numpy()
     for mistake in law.mistakes:
         found = mistake.value(picture).permute(1, 2, 0).numpy().clip(0, 1)
         if np.abs(found - right).max() < 0.1:
-            continue  # not to be seen with the eye
+            continue  # too small to see
         yield Drawing(
-            side_by_side({"as it should be": right, mistake.name: found}),
-            f"A picture of a red and a green bar and a blue disc, and what is left of it after "
-            f"{mistake.title}.",
-            "The tensor, channel first, drawn as an image; what is above 1 is drawn as 1.",
+            side_by_side({"right": right, mistake.name: found}),
+            f"Left, a red bar, a green bar and a blue disc. Right, the same picture after the "
+            f"mistake {mistake.title}.",
+            "The channel-first tensor as an image. Values above 1 are drawn as 1.",
             mistake.name,
         )
 
 
 def flattened_images(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Flatten images in each way, and cut the rows into images again."""
+    """Flatten images with each subject, and reshape the rows into images again."""
     images = torch.from_numpy(emblem()).permute(2, 0, 1)[None].float().div(255).repeat(3, 1, 1, 1)
     size = images[0].numel()
     right = law.right.value(images, size)
     for mistake in law.mistakes:
         rows = mistake.value(images, size)
         if rows.shape != right.shape:
-            continue  # other images than these, not a mixed-up one
+            continue  # the shape differs, so there is no picture to draw
         pictures = {
             title: found[0].reshape(images[0].shape).permute(1, 2, 0).numpy()
-            for title, found in (("as it should be", right), (mistake.name, rows))
+            for title, found in (("right", right), (mistake.name, rows))
         }
         yield Drawing(
             side_by_side(pictures),
-            f"A picture and the same pixels in another order, after {mistake.title}.",
-            "The row of an image, cut into channels, rows and columns again.",
+            f"Left, a picture. Right, its pixels in another order after {mistake.title}.",
+            "The flat row of an image, reshaped into channels, rows and columns.",
             mistake.name,
         )
 
 
 def graph(result: Tensor) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return the names of the operations behind a result, and which of them used which."""
+    """Return the operations behind a result, and the edges from each one to its inputs."""
     nodes = history(result)
     place = {node: number for number, node in enumerate(nodes)}
     edges = [(place[n], place[source]) for n in nodes for source in inputs_of(n)]
@@ -203,7 +202,7 @@ BOX = {"boxstyle": "round", "facecolor": "#e5ecf9", "edgecolor": "#2b4c8c"}
 
 
 def histories(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Draw what autograd has written down of one chain, computed in each way."""
+    """Draw autograd's graph of one chain of operations, computed by each subject."""
     for mistake in law.mistakes:
         results = {}
         for subject in (law.right, mistake):
@@ -214,18 +213,18 @@ def histories(chapter: Chapter, law: Law) -> Iterator[Drawing]:
             draw_graphs(results),
             "Two graphs of operations. "
             + " ".join(f"{name}: {text or 'no history'}." for name, text in found.items()),
-            "What lies behind the result of a sine, a hyperbolic tangent and a minus.",
+            "The graph that autograd records for a sine, a hyperbolic tangent and a negation.",
             mistake.name,
         )
 
 
 def class_scores(chapter: Chapter, law: Law) -> Iterator[Drawing]:
-    """Draw one dim image and its probabilities in each way."""
+    """Draw one dim image and its probabilities with each subject."""
     images, _ = garments()
     names = ["ankle boot", "bag", "coat"]
 
     def drawn_by(view: Callable[..., Figure]) -> Figure:
-        """Call with copies, since a mistake may write into its arguments."""
+        """Call with new arguments, since a mistake may change them."""
         image = (images[0].reshape(1, 28, 28) - 1) / 2
         return view(image, torch.tensor([0.1, 0.7, 0.2]), names)
 
@@ -235,15 +234,14 @@ def class_scores(chapter: Chapter, law: Law) -> Iterator[Drawing]:
         if not np.array_equal(pixels_of(figure), right):
             yield Drawing(
                 figure,
-                f"An image beside three bars, as drawn by {mistake.title}.",
-                "The image is a dim one; the probabilities are 0.1 for ankle boot, 0.7 for bag and "
-                "0.2 for coat.",
+                f"An image next to three bars, as the mistake {mistake.title} draws them.",
+                "A dim image. The probabilities are 0.1 for ankle boot, 0.7 for bag and 0.2 for "
+                "coat.",
                 mistake.name,
             )
 
 
 def pixels_of(figure: Figure) -> np.ndarray:
-    """Return a figure as an image."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba()).copy()
@@ -257,20 +255,20 @@ DRAWERS: dict[str, Callable[[Chapter, Law], Iterator[Drawing]]] = {
     "test_grad_fn_leads_back_through_the_operations": histories,
     "test_the_figure_shows_the_image_and_a_bar_for_each_class": class_scores,
 }
-# Pictures that take minutes, which `python docs/figures.py` makes, by the claim they belong to.
+# By claim: pictures that take minutes to make, with `python docs/figures.py`.
 RECORDED = {
     "validation.cross-entropy-expects-softmax": (
         "extra-softmax.png",
-        "Two panels over 20 epochs: with a softmax before the cross-entropy the training loss "
+        "Two panels over 20 epochs. With a softmax before the cross-entropy, the training loss "
         "stays above its floor, and the held-out accuracy rises later.",
     ),
     "validation.overfitting": (
         "overfitting.png",
-        "Two panels over 80 epochs: on true labels training accuracy passes the held-out accuracy; "
-        "on random labels it rises as well, while held-out accuracy stays at chance.",
+        "Two panels over 80 epochs. On true labels, the training accuracy passes the held-out "
+        "accuracy. On random labels it rises too, but the held-out accuracy stays at chance.",
     ),
     "validation.adam-is-faster-not-better": (
         "adam-and-sgd.png",
-        "Two panels over 60 epochs: Adam is ahead of SGD at first and no better in the end.",
+        "Two panels over 60 epochs. Adam is ahead of SGD at first, but no better in the end.",
     ),
 }

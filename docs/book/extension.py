@@ -1,4 +1,4 @@
-"""What Sphinx calls: pages are written before it reads, API pages get links back to the laws."""
+"""The Sphinx extension: write the pages before Sphinx reads, link API pages to the laws."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,6 @@ GENERATED = Path(__file__).parents[1] / "generated"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the extension."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", link_back)
@@ -24,8 +23,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def write(app: Sphinx) -> None:
-    """Write the pages anew, so that none is left of what is no longer there."""
-    torch.set_num_threads(1)  # the trainings that are drawn are too small for more
+    """Write all pages into an empty folder, so that no outdated page is left."""
+    torch.set_num_threads(1)  # the training runs in the drawings are too small for more
     shutil.rmtree(GENERATED, ignore_errors=True)
     write_pages(GENERATED)
 
@@ -33,7 +32,7 @@ def write(app: Sphinx) -> None:
 def link_back(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    """Take a docstring as the prose that it is, and name the laws of a technique below it."""
+    """Convert a docstring from prose, and link the laws of a technique below it."""
     lines[:] = docstring(lines)
     laws: list[Law] = [
         law for chapter in chapters() for law in chapter.laws if name in law.techniques
@@ -45,7 +44,7 @@ def link_back(
 def give_levels(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
-    """Say of what level the captions are that Sphinx calls headings, as screen readers need."""
+    """Give a level to the captions that Sphinx marks as headings, for screen readers."""
     for key, value in context.items():
         if isinstance(value, str):
             context[key] = value.replace('role="heading"', 'role="heading" aria-level="2"')

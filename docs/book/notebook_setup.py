@@ -1,45 +1,48 @@
-"""Laws run here as in the suite, by the machinery in the clone of the project."""
+"""Run laws in a notebook as the suite does, with the code of your clone."""
 
 import inspect
 import sys
 import tempfile
 from pathlib import Path
 
+# Demonstrations use np, F and nn without an import.
+import numpy as np  # noqa: F401
 import torch
+import torch.nn.functional as F  # noqa: F401
+from torch import nn  # noqa: F401
 
 import dlconcepts
 from dlconcepts.testing.laws import FAILURES, cases_of
 
 CLONE = Path(dlconcepts.__file__).parents[1]
 if not (CLONE / "conftest.py").is_file():
-    raise FileNotFoundError(f"{CLONE} is no clone of the project: clone it, pip install -e it")
+    raise FileNotFoundError(f"{CLONE} is not a clone of the project: clone it, `pip install -e .`")
 sys.path.insert(0, str(CLONE))
-import conftest  # noqa: E402, F401 - the profiles
+import conftest  # noqa: E402, F401 - it registers the profiles
 
 
-class tmp_path_factory:  # noqa: N801 - a law asks for it by this name
-    """Makes folders, as pytest's fixture of this name does."""
+class tmp_path_factory:  # noqa: N801 - the name of the fixture
+    """Replace pytest's fixture of this name."""
 
     @staticmethod
     def mktemp(name):
-        """Return a new folder."""
         return Path(tempfile.mkdtemp(prefix=name))
 
 
 def asked_for(function):
-    """Return the names of a function's arguments, without *args and **kwargs."""
+    """Return the names of a function's arguments, except *args and **kwargs."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def argument(name):
-    """Return the fixture that a law asks for by name."""
+    """Return the value of a fixture, by name."""
     value = globals()[name]
     return value(*map(argument, asked_for(value))) if inspect.isfunction(value) else value
 
 
 def run_case(law, case):
-    """Run a law with one subject: what is right must pass, and a mistake fail for its reason."""
+    """Run a law with one subject: the right one must pass, a mistake must fail for its reason."""
     failure = None
     with case.running(law):
         try:
@@ -50,11 +53,11 @@ def run_case(law, case):
         print(f"{case.name}: holds on {case.examples} examples")
         return
     case.judge(failure, law)
-    print(f"{case.name}: rejected, since {case.reason}", *failure.__notes__, sep="\n")
+    print(f"{case.name}: rejected: {case.reason}", *failure.__notes__, sep="\n")
 
 
 def run_law(law):
-    """Run a law with what is right, and with each mistake."""
+    """Run a law on the right technique and on each mistake."""
     mark = next(mark for mark in law.pytestmark if mark.name == "law")
     for case in cases_of(mark.args[0], [torch.device("cpu")]):
         run_case(law, case)

@@ -1,4 +1,4 @@
-"""A lesson as a notebook that runs: heads, demonstrations, code, and a cell that runs each law."""
+"""Write a lesson as a notebook: heads, demonstrations, code, and a cell that runs each law."""
 
 import ast
 import doctest
@@ -13,12 +13,12 @@ from book.suite import Chapter, Section, Source
 
 SETUP = Path(__file__).with_name("notebook_setup.py").read_text(encoding="utf-8")
 NEEDS = (
-    "It needs a clone of the project, installed with `pip install -e .`, and runs from anywhere."
+    "The notebook needs a clone of the project, installed with `pip install -e .`. It runs in any "
+    "folder."
 )
 
 
 def write_notebook(chapter: Chapter, path: Path) -> None:
-    """Write the notebook of a lesson."""
     cells = [
         new_markdown_cell(f"# {chapter.title}\n\n{chapter.prose}\n\n{NEEDS}"),
         new_code_cell(SETUP.strip()),
@@ -26,7 +26,7 @@ def write_notebook(chapter: Chapter, path: Path) -> None:
     for section in chapter.sections:
         cells += cells_of(section)
     for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"  # instead of a random one, so that builds agree
+        cell["id"] = f"cell-{number}"  # not random, so that builds are reproducible
     notebook = new_notebook(cells=cells)
     notebook.metadata.kernelspec = {
         "display_name": "Python 3",
@@ -38,7 +38,7 @@ def write_notebook(chapter: Chapter, path: Path) -> None:
 
 
 def cells_of(section: Section) -> Iterator[nbformat.NotebookNode]:
-    """Yield the cells of a claim: its head, what it shows, its code, its laws."""
+    """Yield the cells of a claim: its head, its demonstration, its code, its laws."""
     claim, source = section.claim, section.source
     fields = {"Notes": claim.notes, "Verdict": claim.verdict, "Truth": claim.truth}
     lines = [f"**{name}:** {text}" for name, text in fields.items() if text]
@@ -52,13 +52,13 @@ def cells_of(section: Section) -> Iterator[nbformat.NotebookNode]:
     for node in body:
         if node not in imports:
             yield new_code_cell(code_of(node, source))
-    # At the end of the claim, since a law may use what is written after it.
+    # Laws run last, because a law may use a helper that is defined below it.
     for law in section.laws:
         yield new_code_cell(f"run_law({law.name})")
 
 
 def tolerant(example: doctest.Example) -> str:
-    """Return the code of an example; one that is to raise prints its error and goes on."""
+    """Return the code of an example; if it should raise, print the error and continue."""
     if example.exc_msg is None:
         return example.source
     indented = example.source.replace("\n", "\n    ").rstrip()
@@ -66,12 +66,11 @@ def tolerant(example: doctest.Example) -> str:
 
 
 def is_import(node: ast.stmt) -> bool:
-    """Return whether a statement is one of the imports at the top of a file."""
     return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def code_of(node: ast.stmt, source: Source) -> str:
-    """Return a statement as it stands in the file, but fixtures as the functions that they are."""
+    """Return the source of a statement; a fixture becomes a plain function."""
     code = source.code(node)
     fixture = re.match(r"@pytest\.fixture\b[^\n]*\n", code)
     return code[fixture.end() :] if fixture else code

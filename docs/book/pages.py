@@ -1,10 +1,11 @@
-"""The pages of the book as reStructuredText, made from the suite and from what was recorded."""
+"""Write the pages of the book as reStructuredText, from the suite and the recorded results."""
 
 import pkgutil
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import rot
@@ -19,9 +20,9 @@ from book.tables import cell, tables
 from dlconcepts.testing.claims import LESSONS, Claim
 
 TEMPLATES = Path(__file__).parent / "templates"
-# The pages across the lessons, beside the library's own.
+# Pages that span the lessons.
 ACROSS = ("claims", "corrected", "mistakes", "rot", "runs", "power", "measured")
-# What the page on the power of the laws calls the records of it.
+# The name of each record on the page "The power of the laws", and of its file.
 POWER = {"faults": "faults", "mutants": "mutants", "kinds": "strategies"}
 VERDICTS = {
     "holds": "holds",
@@ -29,41 +30,38 @@ VERDICTS = {
     "corrected": "corrected",
     "opinion": "opinion",
 }
-PROGRAMS = ("__main__", "data")  # no API of theirs is meant to be imported
+PROGRAMS = ("__main__", "data")  # run, not imported: they have no API page
 
 
 def heading(text: str, line: str) -> str:
-    """Return a heading."""
     return f"{text}\n{line * len(text)}"
 
 
 def badge(word: str) -> str:
-    """Return a verdict or an outcome as a badge."""
     return f":{word.lower().replace(' ', '-')}:`{VERDICTS.get(word, word)}`"
 
 
 def claim_label(claim: Claim) -> str:
-    """Return the label of a claim to link to."""
     return f"claim-{claim.id}"
 
 
 def law_links(laws: Iterable[Law]) -> Iterator[str]:
-    """Yield the lines of a list of links to laws."""
     yield from (".. rubric:: Laws", "")
     for law in laws:
         yield f"- :ref:`{prose(law.title)} <{law.label}>`"
 
 
 def outcomes(claim: Claim) -> list[tuple[records.Environment, str, str, str]]:
-    """Return for each environment what it says of a claim: outcome, examples, mistakes."""
+    """Return a claim's result in each environment: outcome, examples, mistakes rejected."""
     laws = [law for chapter in chapters() for law in chapter.laws if law.claim.id == claim.id]
     rows = []
     for environment in records.environments():
         right = [environment.item(law, law.right) for law in laws]
         wrong = [environment.item(law, mistake) for law in laws for mistake in law.mistakes]
         found = [item.outcome if item else records.MISSING for item in (*right, *wrong)]
-        # Mistakes run on the first device of a run only, so that other devices lack all of them.
-        if any(right) and not any(wrong):
+        # Mistakes run only on the first device of a run.
+        elsewhere = any(right) and not any(wrong)
+        if elsewhere:
             found = found[: len(right)]
         worst = next(
             (x for x in ("FAILED", "skipped", records.MISSING) if x in found),
@@ -71,14 +69,13 @@ def outcomes(claim: Claim) -> list[tuple[records.Environment, str, str, str]]:
         )
         examples = sum(int(item.record.get("examples", 0)) for item in right if item)
         rejected = sum(bool(item) and item.outcome == "ok" for item in wrong)
-        elsewhere = any(right) and not any(wrong)
         of = "on another device" if elsewhere else f"{rejected} of {len(wrong)}"
         rows.append((environment, worst, f"{examples:,}", of))
     return rows
 
 
 def counterexample(law: Law, mistake: Subject) -> tuple[str, str] | None:
-    """Return the recorded counterexample of a mistake, and the environment that it is from."""
+    """Return the recorded counterexample of a mistake, and its environment."""
     for environment in records.environments():
         item = environment.item(law, mistake)
         if item and item.record.get("counterexample"):
@@ -87,7 +84,7 @@ def counterexample(law: Law, mistake: Subject) -> tuple[str, str] | None:
 
 
 def verdicts(law: Law, subject: Subject) -> list[str]:
-    """Return in words what each environment says of a law with one subject."""
+    """Describe the result of a law with one subject in each environment."""
     lines = []
     for environment in records.environments():
         item = environment.item(law, subject)
@@ -106,19 +103,18 @@ def verdicts(law: Law, subject: Subject) -> list[str]:
 
 
 def word(law: Law, subject: Subject) -> str:
-    """Return what the runs say of a law with one subject, in a word: the worst that one says."""
+    """Return the worst outcome of a law with one subject in all environments."""
     found = [records.outcome_of(e.item(law, subject)) for e in records.environments()]
     order = ("FAILED", "rejected", "ok", "skipped")
     return next((outcome for outcome in order if outcome in found), records.MISSING)
 
 
 def claims() -> list[Claim]:
-    """Return all claims in course order."""
     return [claim for chapter in chapters() for claim in chapter.claims]
 
 
 def counts() -> dict[str, str]:
-    """Return what the book holds, counted."""
+    """Count the claims, laws, mistakes and verdicts."""
     laws = [law for chapter in chapters() for law in chapter.laws]
     mistakes = [(law, mistake) for law in laws for mistake in law.mistakes]
     return {
@@ -130,19 +126,24 @@ def counts() -> dict[str, str]:
 
 
 def modules() -> list[str]:
-    """Return the names of the library's modules."""
     found = pkgutil.walk_packages(dlconcepts.__path__, "dlconcepts.")
     names = [module.name for module in found]
     return [name for name in names if name.split(".")[1] not in PROGRAMS]
 
 
 def pictures(name: str) -> list[Path]:
-    """Return the recorded pictures of an end-to-end run."""
     return sorted((records.RESULTS / "runs").glob(f"{name}-*.png"))
 
 
+def newest_first(rot: dict[str, Any]) -> dict[str, Any]:
+    """Return the records of docs/rot.py by version of torch."""
+    versions = {name.removeprefix("rot-"): record for name, record in rot.items()}
+    newest = sorted(versions, key=records.version_key, reverse=True)
+    return {version: versions[version] for version in newest}
+
+
 def environment() -> jinja2.Environment:
-    """Return what the templates can call."""
+    """Return the template environment with the filters and values that templates use."""
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -152,7 +153,7 @@ def environment() -> jinja2.Environment:
     )
     found.filters.update(
         prose=prose,
-        linked=lambda text: prose(text.replace("`", "")),  # code cannot stand in a link
+        linked=lambda text: prose(text.replace("`", "")),  # a link cannot contain code
         paragraphs=paragraphs,
         claimed=claimed,
         badge=badge,
@@ -176,7 +177,6 @@ def environment() -> jinja2.Environment:
         pictures=pictures,
         tables=tables,
         verdicts=verdicts,
-        version_key=records.version_key,
         word=word,
     )
     return found
@@ -196,7 +196,7 @@ def write_pages(out: Path) -> None:
         (out / "api" / f"{module}.rst").write_text(page, encoding="utf-8")
     power = records.recorded("power-*.json")
     shared = {
-        "rot": {k.removeprefix("rot-"): v for k, v in records.recorded("rot-*.json").items()},
+        "rot": newest_first(records.recorded("rot-*.json")),
         "runs": records.recorded("runs/*.json"),
         "benchmarks": records.recorded("benchmarks/*.json"),
         **{name: power.get(f"power-{file}") for name, file in POWER.items()},
@@ -213,7 +213,6 @@ def write_pages(out: Path) -> None:
 
 
 def write_chapter(chapter: Chapter, templates: jinja2.Environment, out: Path) -> None:
-    """Write the page of a chapter and its drawings."""
     drawings: dict[str, list[Drawing]] = {}
     for law in chapter.laws:
         for number, drawing in enumerate(draw(chapter, law)):

@@ -1,6 +1,6 @@
-"""What was recorded: the runs of the laws, one for each environment, and other results.
+"""Read the recorded results: runs of the laws, one for each environment, and benchmarks.
 
-Nothing is read but the files under docs/results/, which docs/record.py and docs/rot.py write.
+They are the files under docs/results/, which docs/record.py and docs/rot.py write.
 """
 
 import json
@@ -31,35 +31,34 @@ class Environment:
 
     @property
     def title(self) -> str:
-        """Torch version and device."""
         return f"torch {self.torch}, {self.device}"
 
     def item(self, law: Law, subject: Subject) -> Item | None:
-        """Return the item of a law with a subject, or None if it was not run here."""
+        """Return the result of a law with a subject, or None if it did not run here."""
         judged = self.claims.get(law.claim.id)
         for item in judged.items if judged else ():
             same = (item.function, item.subject) == (law.function, subject.name)
-            # A mistake whose reason has changed is another mistake than the recorded one.
+            # A recorded mistake with another reason is not this mistake.
             reason = item.record.get("reason", "") if item.is_mistake else ""
             if same and reason == subject.reason:
                 return item
         return None
 
     def is_stale(self, claim: Claim) -> bool:
-        """Return whether the claim's file has changed since the run."""
+        """Return whether the claim's file has changed since it ran here."""
         known = self.facts.get(f"source:{claim.file}")
         return known != sha256(claim.path.read_bytes()).hexdigest()[:16]
 
 
 def outcome_of(item: Item | None) -> str:
-    """Return what a run says of an item, in a word."""
+    """Return the outcome of an item in one word."""
     if item is None:
         return MISSING
     return "rejected" if item.is_mistake and item.outcome == "ok" else item.outcome
 
 
 def version_key(text: str) -> tuple[int, ...]:
-    """Return a version as numbers, to sort by.
+    """Return a version as numbers, for sorting.
 
     >>> version_key("2.14.1+cu130") > version_key("2.6.0")
     True
@@ -69,13 +68,13 @@ def version_key(text: str) -> tuple[int, ...]:
 
 @cache
 def environments() -> list[Environment]:
-    """Return what was recorded, the newest torch first, and the CPU before other devices."""
+    """Return the recorded environments, newest torch first, the CPU before other devices."""
     found = [part for file in RESULTS.glob("torch-*.xml") for part in read_run(file)]
     return sorted(found, key=lambda e: ([-n for n in version_key(e.torch)], e.device != "cpu"))
 
 
 def read_run(file: Path) -> list[Environment]:
-    """Read a recorded run: an environment for each device that its laws ran on."""
+    """Read a recorded run: one environment for each device that its laws ran on."""
     properties = ET.parse(file).find("properties")
     facts = {p.get("name", ""): p.get("value", "") for p in properties if properties is not None}
     report = read(file, all_claims())
@@ -101,6 +100,6 @@ def read_run(file: Path) -> list[Environment]:
 
 
 def recorded(pattern: str) -> dict[str, Any]:
-    """Return the recorded JSON files of a pattern by their name without ending."""
+    """Return the recorded JSON files that match a pattern, by stem."""
     files = sorted(RESULTS.glob(pattern))
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}

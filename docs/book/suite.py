@@ -1,7 +1,7 @@
-"""The suite as a text: lessons, claims, laws and mistakes.
+"""Read the suite: lessons, claims, laws and mistakes.
 
-The head of a claim is parsed. The marks of its laws are read from the imported module, so that they
-may be written in any way; code is cut from the source.
+The head of a claim is parsed. The law marks are read from the imported module, so their arguments
+can be any expression. Code is cut from the source.
 """
 
 import ast
@@ -20,18 +20,18 @@ from torch import nn
 from dlconcepts.testing import laws as testing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims, title_of
 
-# The modules under whose names people use the parts of other packages.
+# The public names of torch and torchvision, which people use instead of the defining module.
 PUBLIC = (
     *(torch, torch.Tensor, nn, nn.Module, nn.functional, torch.optim, torch.utils.data),
     *(torchvision.datasets, torchvision.transforms, torchvision.transforms.v2),
 )
-# Parts of the library that laws are written with, and that no law is about.
+# Modules that laws are written with; no law is about them.
 TOOLS = ("strategies", "testing", "support.bitwise", "support.devices")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a law runs on: the right technique (no reason to fail), or a mistake."""
+    """The argument of a law: the right technique, which has no reason to fail, or a mistake."""
 
     name: str
     value: Any
@@ -41,7 +41,7 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """Name in words, or with its module if it is a part of another package.
+        """The name in words, or the qualified name of something from another package.
 
         >>> Subject("NeverClearsGradients", None, "", "class ...", "").title
         'Never clears gradients'
@@ -54,7 +54,7 @@ class Subject:
 
     @property
     def qualified(self) -> str:
-        """Name with the module, as one would write it in a program."""
+        """The name with its module, as a program would write it."""
         for place in PUBLIC:
             if getattr(place, self.name, None) is self.value:
                 return f"{place.__name__}.{self.name}".replace("Tensor", "torch.Tensor", 1)
@@ -64,7 +64,7 @@ class Subject:
 
     @property
     def api(self) -> str:
-        """Full name in the library, if it comes from there."""
+        """The qualified name, if it belongs to this library, else an empty string."""
         return self.qualified if self.qualified.startswith("dlconcepts.") else ""
 
 
@@ -82,27 +82,25 @@ class Law:
 
     @property
     def title(self) -> str:
-        """Name of the test as a sentence."""
+        """The name of the test as a sentence."""
         return title_of(self.name)
 
     @property
     def function(self) -> str:
-        """Full name of the test, as a recorded run has it."""
+        """The full name of the test in a recorded run."""
         return f"tests.{self.claim.lesson}.{self.claim.path.stem}.{self.name}"
 
     @property
     def label(self) -> str:
-        """Label to link to."""
         return f"law-{self.claim.lesson}-{self.name}".replace("_", "-")
 
     def label_of(self, mistake: Subject) -> str:
-        """Label of a mistake to link to."""
         return f"{self.label}--{mistake.name}".replace("_", "-").lower()
 
 
 @dataclass(frozen=True)
 class Section:
-    """A claim, with its laws and with the code that they share."""
+    """A claim with its laws and their shared helpers."""
 
     claim: Claim
     source: "Source"
@@ -119,53 +117,49 @@ class Chapter:
 
     @cached_property
     def docstring(self) -> str:
-        """The lesson's introduction."""
         text = (TESTS / self.name / "__init__.py").read_text(encoding="utf-8")
         return ast.get_docstring(ast.parse(text)) or self.name
 
     @property
     def title(self) -> str:
-        """Number and name of the lesson."""
         return f"Lesson {LESSONS.index(self.name) + 1}: {self.name}"
 
     @property
     def prose(self) -> str:
-        """The paragraphs below the first line of the introduction."""
+        """The introduction without its first line."""
         return self.docstring.partition("\n\n")[2]
 
     @property
     def claims(self) -> list[Claim]:
-        """The claims, in course order."""
         return [section.claim for section in self.sections]
 
     @property
     def laws(self) -> list[Law]:
-        """All laws of the lesson."""
         return [law for section in self.sections for law in section.laws]
 
 
 class Source:
-    """The text of a claim file, and what stands where in it."""
+    """The text of a claim file, and its statements by name."""
 
     def __init__(self, claim: Claim) -> None:
         self.tree, self.lines = claim.tree, claim.path.read_text(encoding="utf-8").splitlines()
         self.nodes = {name: node for node in self.tree.body for name in names_of(node)}
 
     def code(self, node: ast.stmt) -> str:
-        """Return the lines of a statement, with its decorators."""
+        """Return the lines of a statement, including decorators."""
         decorators = getattr(node, "decorator_list", [])
         first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
         return "\n".join(self.lines[first - 1 : node.end_lineno])
 
     def techniques_in(self, code: str, module: ModuleType) -> list[str]:
-        """Return the full names of the library's techniques that a piece of code uses."""
+        """Return the full names of the library's techniques that some code uses."""
         used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
         values = [value for name, value in vars(module).items() if name in used]
         return [full_name(value) for value in values if is_technique(value)]
 
 
 def is_technique(value: Any) -> bool:
-    """Return whether a value is a function or a class of the library that laws are about."""
+    """Return whether a value is a public function or class that laws test."""
     home = str(getattr(value, "__module__", ""))
     public = (inspect.isroutine(value) or inspect.isclass(value)) and value.__name__[0] != "_"
     tools = tuple(f"dlconcepts.{name}" for name in TOOLS)
@@ -173,12 +167,11 @@ def is_technique(value: Any) -> bool:
 
 
 def full_name(value: Any) -> str:
-    """Return the name of a function or class with its module."""
     return f"{value.__module__}.{value.__qualname__}"
 
 
 def names_of(node: ast.stmt) -> list[str]:
-    """Return the names that a statement at the top of a module binds."""
+    """Return the names that a top-level statement binds."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -192,9 +185,9 @@ def sentence_of(thing: Any) -> str:
 
 
 def read_subject(value: Any, reason: str, source: Source, module: ModuleType) -> Subject:
-    """Read a subject of a law; it has code if it is written in the suite or in the library."""
+    """Read a subject of a law, with its code if it is from the suite or the library."""
     name, home = testing.name_of(value), str(getattr(value, "__module__", ""))
-    # A decorated function stands in the file under its name; an instance, under its variable.
+    # By identity: a decorated function or an instance is in the file under its variable.
     variable = next((key for key in source.nodes if vars(module).get(key) is value), "")
     code, sentence = "", ""
     if variable:
@@ -207,7 +200,6 @@ def read_subject(value: Any, reason: str, source: Source, module: ModuleType) ->
 
 
 def read_law(claim: Claim, name: str, source: Source, module: ModuleType) -> Law:
-    """Read the law of that name."""
     function = getattr(module, name)
     (mark,) = (mark.args[0] for mark in function.pytestmark if mark.name == "law")
     right = read_subject(mark.right, "", source, module)
@@ -220,7 +212,6 @@ def read_law(claim: Claim, name: str, source: Source, module: ModuleType) -> Law
 
 
 def read_section(claim: Claim) -> Section:
-    """Read a claim file."""
     source = Source(claim)
     module = importlib.import_module(f"tests.{claim.lesson}.{claim.path.stem}")
     laws = [read_law(claim, law.name, source, module) for law in claim.laws]

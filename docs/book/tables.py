@@ -1,11 +1,11 @@
-"""Recorded JSON of any form as facts, titles, texts and tables."""
+"""Split recorded JSON of any form into facts, titles, texts and tables."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def tables(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the parts of a recorded JSON value in the order in which a page shows them.
+    """Yield the parts of a recorded JSON value in page order.
 
     >>> list(tables({"rounds": 3, "rows": [{"peer": "a", "ms": 1.5}]}))
     [('facts', {'rounds': 3}), ('title', 'rows'), ('table', [{'peer': 'a', 'ms': 1.5}])]
@@ -28,7 +28,7 @@ def tables(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def spread(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row whose value is a table by name as one row for each name.
+    """Return one row for each name in a nested table.
 
     >>> spread({"law": "a", "on": {"cpu": {"ms": 1}, "cuda": {"ms": 2}}})
     [{'law': 'a', 'on': 'cpu', 'ms': 1}, {'law': 'a', 'on': 'cuda', 'ms': 2}]
@@ -41,7 +41,7 @@ def spread(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def cell(value: Any) -> str:
-    """Return a recorded value as text; of a number three digits are enough to compare it.
+    """Return a recorded value as text, numbers with three digits.
 
     >>> cell(1234.5), cell(0.123456), cell([1, 2]), cell(None), cell({"a": 1.0})
     ('1,234', '0.123', '1, 2', '', 'a: 1')

@@ -1,6 +1,6 @@
-// Comforts; without this file the pages show everything.
+// Conveniences: without this file, the pages still show everything.
 
-// What scrolls sideways can be reached by keyboard, and nothing else becomes a stop on the way.
+// Make what scrolls sideways reachable by keyboard, and nothing else.
 function markScrollers() {
   for (const pre of document.querySelectorAll("pre, .table-wrapper")) {
     if (pre.scrollWidth > pre.clientWidth) pre.tabIndex = 0;
@@ -12,7 +12,7 @@ addEventListener("load", markScrollers);
 addEventListener("resize", markScrollers);
 document.addEventListener("toggle", markScrollers, true);
 
-// A link to a mistake opens it.
+// Open the mistake that a link points to.
 function openTarget() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const fold = target?.closest("details") ?? target?.querySelector(":scope > details");
@@ -24,7 +24,7 @@ function openTarget() {
 addEventListener("hashchange", openTarget);
 addEventListener("DOMContentLoaded", openTarget);
 
-// The filter of the claims: each row carries its lesson and its verdict as classes.
+// Filter the claims. Each row has its lesson and verdict as classes.
 addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("filter");
   if (!form) return;

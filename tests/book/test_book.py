@@ -1,7 +1,7 @@
 """The built book: complete, true to the records, and usable by everyone.
 
-It is built once, then read as files and in a headless Chromium. Tests that need the `docs` extra or
-Chromium are skipped without them, with the reason.
+It is built once, then read as files and in headless Chromium. Tests that need the `docs` extra or
+Chromium are skipped without them.
 """
 
 import json
@@ -31,7 +31,7 @@ RESULTS = ROOT / "docs" / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install chromium")
 WIDTHS = {"desktop": 1280, "phone": 390}
-# What axe looks at in a chapter: all of it, but unfolded only the first of its many mistakes.
+# axe checks the whole page, but only the first dozen folds are open: a lesson has hundreds.
 UNFOLD = "[...document.querySelectorAll('details')].slice(0, 12).forEach(d => { d.open = true })"
 REPORT = {"resultTypes": ["violations"]}
 KINDS = (
@@ -46,10 +46,10 @@ KINDS = (
 
 
 def build(out: Path) -> None:
-    """Build the book, warnings being errors, from a copy of its sources."""
+    """Build the book from a copy of its sources, with warnings as errors."""
     for folder in ("docs", "tests", "dlconcepts"):
-        leave_out = shutil.ignore_patterns("__pycache__", "generated")
-        shutil.copytree(ROOT / folder, out / folder, ignore=leave_out)
+        ignored = shutil.ignore_patterns("__pycache__", "generated")
+        shutil.copytree(ROOT / folder, out / folder, ignore=ignored)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q"]
     environment = {**os.environ, "PYTHONPATH": str(out), "PYTHONWARNINGS": "default"}
     done = subprocess.run(
@@ -60,7 +60,7 @@ def build(out: Path) -> None:
 
 @pytest.fixture(scope="session")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the book once for all processes that test, or take the one in $DLCONCEPTS_BOOK."""
+    """Build the book once for all test processes, or use the one in $DLCONCEPTS_BOOK."""
     if "DLCONCEPTS_BOOK" in os.environ:
         return ROOT / os.environ["DLCONCEPTS_BOOK"]
     folder = tmp_path_factory.getbasetemp()
@@ -74,7 +74,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page says: its links, what can be linked to, its text, and what it loads."""
+    """The links, anchors, text, images and loaded files of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -86,7 +86,6 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what a tag links to, loads or names."""
         found = dict(attrs)
         if found.get("id"):
             self.ids.add(str(found["id"]))
@@ -100,21 +99,19 @@ class Page(HTMLParser):
             self.images.append(found)
 
     def handle_data(self, data: str) -> None:
-        """Note the text."""
         self.text += data
 
 
 @pytest.fixture(scope="session")
 def pages(book: Path) -> dict[Path, Page]:
-    """Return every page by its path."""
     return {path: Page(path) for path in sorted(book.rglob("*.html"))}
 
 
 # ------------------------------------------------------------------------ the pages as files
 
 
-def test_every_link_leads_somewhere(book: Path, pages: dict[Path, Page]) -> None:
-    """Each link and each picture of each page is there, and so is each anchor."""
+def test_every_link_has_a_target(book: Path, pages: dict[Path, Page]) -> None:
+    """Every link, picture and anchor on every page exists."""
     broken = []
     for path, page in pages.items():
         for link in [*page.links, *page.loads]:
@@ -122,33 +119,31 @@ def test_every_link_leads_somewhere(book: Path, pages: dict[Path, Page]) -> None
             if parts.scheme or parts.netloc:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.is_file():
+            anchor = unquote(parts.fragment)
+            if not target.is_file() or (
+                anchor and target.suffix == ".html" and anchor not in pages[target].ids
+            ):
                 broken.append(f"{path.relative_to(book)}: {link}")
-            elif parts.fragment and target.suffix == ".html":
-                anchor = unquote(parts.fragment)
-                # The viewer of code marks lines by name only in what it has highlighted.
-                if anchor not in pages[target].ids:
-                    broken.append(f"{path.relative_to(book)}: {link}")
 
     assert not broken, "every link and anchor is there"
 
 
 def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page]) -> None:
-    """Scripts, styles and pictures lie beside the pages, styles load no fonts from a host."""
+    """No page loads scripts, styles or pictures from another host."""
     elsewhere = [load for page in pages.values() for load in page.loads if urlsplit(load).netloc]
 
     assert not elsewhere, "no page loads anything from another host"
 
 
 def test_every_picture_says_what_it_shows(pages: dict[Path, Page]) -> None:
-    """A reader who cannot see a picture can read what it shows."""
+    """Every picture has an alternative text."""
     silent = [image for page in pages.values() for image in page.images if not image.get("alt")]
 
     assert not silent, "every picture has an alternative text"
 
 
 def test_every_claim_is_in_the_index(book: Path, pages: dict[Path, Page]) -> None:
-    """The index lists every claim, opinions too."""
+    """The index lists every claim, including opinions."""
     index = pages[book / "generated" / "claims.html"].text
 
     for claim in all_claims():
@@ -156,7 +151,7 @@ def test_every_claim_is_in_the_index(book: Path, pages: dict[Path, Page]) -> Non
 
 
 def test_every_claim_shows_its_demonstration(book: Path, pages: dict[Path, Page]) -> None:
-    """A chapter shows code without a click: the demonstration of each claim."""
+    """A lesson shows the demonstration of each claim without a click."""
     for claim in all_claims():
         first = claim.demonstration.splitlines()[0]
         text = pages[book / "generated" / "lessons" / f"{claim.lesson}.html"].text
@@ -164,7 +159,7 @@ def test_every_claim_shows_its_demonstration(book: Path, pages: dict[Path, Page]
 
 
 def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
-    """Each counterexample that a chapter shows stands in a record, word for word."""
+    """Each counterexample in a lesson is in a record, word for word."""
     recorded = {
         " ".join(found.get("value", "").split())
         for file in RESULTS.glob("torch-*.xml")
@@ -177,25 +172,23 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
             continue
         text = " ".join(page.text.split())
         shown += text.count("Smallest counterexample")
-        found = re.findall(
-            r"Smallest counterexample, as found with torch [\d.]+, \S+: (.{40})", text
-        )
+        found = re.findall(r"Smallest counterexample, found with torch [\d.]+, \S+: (.{40})", text)
         for start in found:
             assert any(value.startswith(start) for value in recorded), start
 
-    assert shown > 100, "the chapters show counterexamples"
+    assert shown > 100, "the lessons show counterexamples"
 
 
 def with_the_book(program: str, *arguments: str) -> str:
-    """Return what a program prints that imports the book's own modules."""
+    """Return the output of a program that imports the book's own modules."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
 
-def test_what_was_not_run_is_said_to_be_so(tmp_path: Path) -> None:
-    """Without a record of its law a claim is shown as not run yet, and no figure is invented."""
+def test_a_law_without_a_record_is_shown_as_not_run_yet(tmp_path: Path) -> None:
+    """Without a record, a law is "not run yet" and its mistake has no counterexample."""
     program = (
         "import sys; from pathlib import Path; from book import records;"
         "records.RESULTS = Path(sys.argv[1]); from book import pages;"
@@ -206,8 +199,8 @@ def test_what_was_not_run_is_said_to_be_so(tmp_path: Path) -> None:
     assert with_the_book(program, str(tmp_path)).strip() == "not run yet None"
 
 
-def test_a_fault_that_no_law_notices_is_shown_as_such() -> None:
-    """It counts among the faults of its lesson, and without any record the page says so."""
+def test_a_fault_that_no_law_catches_is_listed() -> None:
+    """It is counted and listed as not caught. Without a record, the page says so."""
     missed = {"lesson": "tensors", "sentence": "It is off.", "breaks": ["torch.sin"]}
     record = {"faults": 1, "noticed": 0, "by_a_crash": 0, "seconds": 1, "rows": [missed]}
     record |= {"command": "python power.py", "date": "today", "versions": {"torch": "2"}}
@@ -219,16 +212,16 @@ def test_a_fault_that_no_law_notices_is_shown_as_such() -> None:
 
     found, empty = (with_the_book(program, json.dumps(faults)) for faults in (record, None))
 
-    assert "0 of 1 were noticed" in found
-    assert "Broken: ``torch.sin``. Not noticed." in found
+    assert "They caught 0 of 1 faults" in found
+    assert "Broken: ``torch.sin``. Not caught." in found
     assert "Nothing is recorded yet." in empty
     assert "Nothing is recorded yet." not in found
 
 
-def test_records_hold_nothing_of_the_machine() -> None:
-    """Neither host names nor paths nor addresses in memory are in what is recorded."""
+def test_records_do_not_reveal_the_machine() -> None:
+    """Records contain no host names, absolute paths or memory addresses."""
     files = [path for path in RESULTS.rglob("*") if path.suffix in (".json", ".xml")]
-    absolute = r"(?<![\w./:<])/\w[\w.-]*/\w"  # a path of two folders or more
+    absolute = r"(?<![\w./:<])/\w[\w.-]*/\w"  # a path with at least two folders
 
     assert files, "something is recorded"
     for file in files:
@@ -238,7 +231,7 @@ def test_records_hold_nothing_of_the_machine() -> None:
 
 
 def test_every_drawing_belongs_to_a_law() -> None:
-    """A law that was renamed takes its drawing along."""
+    """Every law that a drawing names exists."""
     drawings = (ROOT / "docs" / "book" / "drawings.py").read_text(encoding="utf-8")
     laws = {law.name for claim in all_claims() for law in claim.laws}
     names = re.findall(r'^    "(test_\w+)": ', drawings, flags=re.MULTILINE)
@@ -247,22 +240,22 @@ def test_every_drawing_belongs_to_a_law() -> None:
     assert [name for name in names if name not in laws] == []
 
 
-def test_the_examples_of_the_book_s_own_docstrings_run() -> None:
-    """The modules that make the book are outside the folders that pytest collects by itself."""
+def test_the_doctests_of_the_book_s_modules_pass() -> None:
+    """The book's modules are outside the folders that pytest collects by default."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     folders = ["docs/book", "docs/record.py", "docs/rot.py"]
-    leave_out = "--ignore=docs/book/notebook_setup.py"  # a cell of a notebook, and no module
+    ignored = "--ignore=docs/book/notebook_setup.py"  # a notebook cell, not a module
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
 
     done = subprocess.run(
-        [*command, leave_out, *folders], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*command, ignored, *folders], cwd=ROOT, env=environment, capture_output=True, text=True
     )
 
     assert done.returncode == 0, done.stdout
 
 
-def test_every_chapter_is_a_notebook(book: Path) -> None:
-    """Each chapter is also a notebook, with a cell that runs each law."""
+def test_every_lesson_is_a_notebook(book: Path) -> None:
+    """Each lesson is also a notebook, with a cell that runs each law."""
     notebooks = sorted((book / "_downloads").rglob("*.ipynb"), key=lambda path: path.stem)
     lessons = sorted((book / "generated" / "lessons").glob("*.html"))
     assert [path.stem for path in notebooks] == [path.stem for path in lessons]
@@ -275,7 +268,7 @@ def test_every_chapter_is_a_notebook(book: Path) -> None:
 
 
 def test_a_notebook_runs(book: Path, tmp_path: Path) -> None:
-    """The notebook of the first lesson runs from its first cell to its last."""
+    """The notebook of the first lesson runs from the first cell to the last."""
     nbclient = pytest.importorskip("nbclient", reason="needs `pip install -e .[docs]`")
     pytest.importorskip("ipykernel", reason="needs `pip install -e .[docs]`")
     (path,) = (book / "_downloads").rglob("tensors.ipynb")
@@ -290,7 +283,7 @@ def test_a_notebook_runs(book: Path, tmp_path: Path) -> None:
     ]
     laws = sum(cell.source.startswith("run_law(") for cell in notebook.cells)
     assert sum("holds on" in text for text in printed) == laws
-    assert any("rejected, since" in text for text in printed)
+    assert any(": rejected: " in text for text in printed)
 
 
 # ------------------------------------------------------------------------ in a browser
@@ -298,7 +291,6 @@ def test_a_notebook_runs(book: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Start Chromium."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="the browser tests need `pip install -e .[docs]`"
     )
@@ -310,7 +302,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Any]:
-    """Open a tab that allows no error in the console and no request off the page's own files."""
+    """Open a tab, and fail on an error in the console or a request to a host."""
     page = browser.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -325,12 +317,12 @@ def tab(browser: Any) -> Iterator[Any]:
     )
     yield page
     page.close()
-    assert not complaints, "no errors, and no request to a host"
+    assert not complaints, "no error and no request to a host"
 
 
 @needs_chromium
 def test_search_finds_a_claim(book: Path, tab: Any) -> None:
-    """The full-text search works from files, and leads to the section of the claim."""
+    """The full-text search works on local files and finds the page of the claim."""
     tab.goto(f"{(book / 'search.html').as_uri()}?q=micro-batches-add-up-to-a-batch")
     tab.wait_for_selector("#search-results ul.search li a")
 
@@ -340,8 +332,8 @@ def test_search_finds_a_claim(book: Path, tab: Any) -> None:
 
 
 @needs_chromium
-def test_the_filter_hides_all_but_what_was_chosen(book: Path, tab: Any) -> None:
-    """Lesson, verdict and text narrow the index down, and the number shown is said."""
+def test_the_filter_shows_only_what_was_chosen(book: Path, tab: Any) -> None:
+    """Lesson, verdict and text narrow the index, and the form shows the number of claims."""
     tab.goto((book / "generated" / "claims.html").as_uri())
     everything = tab.locator(".claim:visible").count()
 
@@ -354,7 +346,7 @@ def test_the_filter_hides_all_but_what_was_chosen(book: Path, tab: Any) -> None:
         text.startswith("corrected") and "tensors." in text for text in rows.all_inner_texts()
     )
     assert tab.locator("form output").inner_text() == f"{rows.count()} of {everything} claims"
-    assert tab.locator("h2:visible").count() == 1, "lessons without a claim left are hidden too"
+    assert tab.locator("h2:visible").count() == 1, "a lesson without a shown claim is hidden"
     tab.fill("input[name=text]", "resize")
     assert all("resize" in text for text in tab.locator(".claim:visible").all_inner_texts())
     assert tab.locator(".claim:visible").count() > 0
@@ -364,7 +356,7 @@ def test_the_filter_hides_all_but_what_was_chosen(book: Path, tab: Any) -> None:
 
 @needs_chromium
 def test_the_filter_works_by_keyboard(book: Path, tab: Any) -> None:
-    """Tab leads to the fields, and typing chooses."""
+    """Tab moves between the fields, and typing selects."""
     tab.goto((book / "generated" / "claims.html").as_uri())
     tab.focus("input[name=text]")
     tab.keyboard.type("zigzag")
@@ -379,7 +371,7 @@ def test_the_filter_works_by_keyboard(book: Path, tab: Any) -> None:
 
 @needs_chromium
 def test_without_scripts_everything_is_shown(book: Path, browser: Any) -> None:
-    """The filter is not there, and all claims are."""
+    """The filter is hidden, and all claims are visible."""
     page = browser.new_page(java_script_enabled=False)
     page.goto((book / "generated" / "claims.html").as_uri())
 
@@ -390,7 +382,7 @@ def test_without_scripts_everything_is_shown(book: Path, browser: Any) -> None:
 
 @needs_chromium
 def test_a_counterexample_opens(book: Path, tab: Any) -> None:
-    """A mistake is folded, opens by keyboard, and shows code and counterexample."""
+    """A folded mistake opens by keyboard and shows its counterexample."""
     tab.goto((book / "generated" / "lessons" / "autograd.html").as_uri())
     fold = tab.locator("details.mistake").first
     shown = fold.get_by_text("Smallest counterexample")
@@ -405,7 +397,7 @@ def test_a_counterexample_opens(book: Path, tab: Any) -> None:
 
 @needs_chromium
 def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
-    """A link in the catalogue leads to the mistake and unfolds it."""
+    """A link on the page of the mistakes leads to the mistake and unfolds it."""
     tab.goto((book / "generated" / "mistakes.html").as_uri())
 
     tab.locator("article dt a").first.click()
@@ -419,10 +411,8 @@ def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_are_accessible_and_fit(book: Path, browser: Any, width: str, scheme: str) -> None:
-    """On every kind of page axe finds no serious violation, and nothing is too wide for it.
-
-    Each chapter is looked at in both widths and both schemes, in two of their four pairs.
-    """
+    """On every kind of page, axe finds no serious violation, and nothing is too wide."""
+    # Lessons are large, so they are checked only in two of the four pairs.
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     context = browser.new_context(
         viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme

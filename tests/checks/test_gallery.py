@@ -1,4 +1,4 @@
-"""`dlconcepts.checks` names each mistake of the gallery, and is silent about what is right."""
+"""`dlconcepts.checks` names each mistake of the gallery, and accepts correct projects."""
 
 import functools
 import inspect
@@ -19,16 +19,11 @@ from torchvision import models
 
 import tests.gallery as gallery
 from dlconcepts import checks
-from dlconcepts.__main__ import main
 from dlconcepts.checks import CheckFailedError, NotCheckedError
 from dlconcepts.checks.project import PARTS
-from dlconcepts.checks.state import Snapshot
+from dlconcepts.cli import main
 from dlconcepts.support.bitwise import state_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dlconcepts.testing.claims import all_claims
 
 pytest_plugins = ["pytester"]
 
@@ -38,7 +33,6 @@ FAMILIES = ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0
 
 
 def complaints(report):
-    """Return what a report complains about, by the names of the checks."""
     return {result.check: result.details for result in report.failed}
 
 
@@ -47,7 +41,7 @@ def complaints(report):
 
 @pytest.mark.parametrize("mistake", gallery.MISTAKES, ids=lambda mistake: mistake.name)
 def test_a_mistake_is_named_by_its_check_and_by_no_other(mistake):
-    """The check that must find it says why; others are silent, or rightly concerned."""
+    """The right check fails and says why; no check fails without a reason."""
     report = checks.check(**mistake.wrong())
 
     found = complaints(report)
@@ -64,18 +58,16 @@ def test_the_same_project_without_the_mistake_is_left_alone(name):
 
 @functools.cache
 def report_on(control):
-    """Return the report on a control, which several mistakes share."""
     return checks.check(**CONTROLS[control]())
 
 
 @pytest.mark.parametrize("mistake", gallery.MISTAKES, ids=lambda mistake: mistake.name)
 def test_the_check_that_finds_a_mistake_passes_on_its_control(mistake):
-    """A control is one only if the check that is meant has looked at it."""
+    """A control counts only if the check has really run on it."""
     assert report_on(mistake.right.__name__)[mistake.check].status == "passed"
 
 
 def judged(parts, name):
-    """Return the status of one check on a project."""
     try:
         checks.REGISTRY[name](**parts)
     except CheckFailedError:
@@ -87,7 +79,7 @@ def judged(parts, name):
 
 @pytest.mark.parametrize("name", gallery.CORRECT)
 def test_a_correct_project_of_another_kind_is_left_alone(name):
-    """No check complains about a project because it is unusual."""
+    """No check complains about an unusual project that is right."""
     assert complaints(checks.check(**gallery.CORRECT[name]())) == {}
 
 
@@ -100,7 +92,7 @@ def test_every_check_has_a_mistake_that_it_must_find():
     ("name", "training"), [*((name, True) for name in FAMILIES), ("resnet18", False)]
 )
 def test_families_of_torchvision_are_left_alone(name, training):
-    """Small families, in both modes; `benchmarks/checks.py` runs all of them."""
+    """A few small families pass in both modes; `benchmarks/checks.py` runs all models."""
     torch.manual_seed(0)
     settings = {"init_weights": True} if name == "googlenet" else {}
     with warnings.catch_warnings():
@@ -116,7 +108,6 @@ def test_families_of_torchvision_are_left_alone(name, training):
 
 
 def of_all_outputs(outputs, targets):
-    """Return the cross-entropy, also of the auxiliary classifiers that some have in training."""
     parts = (
         [outputs] if isinstance(outputs, torch.Tensor) else [x for x in outputs if x is not None]
     )
@@ -126,14 +117,14 @@ def of_all_outputs(outputs, targets):
 # ------------------------------------------------------------------------ each check
 
 
-def test_each_check_names_a_claim_of_the_ledger():
-    """A lesson links to what the project has proved, and says all of its parts."""
-    ledger = tomllib.loads((ROOT / "tests" / "claims.toml").read_text(encoding="utf-8"))
-    verdicts = {claim["id"]: claim["verdict"] for claim in ledger["claim"]}
+def test_each_check_names_a_claim_that_the_course_proves():
+    """A lesson refers to a claim that exists and is not an opinion, and has all of its parts."""
+    verdicts = {claim.id: claim.verdict for claim in all_claims()}
 
     for name, check in checks.REGISTRY.items():
         lesson = check.lesson
-        assert verdicts.get(lesson.claim, "opinion") != "opinion", name
+        assert lesson.claim in verdicts, f"{name}: no claim {lesson.claim}"
+        assert verdicts[lesson.claim] != "opinion", name
         assert all([lesson.concept, lesson.why, lesson.fix, lesson.reproducer]), name
         assert lesson.name == name == check.__name__.removeprefix("check_").replace("_", "-")
         assert getattr(checks, check.__name__) is check, "each check can be called by itself"
@@ -141,7 +132,7 @@ def test_each_check_names_a_claim_of_the_ledger():
 
 @pytest.mark.parametrize("name", checks.REGISTRY)
 def test_a_check_alone_raises_the_lesson(name):
-    """Called by itself a check is silent about the control, and raises about the mistake."""
+    """A check that is called directly raises for the mistake and not for the control."""
     mistake = next(mistake for mistake in gallery.MISTAKES if mistake.check == name)
     check = checks.REGISTRY[name]
 
@@ -158,13 +149,13 @@ def test_a_check_alone_raises_the_lesson(name):
 
 
 def test_a_check_alone_says_which_part_is_missing():
-    """A check that lacks a part has not passed."""
+    """A check that lacks a part raises NotCheckedError."""
     with pytest.raises(NotCheckedError, match="needs loss_fn, optimizer, train_step or fit"):
         checks.check_a_step_follows_its_own_batch(model=nn.Linear(1, 1), batch=(0, torch.ones(1)))
 
 
 def test_the_checks_import_neither_pytest_nor_the_lessons():
-    """Importing them brings PyTorch and nothing of this project but themselves."""
+    """Importing the checks imports PyTorch, and no other module of this project."""
     code = (
         "import sys, dlconcepts.checks\n"
         "ours = {n for n in sys.modules if n.startswith('dlconcepts')}\n"
@@ -183,7 +174,6 @@ def test_the_checks_import_neither_pytest_nor_the_lessons():
 
 
 def reproduce(name, parts):
-    """Run the reproducer of a check on a project, under the names that a reader would use."""
     inputs, targets = parts["batch"]
     pairs = torch.utils.data.TensorDataset(inputs, targets)
     names = dict.fromkeys(PARTS) | {"torch": torch, "inputs": inputs, "targets": targets}
@@ -199,7 +189,7 @@ def reproduce(name, parts):
 
 @pytest.mark.parametrize("name", checks.REGISTRY)
 def test_a_reproducer_shows_the_mistake_in_plain_torch(name, tmp_path, monkeypatch):
-    """Its assertion fails on the mistake, and holds on the control."""
+    """The reproducer's assertion fails on the mistake, and holds on the control."""
     monkeypatch.chdir(tmp_path)
     mistake = next(mistake for mistake in gallery.MISTAKES if mistake.check == name)
 
@@ -212,7 +202,6 @@ def test_a_reproducer_shows_the_mistake_in_plain_torch(name, tmp_path, monkeypat
 
 
 def broken_step(model, loss_fn, optimizer, inputs, targets):
-    """Change everything there is, then raise."""
     model.eval()
     optimizer.param_groups[0]["lr"] = 7
     torch.manual_seed(5)
@@ -226,7 +215,6 @@ def broken_step(model, loss_fn, optimizer, inputs, targets):
 
 
 def states(parts):
-    """Return all that a check must leave as it is."""
     optimizer = parts["optimizer"].state_dict()
     groups = json.dumps(optimizer["param_groups"], default=str)
     momentum = [bytes(s["momentum_buffer"].numpy()) for s in optimizer["state"].values()]
@@ -245,7 +233,6 @@ def states(parts):
 
 
 def trained_project(**changes):
-    """Return a project in the middle of training: gradients and momentum are there."""
     parts = gallery.base.project(**changes)
     gallery.base.train_step(parts["model"], parts["loss_fn"], parts["optimizer"], *parts["batch"])
     parts["model"].body[1].eval()
@@ -271,7 +258,7 @@ def test_everything_is_as_before(step, model, training):
 
 
 def test_what_the_functions_of_a_project_keep_is_as_before():
-    """Closures, globals and schedulers are put back too."""
+    """Closures, globals and schedulers are restored too."""
     model = gallery.base.Network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -292,7 +279,7 @@ def test_what_the_functions_of_a_project_keep_is_as_before():
 
 
 def test_a_check_alone_leaves_everything_as_before():
-    """Not only the whole report, each check puts back what it changed."""
+    """Each check restores what it changed, as the whole report does."""
     for name, check in checks.REGISTRY.items():
         parts = trained_project() | {"batch": None}  # the loader has one
         before = states(parts)
@@ -301,20 +288,20 @@ def test_a_check_alone_leaves_everything_as_before():
 
 
 def test_an_error_of_the_project_is_reported_with_its_own_line():
-    """What the project's code raises is the error of the check that called it."""
+    """An error in the project's code is an error of the check that called it."""
     report = checks.check(**gallery.base.project(train_step=broken_step, fit=None))
 
     result = report["a-step-follows-its-own-batch"]
-    line = inspect.getsourcelines(broken_step)[1] + 11
+    line = inspect.getsourcelines(broken_step)[1] + 10
     assert result.status == "error"
     assert "KeyError: 'the step is broken'" in result.details
-    assert f"test_checks.py:{line}, in broken_step: raise KeyError" in result.details
+    assert f"test_gallery.py:{line}, in broken_step: raise KeyError" in result.details
     assert not report.ok
     assert report["examples-stay-apart"].status == "passed", "the other checks go on"
 
 
 def test_what_is_not_checked_never_looks_like_passed():
-    """A part that is missing is named, in the report, in JSON and in JUnit XML."""
+    """Text, JSON and JUnit XML all name the missing part."""
     report = checks.check(model=gallery.base.Network(), batch=torch.randn(8, 4))
 
     result = report["the-mode-is-restored"]
@@ -329,7 +316,7 @@ def test_what_is_not_checked_never_looks_like_passed():
 
 
 def test_the_same_project_gives_the_same_report():
-    """Nothing depends on luck, on what ran before, or on the random state."""
+    """The report does not depend on the random state, or on what ran before."""
     texts = []
     for number in (1, 2):
         mistake = next(m for m in gallery.MISTAKES if m.name == "functional_dropout_that_stays_on")
@@ -351,7 +338,7 @@ def test_the_report_says_how_many_passes_it_took():
 
 
 def test_a_law_that_does_not_apply_is_named_with_the_reason():
-    """except_for is listed as excepted, not as passed, and needs a check and a reason."""
+    """A law in except_for is reported as excepted; it needs an existing name and a reason."""
     parts = {
         "model": gallery.forward.Sized(before=gallery.forward.minus_the_batch_mean),
         "batch": torch.randn(8, 4),
@@ -383,20 +370,20 @@ def test_a_law_that_does_not_apply_is_named_with_the_reason():
     ],
 )
 def test_a_part_that_cannot_be_used_is_refused_at_once(parts, words):
-    """The error says what was wrong and what to do."""
+    """The error says what is wrong and what to do."""
     with pytest.raises(TypeError, match=words):
         checks.check(**parts)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_device_that_cannot_be_used_is_refused_at_once(device):
-    """One error says so, rather than one of every check."""
+    """There is one error at the start instead of one in every check."""
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used here: .*; leave out"):
         checks.check(model=nn.Linear(1, 1), device=device)
 
 
 def test_a_name_in_frozen_that_the_model_lacks_is_an_error():
-    """A misspelt name must not look like a part that stays."""
+    """A misspelt name must not pass for a part that stays frozen."""
     report = checks.check(**gallery.freezing.transfer(frozen=["bakcbone"]))
 
     assert "'bakcbone'" in report["frozen-parameters-stay"].details
@@ -404,32 +391,12 @@ def test_a_name_in_frozen_that_the_model_lacks_is_an_error():
 
 
 def test_failures_can_be_raised():
-    """raise_for_failures is an assertion, whose message is the report."""
+    """raise_for_failures raises AssertionError with the report as its message."""
     checks.check(model=nn.Linear(1, 1), batch=torch.ones(2, 1)).raise_for_failures()
     report = checks.check(model=gallery.forward.AlwaysDrops(False), batch=torch.randn(8, 4))
 
     with pytest.raises(AssertionError, match="Dropout that stays on"):
         report.raise_for_failures()
-
-
-def test_a_snapshot_puts_back_what_a_closure_and_an_array_had():
-    """Whatever can be reached is as it was."""
-    array, numbers, count = np.zeros(2), [1], 0
-    generator = np.random.default_rng(0)
-
-    def touch():
-        nonlocal count
-        count += 1
-        numbers.append(2)
-        array[0] = 1
-        return generator.random()
-
-    before = Snapshot(touch)
-    drawn = touch()
-    before.restore()
-
-    assert (count, numbers, array[0]) == (0, [1], 0)
-    assert touch() == drawn
 
 
 # ------------------------------------------------------------------------ pytest and the shell
@@ -461,7 +428,6 @@ number = 3
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
-    """Work in a folder with a small project."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shop.py").write_text(PROJECT)
     yield tmp_path
@@ -470,7 +436,7 @@ def shop(tmp_path, monkeypatch):
 
 
 def test_the_command_passes_what_is_right(shop, capsys):
-    """A factory of a model, and a shape: exit status 0."""
+    """A factory of a model and a shape give exit status 0."""
     assert main(["check", "shop:net", "--batch", "8x4"]) == 0
 
     printed = capsys.readouterr().out
@@ -479,7 +445,7 @@ def test_the_command_passes_what_is_right(shop, capsys):
 
 
 def test_the_command_fails_what_is_wrong_and_writes_the_reports(shop, capsys):
-    """A factory of parts: exit status 1, the lesson, JSON and JUnit XML."""
+    """A failure gives exit status 1, the lesson, JSON and JUnit XML."""
     line = ["check", "shop:softmaxed", "--json", "out/report.json", "--junit", "junit.xml"]
 
     assert main(line) == 1
@@ -496,7 +462,7 @@ def test_the_command_fails_what_is_wrong_and_writes_the_reports(shop, capsys):
 
 
 def test_the_command_takes_a_batch_and_exceptions_by_name(shop, capsys):
-    """--batch names a function too, and --except is as except_for."""
+    """--batch can name a function, and --except works like except_for."""
     excepted = "cross-entropy-is-given-logits=a matter of taste"
 
     assert main(["check", "shop:softmaxed", "--batch", "shop:batch", "--except", excepted]) == 0
@@ -507,19 +473,19 @@ def test_the_command_takes_a_batch_and_exceptions_by_name(shop, capsys):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("shop", "no name of the form"),
+        ("shop", "does not have the form package.module:factory"),
         ("shop:nothing", "shop has no nothing"),
         ("nowhere:net", "nowhere cannot be imported"),
         ("shop:number", "gives a int; it has to be a model"),
         ("shop:broken", "shop:broken() raised ZeroDivisionError"),
-        ("shop:net --batch 8xx", "no shape such as 4x3x224x224"),
+        ("shop:net --batch 8xx", "is neither a shape such as 4x3x224x224 nor"),
         ("shop:net", "nothing could be checked: give --batch"),
         ("shop:net --batch 8x4 --except examples-stay-apart", "lacks the reason"),
         ("shop:net --batch 8x4 --except nonsense=why", "is no check"),
     ],
 )
 def test_the_command_explains_what_it_cannot_do(shop, capsys, line, words):
-    """One sentence, exit status 2, no traceback."""
+    """A user error gives one sentence and exit status 2, without a traceback."""
     assert main(["check", *line.split()]) == 2
 
     printed = capsys.readouterr()
@@ -528,7 +494,7 @@ def test_the_command_explains_what_it_cannot_do(shop, capsys, line, words):
 
 
 def test_each_check_becomes_an_item_of_pytest(pytester):
-    """A failing check fails, one that lacks a part is skipped with the reason."""
+    """A failing check fails its test; a check that lacks a part skips it with the reason."""
     pytester.makepyfile(shop=PROJECT)
     pytester.makepyfile(
         """
@@ -556,7 +522,7 @@ def test_each_check_becomes_an_item_of_pytest(pytester):
 
 
 def test_parametrize_refuses_what_check_refuses():
-    """A misspelt part or exception is an error when the file is collected."""
+    """A misspelt part or exception is an error when pytest collects the file."""
     with pytest.raises(TypeError, match="did you mean 'model'"):
         checks.parametrize(modle=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="is no check"):

@@ -1,4 +1,4 @@
-"""What the checks of what learns see, say and leave alone, on models of a few numbers."""
+"""What the checks of learning find, report and accept."""
 
 import copy
 
@@ -9,33 +9,14 @@ from torch import nn
 
 from dlconcepts import checks
 from dlconcepts.checks import NotCheckedError
-from dlconcepts.checks.laws.learning import gradients, graph_leaves, layer_sleeps, names, shake
-from dlconcepts.checks.project import Project
 from tests.checks.small_projects import Gives, observed, sgd
 
 X = torch.tensor([[1.0, -2.0], [3.0, 4.0], [-5.0, 6.0]])
 Y = torch.tensor([0, 1, 1])
 
 
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (["a"], "a"),
-        (["a", "b", "c"], "a, b, c"),
-        (["a", "b", "c", "d"], "a, b, c and 1 more"),
-        (list("abcdefgh"), "a, b, c and 5 more"),
-    ],
-)
-def test_three_names_are_said_and_the_others_counted(found, words):
-    """A message stays one line."""
-    assert names(found) == words
-
-
 class Adds(nn.Module):
-    """A linear layer whose output functions of the model are added to."""
-
     def __init__(self, *functions, **kept):
-        """Keep the functions, and attributes of any kind."""
         super().__init__()
         self.linear = nn.Linear(2, 2)
         self.functions = functions
@@ -43,7 +24,6 @@ class Adds(nn.Module):
             setattr(self, name, value)
 
     def forward(self, x):
-        """Return the sum."""
         return sum((function(self, x) for function in self.functions), self.linear(x))
 
 
@@ -53,7 +33,6 @@ REGISTERED = checks.check_every_layer_is_registered
 
 
 def layers(count):
-    """Return some linear layers."""
     return [nn.Linear(2, 2, bias=False) for _ in range(count)]
 
 
@@ -83,7 +62,7 @@ def layers(count):
     ],
 )
 def test_a_trainable_tensor_that_is_no_parameter_is_found(model, says):
-    """The message says how many there are, of which shape, and the attribute that holds them."""
+    """The message says how many tensors there are, their shapes, and what holds them."""
     seen = observed(REGISTERED, model=model, batch=(X, Y))
 
     assert seen.startswith("the output depends ") == bool(says)
@@ -92,7 +71,7 @@ def test_a_trainable_tensor_that_is_no_parameter_is_found(model, says):
 
 
 def test_the_part_that_holds_them_is_named_with_its_own_name():
-    """Deep in the model, and each attribute once."""
+    """The attribute is named with its path, once."""
     inner = Adds(lambda model, x: model.X[0](x) + model.X[1](x) + x * model.z, X=layers(2))
     inner.z = torch.ones(2, requires_grad=True)
 
@@ -105,26 +84,21 @@ def test_the_part_that_holds_them_is_named_with_its_own_name():
     "function", [lambda x: x.requires_grad_(), lambda x: x.detach().requires_grad_()]
 )
 def test_an_input_that_requires_a_gradient_is_no_parameter(function):
-    """A penalty of the gradient with respect to the input needs it."""
+    """A gradient penalty needs such an input."""
     model = Adds(lambda model, x: function(x).square())
 
     assert observed(REGISTERED, model=model, batch=(X, Y)) == ""
 
 
 class Warms(nn.Module):
-    """A model scaled by a temperature that it is given."""
-
     def __init__(self, temperature):
-        """Keep the tensor out of the parameters."""
         super().__init__()
         self.linear, self.temperature = nn.Linear(2, 2), [temperature]
 
     def forward(self, x):
-        """Return the scaled logits."""
         return self.linear(x) / self.temperature[0]
 
     def __deepcopy__(self, memo):
-        """Share the temperature."""
         other = Warms(self.temperature[0])
         other.linear = copy.deepcopy(self.linear, memo)
         return other
@@ -132,7 +106,7 @@ class Warms(nn.Module):
 
 @pytest.mark.parametrize("held", [True, False])
 def test_what_the_optimizer_holds_is_trained_without_being_registered(held):
-    """A temperature beside the model is learnt, if the optimizer knows it."""
+    """A temperature outside the model is trained if the optimizer holds it."""
     temperature = torch.ones((), requires_grad=True)
     model = Warms(temperature)
     optimizer = torch.optim.SGD([*model.parameters(), *([temperature] if held else [])], lr=0.1)
@@ -143,29 +117,15 @@ def test_what_the_optimizer_holds_is_trained_without_being_registered(held):
 
 
 class OnlyInTraining(Adds):
-    """A model that adds to its output in training alone."""
-
     def forward(self, x):
-        """Return the sum, or the logits."""
         return super().forward(x) if self.training else self.linear(x)
 
 
 def test_layers_are_looked_for_in_training_mode():
-    """A branch for training counts, whatever the model's own mode is."""
+    """A branch that runs only in training counts, whatever mode the model was in."""
     model = OnlyInTraining(lambda model, x: model.z[0](x), z=layers(1)).eval()
 
     assert observed(REGISTERED, model=model, batch=(X, Y)).endswith("kept in z")
-
-
-def test_the_leaves_of_a_graph_are_found_once_each():
-    """Through every output, and every operation on the way."""
-    a, b, c = (torch.full((2,), value, requires_grad=True) for value in (1.0, 2.0, 3.0))
-    shared = a * b
-
-    found = graph_leaves({"x": [c.exp(), shared], "y": (shared + shared).sum(), "z": torch.ones(1)})
-
-    assert sorted(leaf[0].item() for leaf in found) == [1, 2, 3]
-    assert {id(leaf) for leaf in found} == {id(a), id(b), id(c)}
 
 
 # ------------------------------------------------------------------------ gradients
@@ -174,12 +134,10 @@ LEARNS = checks.check_every_parameter_gets_a_gradient
 
 
 def left_out(model, x):
-    """Use a layer, but for its gradient."""
     return model.z(x).detach()
 
 
 def rounded(model, x):
-    """Use a layer, whose gradient is zero everywhere."""
     return model.z(x).round()
 
 
@@ -197,14 +155,14 @@ ALWAYS = "after 8 backward passes from 8 different weights the gradient of "
     ],
 )
 def test_a_parameter_without_a_gradient_is_named(functions, says, loss_fn):
-    """The message says whether there was none, or it was zero."""
+    """The message says whether the gradient is None or zero."""
     model = Adds(*functions, z=nn.Linear(2, 2))
 
     assert observed(LEARNS, model=model, batch=(X, Y), loss_fn=loss_fn) == ALWAYS + says
 
 
 def test_a_layer_that_is_unused_is_named_before_one_whose_gradient_is_zero():
-    """Both are listed, in the order of the model."""
+    """The message lists unused and zero-gradient parameters in the order of the model."""
     model = Adds(rounded, z=nn.Linear(2, 2, bias=False), a=nn.Linear(2, 2, bias=False))
 
     assert observed(LEARNS, model=model, batch=(X, Y)) == (
@@ -213,17 +171,14 @@ def test_a_layer_that_is_unused_is_named_before_one_whose_gradient_is_zero():
 
 
 def by_chance(model, x):
-    """Use a layer in half of the passes."""
     return model.z(x) if torch.rand(()) < 0.5 else 0
 
 
 def gated(model, x):
-    """Use a layer behind a gate that starts closed."""
     return model.gate * model.z(x)
 
 
 def normalised(model, x):
-    """Use a layer whose bias a normalisation takes away."""
     return F.batch_norm(model.z(x), None, None, training=True)
 
 
@@ -238,14 +193,14 @@ def normalised(model, x):
     ],
 )
 def test_a_parameter_that_learns_at_times_is_left_alone(functions, kept, loss_fn):
-    """By chance, once a gate has opened, or but for a bias that the mean takes away."""
+    """Chance, a closed gate, or a bias before BatchNorm may leave no gradient in a pass."""
     model = Adds(*functions, z=nn.Linear(2, 2), **kept)
 
     assert observed(LEARNS, model=model, batch=(X, Y), loss_fn=loss_fn) == ""
 
 
 def test_without_a_loss_every_output_counts_and_none_cancels():
-    """The sum of a softmax does not depend on its scores; a mixture of them does."""
+    """The sum of a softmax does not depend on its scores, but a random mixture does."""
     model = Adds(z=nn.Linear(2, 2))
     model.forward = lambda x: (model.linear(x).softmax(1), model.z(x), x, x.long())
 
@@ -253,14 +208,14 @@ def test_without_a_loss_every_output_counts_and_none_cancels():
 
 
 def test_a_model_without_any_gradient_is_found():
-    """An output that is cut off everywhere makes no error of autograd."""
+    """The check reports outputs without a graph instead of an error of autograd."""
     model = Gives(lambda x: x.detach())
 
     assert observed(LEARNS, model=model, batch=(X, Y)) == ALWAYS + "one is None: 1 of 1 parameters"
 
 
 def test_parameters_that_are_frozen_need_no_gradient():
-    """By requires_grad, or by name."""
+    """They may be frozen by requires_grad or by name."""
     model = Adds(left_out, z=nn.Linear(2, 2))
 
     assert observed(LEARNS, model=model, batch=(X, Y), frozen=["z"]) == ""
@@ -275,102 +230,18 @@ def test_parameters_that_are_frozen_need_no_gradient():
 
 
 def test_gradients_are_looked_for_in_training_mode():
-    """A head for training alone learns there."""
+    """A head that runs only in training learns there."""
     model = OnlyInTraining(lambda model, x: model.z(x), z=nn.Linear(2, 2)).eval()
 
     assert observed(LEARNS, model=model, batch=(X, Y)) == ""
 
 
-def test_gradients_are_those_of_the_loss():
-    """Of a frozen or unused parameter there is none, even if it had one before."""
-    model = Adds(z=nn.Linear(2, 2), y=nn.Linear(2, 2))
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    model.y.requires_grad_(False)
-    project = Project(model=model, batch=(X, Y), loss_fn=F.cross_entropy)
-
-    found = gradients(project, model, 0)
-
-    expected = torch.autograd.grad(F.cross_entropy(model(X), Y), [*model.linear.parameters()])
-    assert list(found) == ["linear.weight", "linear.bias"]
-    assert all(map(torch.allclose, found.values(), expected))
-
-
-def test_gradients_without_a_loss_mix_the_outputs_at_random():
-    """The same for a seed, another for another; outputs of any floating-point type."""
-    model = Adds()
-    model.forward = lambda x: [model.linear(x), model.linear(x)[0].double(), x]
-    project = Project(model=model, batch=X)
-
-    first, again, other = (gradients(project, model, seed)["linear.bias"] for seed in (0, 0, 1))
-
-    assert torch.equal(first, again)
-    assert not torch.allclose(first, other)
-    assert first[0] != first[1]
-
-
-def test_random_passes_are_drawn_from_the_seed():
-    """Each pass of the check meets other random numbers."""
-    model = Adds(lambda model, x: torch.rand(2) * model.z, z=nn.Parameter(torch.ones(2)))
-    project = Project(model=model, batch=(X, X), loss_fn=lambda outputs, y: outputs.sum() / 3)
-
-    for seed in (0, 5):
-        torch.manual_seed(seed)
-        drawn = torch.rand(2)
-        assert torch.allclose(gradients(project, model, seed)["z"], drawn)
-
-
-@pytest.mark.parametrize(("value", "size"), [(0.0, 0.01), (0.1, 0.02), (1.0, 0.11), (-1.0, 0.11)])
-def test_weights_are_shaken_by_a_tenth_of_their_size(value, size):
-    """And by a hundredth, so that zeros move too."""
-    model = nn.ParameterList([torch.full((100, 100), value)])
-
-    shake(model, 1)
-
-    moved = (model[0] - value).detach()
-    assert moved.std().item() == pytest.approx(size, rel=0.05)
-    assert abs(moved.mean().item()) < 0.05 * size
-
-
-def test_a_shake_is_the_same_for_a_seed_and_leaves_whole_numbers():
-    """It does not draw from the generator of the project."""
-    integers = nn.Parameter(torch.arange(3), requires_grad=False)
-    models = [nn.ParameterList([torch.zeros(3, dtype=torch.float64), integers]) for _ in range(3)]
-    state = torch.get_rng_state()
-
-    for model, seed in zip(models, (1, 1, 2), strict=True):
-        shake(model, seed)
-
-    assert torch.equal(models[0][0], models[1][0])
-    assert not torch.equal(models[0][0], models[2][0])
-    assert models[0][1].tolist() == [0, 1, 2]
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 class Deep(nn.Module):
-    """A model with a parameter beside its parts."""
-
     def __init__(self):
-        """Make the layers."""
         super().__init__()
         self.part = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
         self.X = nn.Parameter(torch.ones(1))
         self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "left", "sleeps"),
-    [
-        ("part.0.bias", {"part.0.bias", "part.0.weight"}, True),
-        ("part.0.bias", {"part.0.bias", "part.1.weight"}, False),
-        ("part.0.bias", {"part.0.bias"}, False),
-        ("X", {"X"}, True),
-        ("X", set(), False),
-    ],
-)
-def test_a_layer_sleeps_if_none_of_its_own_parameters_has_a_gradient(name, left, sleeps):
-    """What is frozen, or belongs to a part of it, does not count."""
-    assert layer_sleeps(Deep(), name, left) is sleeps
 
 
 # ------------------------------------------------------------------------ the optimizer
@@ -379,7 +250,6 @@ HOLDS = checks.check_the_optimizer_holds_the_model
 
 
 def new_head(held):
-    """Return a model whose head was replaced after the optimizer was built."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if not held:
@@ -388,7 +258,6 @@ def new_head(held):
 
 
 def half_frozen():
-    """Return a model whose second layer is not trained."""
     return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
 
 
@@ -422,7 +291,7 @@ def half_frozen():
     ],
 )
 def test_what_the_optimizer_does_not_hold_is_named(parts, says):
-    """The message counts what is outside, and what it holds of another model."""
+    """The message counts the parameters outside, and foreign ones in the optimizer."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 
     assert observed(HOLDS, **{"model": model} | parts) == says

@@ -1,4 +1,4 @@
-"""What the checks of validation see, say and leave alone, on models of a few numbers."""
+"""What the checks of validation find, report and accept."""
 
 import pytest
 import torch
@@ -7,8 +7,6 @@ from torch import nn
 
 from dlconcepts import checks
 from dlconcepts.checks import NotCheckedError
-from dlconcepts.checks.laws.validation import evaluated, mode_difference, modes, start_training
-from dlconcepts.checks.project import Project
 from tests.checks.small_projects import Gives, observed, sgd
 
 X = torch.tensor([[1.0, -2.0], [3.0, 4.0], [-5.0, 6.0], [7.0, 8.0]])
@@ -21,12 +19,10 @@ UNCHANGED = checks.check_validation_changes_nothing
 
 
 def project(**changes):
-    """Return a project with a loss and an optimizer."""
     return {"batch": (X, Y), "loss_fn": F.cross_entropy, "optimizer": sgd} | changes
 
 
 def evaluate(model, loader, loss_fn):
-    """Return the loss as one should."""
     was_training = [(part, part.training) for part in model.modules()]
     model.eval()
     with torch.no_grad():
@@ -37,22 +33,18 @@ def evaluate(model, loader, loss_fn):
 
 
 def predict(model, inputs):
-    """Return the logits as one should."""
     return evaluate(model, [(inputs, None)], lambda outputs, _: outputs.sum())
 
 
 def carelessly(model, loader, loss_fn):
-    """Return the loss, whatever the mode is, with gradients."""
     return sum(loss_fn(model(inputs), targets) for inputs, targets in loader)
 
 
 def carelessly_predicted(model, inputs):
-    """Return the logits, whatever the mode is, with gradients."""
     return model(inputs)
 
 
 def twice(model, loader, loss_fn):
-    """Evaluate as one should, then carelessly."""
     evaluate(model, loader, loss_fn)
     return carelessly(model, loader, loss_fn)
 
@@ -60,29 +52,10 @@ def twice(model, loader, loss_fn):
 # ------------------------------------------------------------------------ what is evaluated
 
 
-def test_evaluate_is_called_with_a_loader_of_the_batch():
-    """Or with the batches that are given, and with the project's own loss."""
-    one = Project(
-        model=Gives(),
-        evaluate=lambda model, loader, loss_fn: (loss_fn, [y.tolist() for _, y in loader]),
-        **project(),
-    )
-
-    assert evaluated(one, one.fresh()) == (F.cross_entropy, [[0, 1, 1, 0]])
-    assert evaluated(one, one.fresh(), [(X[:1], Y[:1]), (X[1:], Y[1:])])[1] == [[0], [1, 1, 0]]
-
-
-def test_predict_stands_in_for_an_evaluate():
-    """It needs no targets."""
-    one = Project(model=Gives(), batch=X, predict=carelessly_predicted)
-
-    assert torch.equal(evaluated(one, one.fresh()), X)
-
-
 @pytest.mark.parametrize("check", [IN_EVAL, WITHOUT, UNCHANGED])
 @pytest.mark.parametrize("also", [{}, {"predict": predict}])
 def test_without_targets_an_evaluate_is_not_checked(check, also):
-    """It could not be called."""
+    """The check needs targets to call evaluate."""
     with pytest.raises(NotCheckedError, match="needs targets"):
         check(model=Gives(), batch=X, evaluate=evaluate, **also)
 
@@ -93,7 +66,7 @@ def test_without_targets_an_evaluate_is_not_checked(check, also):
     [{"batch": X, "predict": predict}, project(evaluate=evaluate), project(predict=predict)],
 )
 def test_a_careful_validation_is_left_alone(check, parts):
-    """In eval mode, without gradients, and with everything as it was."""
+    """It uses eval mode, records no gradients, and restores everything."""
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
 
     assert observed(check, model=model, **parts) == ""
@@ -104,7 +77,6 @@ def test_a_careful_validation_is_left_alone(check, parts):
 
 
 def on_and_off(*layers):
-    """Return a model that gives its inputs to some layers."""
     linear = nn.Linear(2, 2)
     nn.init.eye_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -137,7 +109,7 @@ def on_and_off(*layers):
     ],
 )
 def test_a_validation_in_training_mode_is_found_by_what_it_changes(model, says, parts, name):
-    """The message counts the modules, and names the layers that the mode switches."""
+    """The message counts the modules, and names the layers that behave differently."""
     seen = observed(IN_EVAL, model=model.eval(), **parts)
 
     assert seen.startswith(f"{name} ran the model with {says}")
@@ -145,15 +117,12 @@ def test_a_validation_in_training_mode_is_found_by_what_it_changes(model, says, 
 
 
 class Doubles(Gives):
-    """A model whose mode doubles its outputs."""
-
     def forward(self, x):
-        """Return the inputs, twice in training."""
         return super().forward(x) * (2 if self.training else 1)
 
 
 def test_the_message_says_how_far_the_outputs_are_from_those_in_eval_mode():
-    """As a share of the largest."""
+    """The difference is relative to the largest output."""
     seen = observed(IN_EVAL, model=Doubles(), **project(evaluate=carelessly))
 
     assert seen == (
@@ -163,44 +132,36 @@ def test_the_message_says_how_far_the_outputs_are_from_those_in_eval_mode():
 
 
 class Branches(Gives):
-    """A model that returns other outputs in training."""
-
     def forward(self, x):
-        """Return one output, and in eval mode another."""
         return {"a": x * self.one} if self.training else {"a": x * self.one, "b": x}
 
 
 @pytest.mark.parametrize("model", [Gives(), on_and_off(nn.ReLU()), Branches()])
 def test_a_mode_that_makes_no_difference_is_left_alone(model):
-    """Nothing is wrong with the figures; an output of one mode alone is not compared."""
+    """The figures are right if no output depends on the mode."""
     parts = {"batch": X, "predict": carelessly_predicted}
 
     assert observed(IN_EVAL, model=model, **parts) == ""
 
 
 class Shifts(Gives):
-    """A model whose mode shifts its outputs a little."""
-
     def __init__(self, shift):
-        """Keep the shift."""
         super().__init__()
         self.shift = shift
 
     def forward(self, x):
-        """Return the inputs, shifted in training."""
         return super().forward(x) + self.shift * self.training
 
 
 @pytest.mark.parametrize(("shift", "found"), [(2**-18, False), (2**-17, True)])
 def test_rounding_is_no_difference_of_the_modes(shift, found):
-    """Beside numbers near one, float32 may round by a few of its steps of 2 ** -23."""
+    """float32 may round differently by a few units of 2**-23 near one."""
     parts = {"batch": torch.tensor([[0.0], [-1.0]]), "predict": carelessly_predicted}
 
     assert bool(observed(IN_EVAL, model=Shifts(shift), **parts)) is found
 
 
 def only_the_dropout(model, loader, loss_fn):
-    """Evaluate with one layer in training mode."""
     model.eval()
     model[1].train()
     with torch.no_grad():
@@ -208,7 +169,7 @@ def only_the_dropout(model, loader, loss_fn):
 
 
 def test_one_module_in_training_mode_is_counted():
-    """The others are not."""
+    """The message counts only that module."""
     model = on_and_off(nn.Dropout(0.5), nn.BatchNorm1d(2))
 
     seen = observed(IN_EVAL, model=model, **project(evaluate=only_the_dropout))
@@ -216,33 +177,15 @@ def test_one_module_in_training_mode_is_counted():
     assert seen.startswith("evaluate ran the model with 1 modules in training mode, Dropout: the o")
 
 
-@pytest.mark.parametrize(("training", "apart"), [({""}, 0.5), (set(), 0)])
-def test_the_difference_is_that_of_the_modules_in_training_mode(training, apart):
-    """Without one there is none, whatever the mode of the model is."""
-    for model in (Doubles().train(), Doubles().eval()):
-        assert mode_difference(Project(model=model, batch=X), training) == apart
-
-
 # ------------------------------------------------------------------------ modes
 
 
-def test_training_starts_with_what_is_in_eval_mode_on_purpose():
-    """A model in training mode keeps its parts as they are; one in eval mode is switched."""
-    model = on_and_off(nn.Dropout(0.5)).train()
-    model[1].eval()
-
-    assert start_training(model) == {"": True, "0": True, "1": False}
-    assert start_training(model.eval()) == {"": True, "0": True, "1": True} == modes(model)
-
-
 def leaves_eval(model, loader, loss_fn):
-    """Evaluate, and stay in eval mode."""
     model.eval()
     return carelessly(model, loader, loss_fn)
 
 
 def switches_all(model, loader, loss_fn):
-    """Evaluate, and put everything into training mode."""
     model.eval()
     loss = carelessly(model, loader, loss_fn)
     model.train()
@@ -250,18 +193,15 @@ def switches_all(model, loader, loss_fn):
 
 
 def switches_a_part(model, loader, loss_fn):
-    """Leave a part in eval mode."""
     model[1].eval()
     return carelessly(model, loader, loss_fn)
 
 
 def fit(model, loader, loss_fn, optimizer):
-    """Train in whatever mode."""
     return carelessly(model, loader, loss_fn).item()
 
 
 def fit_in_training(model, loader, loss_fn, optimizer):
-    """Train in training mode."""
     optimizer.zero_grad()
     model.train()
     fit(model, loader, loss_fn, optimizer)
@@ -273,7 +213,6 @@ def fit_nothing(model, loader, loss_fn, optimizer):
 
 
 def with_a_part_in_eval():
-    """Return a model with a frozen part in eval mode."""
     model = on_and_off(nn.Dropout(0.5))
     model[1].eval()
     return model
@@ -282,17 +221,17 @@ def with_a_part_in_eval():
 @pytest.mark.parametrize(
     ("model", "parts", "says"),
     [
-        (on_and_off(), {"evaluate": leaves_eval}, "2 of 2 modules are in another mode than before: "
+        (on_and_off(), {"evaluate": leaves_eval}, "2 of 2 modules are in another mode: "
          "the model, 0, now in eval mode"),
         (on_and_off().eval(), {"evaluate": leaves_eval}, "2 of 2 modules are in another mode"),
         (on_and_off(nn.Dropout()), {"evaluate": switches_a_part}, "1 of 3 modules are in another "
-         "mode than before: 1, now in eval mode"),
-        (with_a_part_in_eval(), {"evaluate": switches_all}, "1 of 3 modules are in another mode "
-         "than before: 1, now in training mode"),
+         "mode: 1, now in eval mode"),
+        (with_a_part_in_eval(), {"evaluate": switches_all}, "1 of 3 modules are in another mode: "
+         "1, now in training mode"),
         (on_and_off(), {"evaluate": leaves_eval, "fit": fit}, "2 of 2 modules are in another mode"),
         (on_and_off(), {"evaluate": leaves_eval, "fit": fit_in_training, "optimizer": None}, "2 "),
         (with_a_part_in_eval(), {"evaluate": leaves_eval, "fit": fit_in_training}, "1 of 3 modules "
-         "are in another mode than before: 1, now in training mode"),
+         "are in another mode: 1, now in training mode"),
         (with_a_part_in_eval().eval(), {"evaluate": leaves_eval, "fit": fit}, "3 of 3 modules are"),
     ],
 )  # fmt: skip
@@ -317,7 +256,7 @@ def test_a_mode_that_is_not_restored_is_named(model, parts, says):
     ],
 )
 def test_a_mode_that_is_restored_when_training_goes_on_is_left_alone(model, parts):
-    """By evaluate, or by fit before its first pass."""
+    """Either evaluate restores it, or fit does before its first pass."""
     assert observed(RESTORED, model=model, **project(**parts)) == ""
 
 
@@ -339,7 +278,7 @@ def test_a_mode_that_is_restored_when_training_goes_on_is_left_alone(model, part
     ],
 )
 def test_a_pass_with_gradients_is_counted(parts, says):
-    """Each one keeps a graph; one of several outputs is enough."""
+    """One of several outputs with a graph is enough."""
     assert observed(WITHOUT, model=nn.Linear(2, 2), **parts) == says
     if "predict" in parts:
         model = Gives(lambda x: (x.detach(), x, x.long()))
@@ -347,13 +286,12 @@ def test_a_pass_with_gradients_is_counted(parts, says):
 
 
 def switches_off(model, inputs):
-    """Switch gradients off for good."""
     torch.set_grad_enabled(False)
     return model(inputs)
 
 
 def test_gradients_that_stay_off_are_found():
-    """The training after it would not learn; for the next check they are on again."""
+    """Training could not learn afterwards; the next check has gradients enabled again."""
     seen = observed(WITHOUT, model=nn.Linear(2, 2), batch=X, predict=switches_off)
 
     assert seen == "predict switched gradients off and left them off"
@@ -361,19 +299,16 @@ def test_gradients_that_stay_off_are_found():
 
 
 def clears(model, inputs):
-    """Clear the gradients."""
     model.zero_grad()
     return predict(model, inputs)
 
 
 def zeroes(model, inputs):
-    """Make the gradients zero."""
     model.zero_grad(set_to_none=False)
     return predict(model, inputs)
 
 
 def adds(model, inputs):
-    """Add to one element of a gradient."""
     model[1].bias.grad[0] += 1
     return predict(model, inputs)
 
@@ -387,7 +322,7 @@ def adds(model, inputs):
     ],
 )
 def test_gradients_that_validation_changes_are_named(part, touched):
-    """Those of the training would be lost; what is frozen has none."""
+    """Training would lose them; frozen parameters have none."""
     model = on_and_off(nn.Linear(2, 2))
     model[0].bias.requires_grad_(False)
 
@@ -397,7 +332,7 @@ def test_gradients_that_validation_changes_are_named(part, touched):
 
 
 def test_complex_parameters_have_gradients_too():
-    """They are left alone like others."""
+    """They stay as they are, like others."""
     model = Gives()
     model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
 
@@ -409,20 +344,17 @@ def test_complex_parameters_have_gradients_too():
 
 
 def steps(model, loader, loss_fn):
-    """Move a weight in validation."""
     with torch.no_grad():
         model[0].bias.add_(1e-6)
     return evaluate(model, loader, loss_fn)
 
 
 def registers(model, loader, loss_fn):
-    """Keep the loss in the model."""
     model.register_buffer("last", torch.tensor(evaluate(model, loader, loss_fn)))
     return model.last
 
 
 def predicts_and_moves(model, inputs):
-    """Move a weight, one by one."""
     with torch.no_grad():
         model[0].weight[0, 0] += 1
     return predict(model, inputs)
@@ -442,7 +374,7 @@ NORMED = "BatchNorm statistics: 3 tensors, 1.running_mean, 1.running_var, 1.num_
     ],
 )
 def test_what_validation_changes_in_the_model_is_named(parts, says):
-    """The message counts the tensors, parameters and buffers."""
+    """The message counts the parameters and buffers that changed."""
     model = on_and_off(nn.BatchNorm1d(2)).eval()
 
     assert observed(UNCHANGED, model=model, **parts) == says

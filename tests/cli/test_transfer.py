@@ -1,4 +1,4 @@
-"""`python -m dlconcepts transfer` does what it says, and explains what it cannot do."""
+"""`python -m dlconcepts transfer` trains a new head on photographs, and explains user errors."""
 
 import io
 from collections.abc import Callable
@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 
 from dlconcepts import checkpoints
-from dlconcepts.__main__ import main
-from dlconcepts.cli import transfer as transfer_command
-from dlconcepts.cli.train import denormalize
+from dlconcepts.cli import transfer
+from dlconcepts.cli.output import denormalize
 from dlconcepts.images import eval_pipeline, image_folder, split
 from dlconcepts.support.bitwise import state_of
 from dlconcepts.support.plots import view_confusion
 from dlconcepts.transfer import TransferNetwork, untrained
 from dlconcepts.validation import accuracy, predict
+from tests.cli.common import assert_explained, run, written
 
 COLORS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (230, 30, 20)}
-# Small, and quick on images of 224 x 224.
+# A small network, quick on images of 224 x 224.
 QUICK = "--model squeezenet1_1 --epochs 2 --lr 0.01"
 
 
@@ -50,37 +50,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def transferred(
     photographs: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
-    """Transfer a network to the colours: status, printed text, folder."""
+    """Train a network on the colours: status, printed text, folder."""
     out = tmp_path_factory.mktemp("runs") / "new" / "run"
-    line = f"transfer {photographs} {QUICK} --epochs 80 --weights {weights}"
+    line = f"transfer {photographs} {QUICK} --epochs 80 --weights {weights} --held-out 0.4"
     with redirect_stdout(io.StringIO()) as printed:
-        status = main([*line.split(), "--held-out", "0.4", "--out", str(out)])
+        status = run(f"{line} --out {out}")
     return SimpleNamespace(status=status, text=printed.getvalue(), out=out)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the figures out, which take most of the time."""
-    monkeypatch.setattr(transfer_command, "write_figure", lambda path, figure: None)
-
-
-def run(line: str) -> int:
-    """Run a command line and return its exit status."""
-    return main(line.split())
 
 
 # ------------------------------------------------------------------------ what it does
 
 
 def test_transfer_tells_colours_apart(transferred: SimpleNamespace) -> None:
-    """Every epoch is printed, the last with every held-out image of each class right."""
+    """Every epoch is printed; the last one predicts all held-out images correctly."""
     epochs = [line for line in transferred.text.splitlines() if line.startswith("epoch")]
 
     assert transferred.status == 0
@@ -91,13 +73,9 @@ def test_transfer_tells_colours_apart(transferred: SimpleNamespace) -> None:
         assert f"{name:5}     2 of    2  100.0%" in transferred.text
 
 
-def test_transfer_writes_what_it_says(transferred: SimpleNamespace) -> None:
-    """Each path in the output exists, the pictures open, and nothing else was left."""
-    said = {
-        line.removeprefix("wrote ") for line in transferred.text.splitlines() if "wrote" in line
-    }
-
-    assert said == {str(path) for path in transferred.out.iterdir()}
+def test_transfer_writes_the_files_that_it_prints(transferred: SimpleNamespace) -> None:
+    """Each printed path exists, the pictures open, and there is no other file."""
+    assert written(transferred.text) == {str(path) for path in transferred.out.iterdir()}
     for picture in transferred.out.glob("*.png"):
         with Image.open(picture) as opened:
             assert min(opened.size) > 400
@@ -106,7 +84,7 @@ def test_transfer_writes_what_it_says(transferred: SimpleNamespace) -> None:
 def test_the_checkpoint_predicts_as_the_output_says(
     transferred: SimpleNamespace, photographs: Path
 ) -> None:
-    """The network in the file, with the pipeline in the file, has the last epoch's loss."""
+    """The network and the pipeline in the file have the loss of the last epoch."""
     _, held_out = split(image_folder(photographs), 0.4, seed=0)
     checkpoint = checkpoints.load(transferred.out / "checkpoint.pt")
     pipeline = eval_pipeline(**checkpoint.normalization)
@@ -122,10 +100,10 @@ def test_the_checkpoint_predicts_as_the_output_says(
     assert float(last.split("held-out loss ")[1].split(",")[0]) == pytest.approx(loss, abs=1e-3)
 
 
-def test_all_but_the_head_is_as_the_weights_file_has_it(
+def test_only_the_head_differs_from_the_weights_file(
     transferred: SimpleNamespace, weights: Path
 ) -> None:
-    """Training has not moved a bit outside the head."""
+    """Training does not change a bit outside the head."""
     model = checkpoints.load(transferred.out / "checkpoint.pt").model
 
     expected = torch.load(weights, weights_only=True)
@@ -141,10 +119,10 @@ def test_classify_uses_the_checkpoint(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Images in colour, of any size, are named and drawn."""
+    """Colour images of any size are classified and drawn."""
     paths = [str(photographs / name / "0.png") for name in COLORS]
 
-    assert main(["classify", str(transferred.out / "checkpoint.pt"), *paths]) == 0
+    assert run(f"classify {transferred.out / 'checkpoint.pt'} {' '.join(paths)}") == 0
 
     titles = [line for line in capsys.readouterr().out.splitlines() if ".png: " in line]
     assert titles == [f"{path}: {name}" for path, name in zip(paths, COLORS, strict=True)]
@@ -155,18 +133,15 @@ def test_classify_uses_the_checkpoint(
 def test_augmented_images_are_new_in_each_epoch(
     photographs: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With --augment the head gets other features in each epoch, without it the same ones."""
+    """With --augment the features differ in each epoch, without it they stay the same."""
     given: list[torch.Tensor] = []
-    fit = transfer_command.fit
+    fit = transfer.fit
 
-    def keeping(
-        model: torch.nn.Module, data: transfer_command.Examples, **options: object
-    ) -> object:
-        """Keep what the head is trained on."""
+    def keeping(model: torch.nn.Module, data: transfer.Examples, **options: object) -> object:
         given.append(data[0])
         return fit(model, data, **options)
 
-    monkeypatch.setattr(transfer_command, "fit", keeping)
+    monkeypatch.setattr(transfer, "fit", keeping)
     for options in ("", "--augment"):
         assert run(f"transfer {photographs} {QUICK} --weights {weights} {options}") == 0
 
@@ -176,7 +151,7 @@ def test_augmented_images_are_new_in_each_epoch(
 
 @pytest.mark.usefixtures("no_figures")
 def test_the_seed_alone_decides_the_head(photographs: Path, weights: Path, folder: Path) -> None:
-    """One seed gives one head, another seed another, and the caller's random state is kept."""
+    """The same seed gives the same head, another seed another; the caller's state is restored."""
     heads, caller = {}, torch.get_rng_state()
 
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -190,8 +165,8 @@ def test_the_seed_alone_decides_the_head(photographs: Path, weights: Path, folde
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "regnet_x_400mf", "googlenet", "resnet18"])
-def test_a_checkpoint_brings_back_the_network(name: str, tmp_path: Path) -> None:
-    """It is built by torchvision's name, with the head's sizes, and every bit as it was saved."""
+def test_a_checkpoint_restores_the_network(name: str, tmp_path: Path) -> None:
+    """It keeps torchvision's name, the sizes of the head and every bit of the state."""
     model = TransferNetwork(name, [4], 2).eval()
     path = tmp_path / "checkpoint.pt"
     checkpoints.save(path, model, classes=["a", "b"], normalization={"size": 64})
@@ -204,8 +179,8 @@ def test_a_checkpoint_brings_back_the_network(name: str, tmp_path: Path) -> None
     assert torch.get_rng_state().equal(caller)
 
 
-def test_denormalised_images_are_the_bytes_that_were_normalised() -> None:
-    """Every byte of every channel comes back."""
+def test_denormalize_undoes_normalize() -> None:
+    """Every byte of every channel is restored."""
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     shares = images / 255
@@ -215,7 +190,7 @@ def test_denormalised_images_are_the_bytes_that_were_normalised() -> None:
 
 
 def test_the_confusion_matrix_is_drawn_with_its_numbers() -> None:
-    """Each field has its number, each row its class; a class without images is no error."""
+    """Each field has its count, each row its class, even a class without images."""
     figure = view_confusion(torch.tensor([[2, 1], [0, 0]]), ["cat", "dog"])
 
     axes = figure.axes[0]
@@ -227,26 +202,12 @@ def test_the_confusion_matrix_is_drawn_with_its_numbers() -> None:
     ]
 
 
-# ------------------------------------------------------------------------ bad input
-
-
-def explained(line: str, capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    """Assert that a command fails with status 2 and a message with all the words, unwritten."""
-    before = set(Path().iterdir())
-
-    assert run(line) == 2
-
-    printed = capsys.readouterr().err
-    assert printed.startswith("dlconcepts transfer: ")
-    assert "Traceback" not in printed
-    for word in words:
-        assert word in printed
-    assert set(Path().iterdir()) == before
+# ------------------------------------------------------------------------ user errors
 
 
 @pytest.fixture
 def damaged(folder: Path) -> Path:
-    """Write two classes of three images, of which one each is damaged."""
+    """Write two classes of three images and a damaged one."""
     for name in ("cat", "dog"):
         (folder / "pets" / name).mkdir(parents=True)
         for number in range(3):
@@ -261,7 +222,7 @@ def test_damaged_images_are_all_listed_before_training(
     damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error names every image that cannot be read."""
-    explained(
+    assert_explained(
         f"transfer {damaged} {QUICK} --weights none",
         capsys,
         "2 of the 8 images",
@@ -271,13 +232,13 @@ def test_damaged_images_are_all_listed_before_training(
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_damaged_images_are_left_out_and_counted(
+def test_damaged_images_are_skipped_and_counted(
     damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --skip-damaged the others are trained on."""
+    """With --skip-damaged the other images are used."""
     assert run(f"transfer {damaged} {QUICK} --weights none --skip-damaged") == 0
 
-    assert "4 images to train on, 2 held out, 2 damaged left out" in capsys.readouterr().out
+    assert "4 images to train on, 2 held out, 2 damaged skipped" in capsys.readouterr().out
 
 
 def test_missing_weights_are_explained(
@@ -286,10 +247,10 @@ def test_missing_weights_are_explained(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without them in the cache nothing is fetched: file, folder and both remedies are named."""
+    """Nothing is downloaded; the error names the file, the folder and both remedies."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
 
-    explained(
+    assert_explained(
         f"transfer {photographs}",
         capsys,
         "mobilenet_v2-b0353104.pth",
@@ -309,22 +270,22 @@ def test_missing_weights_are_explained(
         ("--out text.pth/run", "cannot write to the folder"),
     ],
 )
-def test_what_cannot_be_used_is_explained(
+def test_a_bad_option_is_explained(
     options: str, reason: str, photographs: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A network, weights, a device or a folder that cannot be used is named."""
+    """The error names the network, the weights, the device or the folder."""
     (folder / "text.pth").write_text("no weights")
 
-    explained(f"transfer {photographs} {options}", capsys, reason)
+    assert_explained(f"transfer {photographs} {options}", capsys, reason)
 
 
 def test_weights_of_another_network_are_explained(
     photographs: Path, weights: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tensors that do not fit the network are named."""
+    """The error names the tensors that do not fit."""
     line = f"transfer {photographs} --model alexnet --weights {weights}"
 
-    explained(line, capsys, "squeezenet.pth cannot be used", "classifier.6.weight")
+    assert_explained(line, capsys, "squeezenet.pth cannot be used", "classifier.6.weight")
 
 
 @pytest.mark.parametrize(
@@ -339,36 +300,15 @@ def test_weights_of_another_network_are_explained(
 def test_a_folder_that_cannot_be_used_is_explained(
     make: Callable[[Path], object], reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that is missing, empty, or has a class of one image is explained."""
+    """The folder is missing or empty, or a class has one image."""
     make(folder / "pets")
 
-    explained("transfer pets --weights none", capsys, reason)
+    assert_explained("transfer pets --weights none", capsys, reason)
 
 
 def one_image(folder: Path) -> None:
-    """Write one image into a new folder."""
     folder.mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(folder / "1.png")
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("transfer", "FOLDER"),
-        ("transfer pets --held-out 0", "'0' is not a number between 0 and 1"),
-        ("transfer pets --held-out 1", "'1' is not a number between 0 and 1"),
-        ("transfer pets --epochs 0", "'0' is not a whole number of at least 1"),
-        ("transfer pets --hidden 0", "'0' is not a whole number of at least 1"),
-    ],
-)
-def test_a_usage_error_is_explained(
-    line: str, reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Wrong arguments end the command with status 2 and say which argument and why."""
-    with pytest.raises(SystemExit, match="2"):
-        run(line)
-
-    assert reason in capsys.readouterr().err
 
 
 def test_an_interrupted_first_epoch_is_explained(
@@ -377,7 +317,7 @@ def test_an_interrupted_first_epoch_is_explained(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ctrl-C before the first epoch has ended leaves nothing to write, which is said."""
-    monkeypatch.setattr(transfer_command, "fit", lambda *arguments, **options: [])
+    """After Ctrl-C before the end of the first epoch there is nothing to write."""
+    monkeypatch.setattr(transfer, "fit", lambda *arguments, **options: [])
 
-    explained(f"transfer {photographs} {QUICK} --weights none", capsys, "interrupted")
+    assert_explained(f"transfer {photographs} {QUICK} --weights none", capsys, "interrupted")

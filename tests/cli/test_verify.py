@@ -1,8 +1,9 @@
-"""`python -m dlconcepts verify` tells what a run of the laws proved, no more and no less."""
+"""`python -m dlconcepts verify` reports what a run of the laws proved, no more and no less."""
 
 import importlib.util
 import shutil
 import subprocess
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -10,73 +11,63 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlconcepts.__main__ import main
-from dlconcepts.cli import verify
 from dlconcepts.support import devices
 from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, find_device
-from dlconcepts.testing.results import LESSONS, read, render
+from dlconcepts.testing.claims import all_claims
+from dlconcepts.testing.results import Report, read, render
+from dlconcepts.testing.run import find_devices
+from tests.cli.common import assert_explained, run
+from tests.machinery.suites import CLAIM, HEAD, LAW, OPINION, ROOT
 
-ROOT = Path(__file__).parents[2]
-LEDGER = """
-[[claim]]
-id = "autograd.adds"
-notes = "Adding two is doubling."
-verdict = "corrected"
-truth = "Only for two."
-law = "add(2) == 2 * 2"
+# One claim that holds, an opinion, one that is skipped, and one that fails.
+DOUBLES = '''
+def adds_two(x):
+    """Add two."""
+    return x + 2
 
-[[claim]]
-id = "tensors.doubles"
-notes = "Doubling adds a number to itself."
-verdict = "holds"
-law = "double(x) == x + x"
-
-[[claim]]
-id = "tensors.taste"
-notes = "Doubling is <b>beautiful</b>."
-verdict = "opinion"
-
-[[claim]]
-id = "tensors.halves"
-notes = "Halving undoes doubling."
-verdict = "holds-if"
-truth = "For even numbers & zero."
-law = "halve(double(x)) == x"
-"""
-HEAD = """
-import pytest
-from hypothesis import given, strategies as st
-
-claim = pytest.mark.claim
-
-def double(x): return x + x
-def squares(x): return x * x
-def adds_two(x): return x + 2
-"""
-TENSORS = """
-@claim("tensors.doubles", right=double, wrong={squares: "<script>alert(1)</script>", adds_two: "&"})
+@law(right=double, wrong={squares: "<script>alert(1)</script>", adds_two: "&"})
 @given(x=st.integers())
 def test_doubling_adds_a_number_to_itself(double, x):
+    """Doubling adds a number to itself."""
     assert double(x) == x + x, "& not <script>alert(1)</script>"
+'''
+SKIPPED = f"""
+@pytest.mark.skip(reason="not on this machine: <i>")
+@law(right=double, wrong={{squares: "twice"}}){LAW}"""
+ADDS = '''
+def adds_two(x): return x + 2
 
-def test_that_is_no_law(): pass
-
-@pytest.mark.skip(reason="tensors.halves on the CPU only: <i>")
-@claim("tensors.halves", right=double, wrong={squares: "twice"})
-@given(x=st.integers())
-def test_halving_undoes_doubling(halve, x): pass
-"""
-AUTOGRAD = """
-@claim("autograd.adds", right=adds_two, wrong={double: "twice"})
+@law(right=adds_two, wrong={also_doubles: "twice"})
 @given(x=st.integers())
 def test_adding_doubles(add, x):
+    """Adding two doubles."""
     assert add(x) == 2 * x, "<script>alert(2)</script>"
 
 @pytest.fixture
 def broken(): raise OSError("no such thing")
 
 def test_that_cannot_start(broken): pass
-"""
+'''
+HALVES = CLAIM.replace("Verdict: holds", "Verdict: holds-if\nTruth: For even numbers & zero.")
+COMMON = '''
+def one():
+    """Return one.
+
+    >>> one()
+    1
+    """
+    return 1
+'''
+SUITE = {
+    "tests/__init__.py": "",
+    "tests/tensors/__init__.py": 'CLAIMS = ["doubles", "taste", "halves"]',
+    "tests/tensors/common.py": COMMON,
+    "tests/tensors/test_doubles.py": CLAIM + HEAD + DOUBLES,
+    "tests/tensors/test_taste.py": OPINION,
+    "tests/tensors/test_halves.py": HALVES + HEAD + SKIPPED,
+    "tests/autograd/__init__.py": 'CLAIMS = ["adds"]',
+    "tests/autograd/test_adds.py": CLAIM + HEAD + ADDS,
+}
 REFUSES = """
 import pytest
 
@@ -84,61 +75,66 @@ def pytest_addoption(parser): parser.addoption("--device", action="append")
 
 def pytest_configure(config):
     device, profile = config.getoption("--device"), config.getoption("--hypothesis-profile")
-    raise pytest.UsageError(f"told of {device}, {profile}")
+    raise pytest.UsageError(f"asked for {device}, {profile}")
 """
 
 
 class Page(HTMLParser):
-    """What a test looks for in a page: tags with their attributes, and text."""
+    """A page: its tags with their attributes, and its text."""
 
-    def __init__(self, html):
-        """Read the page."""
+    def __init__(self, html: str) -> None:
         super().__init__()
-        self.tags, self.text = [], ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
         self.feed(html)
 
-    def handle_starttag(self, tag, attrs):
-        """Keep a tag."""
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
-    def handle_data(self, data):
-        """Keep text."""
+    def handle_data(self, data: str) -> None:
         self.text += data
 
-    def all(self, attribute):
-        """Return the values of an attribute, in the page's order."""
+    def all(self, attribute: str) -> list[str]:
+        """Return the values of an attribute, in the order of the page."""
         return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    """Lay down a tiny suite: one claim that holds, one that fails, one skipped, an opinion."""
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the small suite, and return its folder `tests`."""
     folder = tmp_path_factory.mktemp("suite")
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "conftest.py", folder)
-    (folder / "tests" / "claims.toml").write_text(LEDGER)
-    (folder / "tests" / "test_tensors.py").write_text(HEAD + TENSORS)
-    (folder / "tests" / "test_autograd.py").write_text(HEAD + AUTOGRAD)
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name, text in SUITE.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     return folder / "tests"
 
 
+@pytest.fixture
+def verifying(suite: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let `verify` find the small suite."""
+    monkeypatch.setattr("dlconcepts.testing.run.TESTS", suite)
+    return suite
+
+
 @pytest.fixture(scope="module")
-def whole(suite, tmp_path_factory):
+def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Verify the whole suite: status, folder, report and page."""
     out = tmp_path_factory.mktemp("out") / "new" / "verify"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "TESTS", suite)
-        status = main(["verify", "--profile", "dev", "--out", str(out)])
-    report = read(out / "results.xml", suite / "claims.toml")
+        patch.setattr("dlconcepts.testing.run.TESTS", suite)
+        status = run(f"verify --profile dev --out {out}")
+    report = read(out / "results.xml", all_claims(suite))
     html = (out / "report.html").read_text(encoding="utf-8")
     return SimpleNamespace(status=status, out=out, report=report, html=html)
 
 
 @pytest.fixture
-def only_cpu(monkeypatch):
-    """Take every accelerator away."""
+def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide every accelerator."""
 
-    def find(name):
+    def find(name: str) -> object:
         if name in DEVICES and name != "cpu":
             raise DeviceUnavailableError(f"no {name} here")
         return find_device(name)
@@ -146,33 +142,17 @@ def only_cpu(monkeypatch):
     monkeypatch.setattr(devices, "find_device", find)
 
 
-def results(folder, *cases):
-    """Write a results.xml of these items and read it with the tiny ledger."""
-    (folder / "claims.toml").write_text(LEDGER)
-    (folder / "results.xml").write_text(f"<testsuites>{''.join(cases)}</testsuites>")
-    return read(folder / "results.xml", folder / "claims.toml")
+# ------------------------------------------------------------------------ a run
 
 
-def case(name, fault="", **properties):
-    """Return an item of a results.xml."""
-    lines = [f'<property name="{name}" value="{value}"/>' for name, value in properties.items()]
-    properties = f"<properties>{''.join(lines)}</properties>"
-    return f'<testcase classname="tests.t" name="{name}" time="0.5">{properties}{fault}</testcase>'
-
-
-def outcomes(report):
-    """Return the outcome of each claim."""
-    return {claim.id: claim.outcome for claim in report.claims}
-
-
-def test_a_run_that_fell_short_ends_with_status_1(whole):
-    """A law that fails, and a mistake that passes, make the status 1; the files are whole."""
+def test_a_run_with_failures_ends_with_status_1(whole: SimpleNamespace) -> None:
+    """A law that fails, or a mistake that passes, gives status 1; both files are written."""
     assert whole.status == 1
     assert sorted(path.name for path in whole.out.iterdir()) == ["report.html", "results.xml"]
 
 
-def test_each_claim_has_the_outcome_that_the_run_proved(whole):
-    """A claim is ok, FAILED, skipped or an opinion, as its items ended."""
+def test_each_claim_has_the_outcome_of_its_items(whole: SimpleNamespace) -> None:
+    """A claim is ok, FAILED, skipped or an opinion."""
     assert outcomes(whole.report) == {
         "autograd.adds": "FAILED",
         "tensors.doubles": "ok",
@@ -181,38 +161,43 @@ def test_each_claim_has_the_outcome_that_the_run_proved(whole):
     }
 
 
-def test_examples_mistakes_and_other_tests_are_counted(whole):
-    """The totals count right subjects' examples, rejected mistakes, and what is no law."""
+def test_examples_mistakes_and_other_tests_are_counted(whole: SimpleNamespace) -> None:
+    """The totals count examples of right subjects, rejected mistakes, and tests without a law."""
     doubles = next(claim for claim in whole.report.claims if claim.id == "tensors.doubles")
+    totals = dict(whole.report.totals)
 
     assert (doubles.examples, doubles.rejected, len(doubles.mistakes)) == (25, 2, 2)
-    assert whole.report.totals["laws"] == "1 of 3 hold"
-    assert whole.report.totals["mistakes"] == "2 of 4 rejected"
-    assert whole.report.totals["other tests"] == "1 ok, 1 FAILED"
+    assert totals.pop("test time").endswith(" s")
+    assert totals.pop("examples") == f"{sum(claim.examples for claim in whole.report.claims)}"
+    assert totals == {
+        "claims": "1 ok, 1 opinion, 1 skipped, 1 FAILED",
+        "laws": "1 of 3 hold",
+        "mistakes": "2 of 4 rejected",
+        "demonstrations": "4 ok",
+        "other tests": "1 ok",
+    }
 
 
-def test_what_fell_short_is_listed_with_its_message(whole):
-    """The failing law, the vacuous mistake and the broken test are listed, each with its reason."""
+def test_failures_are_listed_with_their_messages(whole: SimpleNamespace) -> None:
+    """They are the failing law, the vacuous mistake and the broken test."""
     failed = {item.parameters: item.details for item in whole.report.failed}
 
     assert "x=0" in failed["cpu-adds_two"]
-    assert "vacuous" in failed["wrong-double"]
+    assert "vacuous" in failed["wrong-also_doubles"]
     assert "no such thing" in failed[""]
 
 
-def test_what_was_skipped_is_listed_with_its_reason(whole):
-    """A skipped law is listed once, not once a subject."""
-    reason = "tensors.halves on the CPU only: <i>"
-
-    assert whole.report.skipped == [f"Halving undoes doubling: {reason}"]
+def test_a_skipped_law_is_listed_once_with_its_reason(whole: SimpleNamespace) -> None:
+    """Its right subject and its mistakes share the line."""
+    assert whole.report.skipped == ["Doubling: not on this machine: <i>"]
 
 
-def test_a_lesson_alone_is_verified_alone(suite, monkeypatch, tmp_path, capfd):
-    """The laws of a lesson run without the others, a skip does not fail, and all of it is told."""
-    monkeypatch.setattr(verify, "TESTS", suite)
-    line = ["verify", "--lesson", "tensors", "--profile", "ci", "--device", "cpu"]
-
-    status = main([*line, "--out", str(tmp_path)])
+@pytest.mark.usefixtures("verifying")
+def test_one_lesson_can_be_verified_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No other lesson runs, and a skip is no failure."""
+    status = run(f"verify --lesson tensors --profile ci --device cpu --out {tmp_path}")
 
     printed = capfd.readouterr().out
     assert status == 0
@@ -225,8 +210,11 @@ def test_a_lesson_alone_is_verified_alone(suite, monkeypatch, tmp_path, capfd):
     assert f"wrote {tmp_path / 'report.html'}" in printed
 
 
-def test_the_page_escapes_what_it_shows(whole):
-    """A counterexample, a reason or a claim with markup is shown as it is, and never obeyed."""
+# ------------------------------------------------------------------------ the page
+
+
+def test_the_page_escapes_markup(whole: SimpleNamespace) -> None:
+    """Markup in a counterexample, a reason or a claim is shown as text."""
     page = Page(whole.html)
 
     assert "<script>alert" not in whole.html
@@ -237,7 +225,7 @@ def test_the_page_escapes_what_it_shows(whole):
     assert "For even numbers & zero." in page.text
 
 
-def test_the_page_needs_nothing_but_itself(whole):
+def test_the_page_is_self_contained(whole: SimpleNamespace) -> None:
     """No tag of the page refers to another file or address."""
     page = Page(whole.html)
 
@@ -247,8 +235,8 @@ def test_the_page_needs_nothing_but_itself(whole):
     assert "@import" not in whole.html
 
 
-def test_the_page_is_sound(whole):
-    """Ids are unique, every reference finds its target, and no level of heading is left out."""
+def test_the_page_is_well_formed(whole: SimpleNamespace) -> None:
+    """Ids are unique, every reference has a target, and no level of headings is skipped."""
     page = Page(whole.html)
     ids = page.all("id")
     targets = [target[1:] for target in page.all("href") if target.startswith("#")]
@@ -260,8 +248,8 @@ def test_the_page_is_sound(whole):
     assert all(deeper <= level + 1 for level, deeper in pairwise(levels))
 
 
-def test_the_page_shows_each_claim_with_its_outcome(whole):
-    """Every claim is there in the course's order, marked for the filter."""
+def test_the_page_shows_each_claim_with_its_outcome(whole: SimpleNamespace) -> None:
+    """Every claim is there in course order, with the attributes that the filter needs."""
     page = Page(whole.html)
     claims = [attributes for tag, attributes in page.tags if tag == "article"]
 
@@ -271,113 +259,153 @@ def test_the_page_shows_each_claim_with_its_outcome(whole):
         ("tensors.halves", "skipped"),
         ("autograd.adds", "FAILED"),
     ]
-    assert "double=squares" in page.text, "the counterexample of a mistake"
+    assert "x=1" in page.text, "the counterexample of a mistake"
 
 
-def test_a_claim_without_a_law_is_pending(tmp_path):
-    """A claim that no item names is pending, and its skip in test_claims.py is not told twice."""
-    skip = '<skipped message="pending: tensors.halves"/>'
+# ------------------------------------------------------------------------ reading results
 
-    report = results(tmp_path, case("test_a_claim_has_a_law[tensors.halves]", skip))
 
-    assert report.pending == ["autograd.adds", "tensors.doubles", "tensors.halves"]
-    assert report.skipped == []
+def results(suite: Path, folder: Path, *cases: str) -> Report:
+    """Write a results.xml with these items and read it for the claims of the suite."""
+    path = folder / "results.xml"
+    path.write_text(f"<testsuites>{''.join(cases)}</testsuites>")
+    return read(path, all_claims(suite))
+
+
+def case(name: str, fault: str = "", **record: str) -> str:
+    """Return an item of a results.xml."""
+    lines = [f'<property name="{name}" value="{value}"/>' for name, value in record.items()]
+    properties = f"<properties>{''.join(lines)}</properties>"
+    return f'<testcase classname="tests.t" name="{name}" time="0.5">{properties}{fault}</testcase>'
+
+
+def outcomes(report: Report) -> Mapping[str, str]:
+    return {claim.id: claim.outcome for claim in report.claims}
+
+
+def test_a_claim_without_a_law_in_the_results_is_skipped(suite: Path, tmp_path: Path) -> None:
+    """A file that cannot be imported runs no law: its claim is not ok."""
+    error = '<error message="collection failure">ImportError</error>'
+
+    report = results(suite, tmp_path, case("tests.tensors.test_doubles", error))
+
+    testable = ["tensors.doubles", "tensors.halves", "autograd.adds"]
+    assert [name for name, outcome in outcomes(report).items() if outcome == "skipped"] == testable
+    assert report.skipped == [f"{name}: no law ran" for name in testable]
     assert report.totals["laws"] == "0 of 0 hold"
-    assert "3 with no law yet" in Page(render(report, {})).text
+    assert report.totals["other tests"] == "1 FAILED"
+    assert "tensors.halves: no law ran" in Page(render(report, {})).text
 
 
-def test_a_law_that_breaks_before_it_begins_fails_its_claim(tmp_path):
-    """An error before the law runs counts against the claim that the item names."""
+def test_an_error_before_a_law_runs_fails_its_claim(suite: Path, tmp_path: Path) -> None:
+    """The record of the item names the claim."""
     right = {"claim": "tensors.doubles", "kind": "right", "device": "cpu", "examples": "7"}
     wrong = {**right, "kind": "wrong"}
     broken = '<error message="failed on setup">no file</error>'
+    cases = case("test_x[cpu-a]", **right), case("test_x[wrong-b]", broken, **wrong)
 
-    report = results(
-        tmp_path, case("test_x[cpu-a]", **right), case("test_x[wrong-b]", broken, **wrong)
-    )
+    report = results(suite, tmp_path, *cases)
 
     assert outcomes(report)["tensors.doubles"] == "FAILED"
     assert [item.details for item in report.failed] == ["no file"]
 
 
-def test_a_law_on_two_devices_holds_if_it_holds_on_both(tmp_path):
-    """The examples of all devices are summed, the devices named, and one failure is enough."""
+def test_a_failed_demonstration_fails_its_claim(suite: Path, tmp_path: Path) -> None:
+    """A claim is ok only if its demonstration prints what the file says."""
+    right = {"claim": "tensors.doubles", "kind": "right", "device": "cpu", "examples": "7"}
+    demonstration = {"claim": "tensors.doubles", "kind": "demonstration"}
+    cases = case("test_x[cpu-a]", **right), case("test_doubles", "<failure/>", **demonstration)
+
+    report = results(suite, tmp_path, *cases)
+
+    assert outcomes(report)["tensors.doubles"] == "FAILED"
+    assert report.totals["demonstrations"] == "1 FAILED"
+
+
+def test_a_law_on_two_devices_holds_if_it_holds_on_both(suite: Path, tmp_path: Path) -> None:
+    """The examples of all devices are added, the devices named, and one failure is enough."""
     record = {"claim": "tensors.doubles", "kind": "right", "examples": "100"}
     cpu = case("test_x[cpu-a]", device="cpu", **record)
     cuda = {"device": "cuda", **record}
 
-    passed = results(tmp_path, cpu, case("test_x[cuda-a]", **cuda)).claims[1]
-    failed = results(tmp_path, cpu, case("test_x[cuda-a]", "<failure/>", **cuda))
+    passed = results(suite, tmp_path, cpu, case("test_x[cuda-a]", **cuda)).claims[0]
+    failed = results(suite, tmp_path, cpu, case("test_x[cuda-a]", "<failure/>", **cuda))
 
     assert (passed.outcome, passed.devices, passed.examples) == ("ok", "cpu, cuda", 200)
     assert failed.totals["laws"] == "0 of 1 hold"
 
 
-def test_the_lessons_stand_in_the_order_of_the_course(tmp_path):
-    """The order of the ledger does not matter."""
-    assert list(results(tmp_path).lessons) == ["tensors", "autograd"]
-    assert {"tensors", "autograd"} <= set(LESSONS)
+# ------------------------------------------------------------------------ user errors
 
 
+@pytest.mark.usefixtures("only_cpu")
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("options", "words"),
     [
         ("--device gpu", "unknown device 'gpu'"),
         ("--device cpu xpu", "no xpu here"),
         ("--jobs 0", "--jobs must be at least 1, not 0"),
         ("--jobs 2", "pip install pytest-xdist"),
-        ("--lesson images", "no laws yet for images"),
-        ("--out claims.toml/verify", "cannot write to the folder claims.toml"),
+        ("--lesson images", "there are no laws for images"),
+        ("--out conftest.py/verify", "cannot write to the folder conftest.py"),
     ],
 )
-def test_bad_input_is_explained_before_the_laws_run(
-    line, words, suite, only_cpu, monkeypatch, capsys
-):
-    """What cannot work is answered with one sentence and the status 2, and leaves nothing."""
-    monkeypatch.chdir(suite)
-    monkeypatch.setattr(verify, "TESTS", suite)
+def test_bad_options_are_explained_before_the_laws_run(
+    options: str,
+    words: str,
+    verifying: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command ends with one sentence and status 2, and writes nothing."""
+    monkeypatch.chdir(verifying.parent)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("it ran"))
-    before = sorted(suite.iterdir())
 
-    status = main(["verify", *line.split()])
-
-    error = capsys.readouterr().err
-    assert status == 2
-    assert words in error
-    assert error.count("\n") == 1
-    assert sorted(suite.iterdir()) == before
+    assert_explained(f"verify {options}", capsys, words)
 
 
-def test_an_installed_package_without_laws_says_where_they_are(monkeypatch, tmp_path, capsys):
-    """Without the repository there is nothing to run, and the error says how to get it."""
-    monkeypatch.setattr(verify, "TESTS", tmp_path / "tests")
+def test_a_broken_claim_file_is_explained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error has the file and the remedy, before a law runs."""
+    (folder / "tests" / "tensors").mkdir(parents=True)
+    (folder / "tests" / "tensors" / "__init__.py").write_text('CLAIMS = ["lost"]')
+    monkeypatch.setattr("dlconcepts.testing.run.TESTS", folder / "tests")
 
-    assert main(["verify"]) == 2
-    assert "clone the repository and run `pip install -e .`" in capsys.readouterr().err
-
-
-def test_pytest_is_told_all_and_its_breakdown_leaves_the_old_report_alone(
-    monkeypatch, tmp_path, capsys
-):
-    """Devices and profile reach pytest; without results its last lines are shown, no more."""
-    tests, out = tmp_path / "tests", tmp_path / "verify"
-    tests.mkdir()
-    out.mkdir()
-    (tests / "claims.toml").write_text(LEDGER)
-    (tmp_path / "conftest.py").write_text(REFUSES)
-    (out / "report.html").write_text("old")
-    monkeypatch.setattr(verify, "TESTS", tests)
-    monkeypatch.setattr(verify, "find_devices", lambda names: dict.fromkeys(names, "a name"))
-    line = ["verify", "--device", "cpu", "cuda", "--profile", "thorough", "--out", str(out)]
-
-    assert main(line) == 2
-    assert "told of ['cpu', 'cuda'], thorough" in capsys.readouterr().err
-    assert [path.read_text() for path in out.iterdir()] == ["old"]
+    assert_explained("verify", capsys, "'lost' has no file; write test_lost.py")
 
 
-def test_all_means_every_device_that_is_there(only_cpu):
-    """Devices that are not there are left out, unless they were asked for by name."""
-    assert list(verify.find_devices(["all"])) == ["cpu"]
-    with pytest.raises(verify.VerifyError, match="no cuda here"):
-        verify.find_devices(["all", "cuda"])
+def test_an_installed_package_without_laws_is_explained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error says how to get the repository."""
+    monkeypatch.setattr("dlconcepts.testing.run.TESTS", folder / "tests")
+
+    assert_explained("verify", capsys, "clone the repository and run `pip install -e .`")
+
+
+def test_a_failure_of_pytest_is_shown_and_leaves_the_old_report(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Devices and profile reach pytest; if it writes no results, its last lines are printed."""
+    (folder / "tests" / "tensors").mkdir(parents=True)
+    (folder / "conftest.py").write_text(REFUSES)
+    (folder / "verify").mkdir()
+    (folder / "verify" / "report.html").write_text("old")
+    monkeypatch.setattr("dlconcepts.testing.run.TESTS", folder / "tests")
+    monkeypatch.setattr(
+        "dlconcepts.testing.run.find_devices", lambda names: dict.fromkeys(names, "a name")
+    )
+
+    assert run("verify --device cpu cuda --profile thorough") == 2
+    assert "asked for ['cpu', 'cuda'], thorough" in capsys.readouterr().err
+    assert [path.read_text() for path in (folder / "verify").iterdir()] == ["old"]
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_all_means_every_available_device() -> None:
+    """A device that is not available is skipped, unless it was asked for by name."""
+    assert list(find_devices(["all"])) == ["cpu"]
+    with pytest.raises(DeviceUnavailableError, match="no cuda here"):
+        find_devices(["all", "cuda"])

@@ -1,10 +1,11 @@
-"""Lesson 9: a network on another device, and how one knows that it computes the same there.
+"""Lesson 9: a network on another device, and how we know that it computes the same there.
 
-Moving is an order that a module obeys and a tensor answers with a copy. The results may differ by
-what rounding can do, and by nothing else; how much that is follows from the dtype and the length of
-the sums, and each law here rejects the faults that a looser comparison would let pass.
-
-Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+`model.to(device)` moves a module in place; `tensor.to(device)` returns a copy. Devices sum in
+different orders, so their results differ, but only by rounding. How large that error can be follows
+from the dtype and the length of the sums. The laws compare with this bound instead of a guessed
+tolerance, and so catch faults that `atol=1e-2` would let pass: a lost bias, bfloat16 weights.
+Most laws need only a CPU. The `meta` device, which keeps shapes and no values, stands for the
+other one.
 """
 
 CLAIMS = [

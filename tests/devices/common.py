@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, find_device
 
-META = torch.device("meta")  # a device that every machine has: it keeps shapes and no values
-
+META = torch.device("meta")  # every machine has it; its tensors have a shape and no values
 
 seeds = st.integers(0, 2**16)
 
 
-def is_there(name: str) -> bool:
-    """Return whether a device can be used."""
+def is_available(name: str) -> bool:
     try:
         find_device(name)
     except DeviceUnavailableError:
@@ -25,32 +23,29 @@ def is_there(name: str) -> bool:
     return True
 
 
-MISSING = [name for name in DEVICES if not is_there(name)]
+MISSING = [name for name in DEVICES if not is_available(name)]
 
 
-def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Return the tensors of a nested batch, or of a model with all that it holds, in order."""
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, nn.Module):
-        yield from tensors_in(vars(batch))
-    elif isinstance(batch, dict):
-        yield from tensors_in(list(batch.values()))
-    elif isinstance(batch, (list, tuple)):
-        for item in batch:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested batch, or of a model with all its attributes, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from tensors_in(vars(value))
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
             yield from tensors_in(item)
 
 
 def devices_in(model: nn.Module) -> set[torch.device]:
-    """Return the devices of all that a model holds, registered or not."""
+    """Return the devices of all tensors that a model holds, registered or not."""
     return {tensor.device for tensor in tensors_in(model)}
 
 
-Settings = tuple[bool, bool, bool]
-
-
-def settings() -> Settings:
-    """Return what decides whether torch computes the same bits twice, as it stands."""
+def settings() -> tuple[bool, bool, bool]:
+    """Return the settings that decide whether torch computes the same bits twice."""
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -59,51 +54,44 @@ def settings() -> Settings:
 
 
 class Queue:
-    """A device that works while the host goes on: a launch takes the host a second, and it is back.
+    """A simulated accelerator that stands in for `torch.cuda`, with a simulated clock.
 
-    It stands in the place of `torch.cuda`. Work begins when it was launched and the work before it
-    is done.
+    A launch takes the host one second and returns at once. The work itself begins when it has been
+    launched and all earlier work is done.
     """
 
     def __init__(self) -> None:
-        """Begin with an empty queue, at time 0."""
-        self.now = self.idle = 0.0
+        self.now = self.idle = 0.0  # the host's clock, and when the queue will be empty
 
     def clock(self) -> float:
-        """Return the time on the wall, as the host sees it."""
         return self.now
 
     def launch(self, seconds: float) -> None:
-        """Put work of so many seconds into the queue."""
+        """Queue work that takes so many seconds."""
         self.now += 1
         self.idle = max(self.idle, self.now) + seconds
 
     def synchronize(self) -> None:
-        """Wait until the queue is empty."""
         self.now = max(self.now, self.idle)
 
     def Event(self, *, enable_timing: bool) -> "Event":  # noqa: N802 - torch's name
-        """Return an event of this queue."""
-        assert enable_timing, "an event without timing has no time"
+        assert enable_timing, "an event takes the time only with enable_timing"
         return Event(self)
 
 
 class Event:
-    """A mark in a queue that takes the time when the work before it is done."""
+    """An event in a queue: it takes the time when the work before it is done."""
 
     def __init__(self, queue: Queue) -> None:
-        """Belong to a queue."""
         self.queue, self.time = queue, math.nan
 
     def record(self) -> None:
-        """Put the mark into the queue."""
         self.time = max(self.queue.now, self.queue.idle)
 
     def synchronize(self) -> None:
-        """Wait for the mark."""
         self.queue.now = max(self.queue.now, self.time)
 
     def elapsed_time(self, end: "Event") -> float:
-        """Return the milliseconds from this mark to another."""
-        assert end.time <= self.queue.now, "an event has no time before it was waited for"
+        """Return the milliseconds from this event to another."""
+        assert end.time <= self.queue.now, "an event has a time only after it was waited for"
         return 1000 * (end.time - self.time)

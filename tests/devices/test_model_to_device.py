@@ -1,17 +1,19 @@
-"""Model-to-device: batches.
+"""`to` moves a module in place, but returns a moved copy of a tensor.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> model, x = nn.Linear(2, 1), torch.ones(3, 2)
+>>> _ = model.to("meta"), x.to("meta")
+>>> model.weight.device, x.device
+(device(type='meta'), device(type='cpu'))
+>>> x = x.to("meta")
+>>> x.device
+device(type='meta')
 
 Notes: Switch between CPU and CUDA with the to() method of a model.
 Verdict: holds-if
-Truth: A module moves in place, a tensor returns a moved copy: x.to(device) without assignment
-    does nothing. Parameters and buffers move; tensors and layers in plain attributes, lists and
-    dicts stay behind without a word (the library's `move` names them and moves nothing). An
-    optimizer is best built after moving: what it remembers stays behind, and on some devices so
-    do the parameters it steps, unless it is moved along.
+Truth: If the result is kept: x.to(device) alone does nothing to a tensor. Parameters and buffers of
+    a module move; tensors and layers in plain attributes, lists and dicts silently stay behind (the
+    library's `move` names them and then moves nothing). Build an optimizer after the move, or move
+    it along: its state stays behind, and on some devices it steps the old parameters.
 """
 
 from collections.abc import Callable
@@ -33,35 +35,33 @@ from tests.devices.common import META, MISSING, devices_in, seeds, tensors_in
 
 
 class Pair(NamedTuple):
-    """A batch with names."""
-
     images: Any
     labels: Any
 
 
 def forgets_the_result(batch: Any, device: torch.device) -> Any:
-    """Call `to`, and go on with what one had."""
+    """Call `to` and keep using the old tensors."""
     for tensor in tensors_in(batch):
         tensor.to(device)
     return batch
 
 
 def moves_the_outermost_only(batch: Any, device: torch.device) -> Any:
-    """Move a tensor, or the tensors of a list, but not those further in."""
+    """Move a tensor, or the tensors of a list, but none that is nested deeper."""
     if isinstance(batch, list):
         return [x.to(device) if isinstance(x, Tensor) else x for x in batch]
     return batch.to(device) if isinstance(batch, Tensor) else batch
 
 
-def makes_lists_of_all(batch: Any, device: torch.device) -> Any:
-    """Make a list of every tuple."""
+def turns_tuples_into_lists(batch: Any, device: torch.device) -> Any:
+    """Rebuild every tuple as a list."""
     if isinstance(batch, (list, tuple)):
-        return [makes_lists_of_all(item, device) for item in batch]
+        return [turns_tuples_into_lists(item, device) for item in batch]
     return to_device(batch, device)
 
 
 def outline(batch: Any) -> Any:
-    """Return the kinds of the containers of a batch, and all in it that is no tensor."""
+    """Return the containers and other values of a batch, and shape and dtype of each tensor."""
     if isinstance(batch, Tensor):
         return batch.shape, batch.dtype
     if isinstance(batch, dict):
@@ -73,9 +73,7 @@ def outline(batch: Any) -> Any:
 
 # MPS has no float64.
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
-
-
-nested = st.recursive(
+batches = st.recursive(
     tensors(dtype=dtypes, max_magnitude=9) | st.sampled_from(["cat", 3, None]),
     lambda inner: (
         st.lists(inner, max_size=3)
@@ -90,16 +88,16 @@ nested = st.recursive(
 @law(
     right=to_device,
     wrong={
-        forgets_the_result: "a moved copy is what `to` returns",
-        moves_the_outermost_only: "a moved copy is what `to` returns",
-        makes_lists_of_all: "the batch keeps its form",
+        forgets_the_result: "every tensor of the result is on the device",
+        moves_the_outermost_only: "every tensor of the result is on the device",
+        turns_tuples_into_lists: "the batch keeps its structure",
     },
 )
-@given(batch=nested)
-def test_a_batch_arrives_whole_and_the_one_given_stays(
+@given(batch=batches)
+def test_a_batch_arrives_whole_and_the_given_one_stays(
     to_device: Callable[[Any, torch.device], Any], batch: Any
 ) -> None:
-    """Each tensor of a nested batch is on the device, in its place; the batch given stays."""
+    """Each tensor of a nested batch arrives in its place; the given batch does not move."""
     before = [bits(tensor) for tensor in tensors_in(batch)]
     homes = [tensor.device for tensor in tensors_in(batch)]
 
@@ -107,29 +105,28 @@ def test_a_batch_arrives_whole_and_the_one_given_stays(
     back = to_device(to_device(batch, torch.device("cpu")), torch.get_default_device())
 
     arrived = [tensor.device for tensor in tensors_in(moved)]
-    assert arrived == [META] * len(before), "a moved copy is what `to` returns"
-    assert outline(moved) == outline(batch), "the batch keeps its form"
-    assert [tensor.device for tensor in tensors_in(batch)] == homes, "`to` moves no tensor itself"
-    assert [bits(tensor) for tensor in tensors_in(back)] == before, "there and back, to the bit"
+    assert arrived == [META] * len(before), "every tensor of the result is on the device"
+    assert outline(moved) == outline(batch), "the batch keeps its structure"
+    assert [tensor.device for tensor in tensors_in(batch)] == homes, "the given batch stays"
+    assert [bits(tensor) for tensor in tensors_in(back)] == before, "a round trip keeps every bit"
 
 
 class Statistics(nn.Module):
     """A layer with a buffer."""
 
     def __init__(self) -> None:
-        """Make a linear layer and what normalises its input."""
         super().__init__()
         self.linear = nn.Linear(3, 2)
         self.register_buffer("mean", torch.arange(3.0))
 
 
 def leaves_plain_attributes(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move what `to` finds."""
+    """Move only what `to` finds."""
     return model.to(device)
 
 
 def moves_parameters_only(model: nn.Module, device: torch.device) -> nn.Module:
-    """Forget the buffers."""
+    """Move the parameters but not the buffers."""
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             setattr(layer, name, nn.Parameter(parameter.detach().to(device)))
@@ -148,49 +145,46 @@ PLACES: dict[str, Callable[[], Any]] = {
 @law(
     right=move,
     wrong={
-        leaves_plain_attributes: "nothing of a model is left behind",
-        moves_parameters_only: "nothing of a model is left behind",
+        leaves_plain_attributes: "all tensors of the model have moved",
+        moves_parameters_only: "all tensors of the model have moved",
     },
 )
 @given(place=st.sampled_from(list(PLACES)), seed=seeds)
-def test_a_model_arrives_with_all_that_belongs_to_it_or_not_at_all(
+def test_a_model_moves_with_all_its_tensors_or_not_at_all(
     move: Callable[[nn.Module, torch.device], nn.Module], place: str, seed: int
 ) -> None:
-    """Parameters and buffers arrive; a tensor that `to` would miss is named, and nothing moves."""
+    """Parameters and buffers move. If `to` would miss a tensor, an error names it first."""
     torch.manual_seed(seed)
     model = nn.Sequential(Statistics(), nn.ReLU())
     model[0].extra = PLACES[place]()
     before, homes = state_of(model), devices_in(model)
 
+    error = ""
     try:
         moved = move(model, META)
-        said = None
-    except ValueError as error:
-        said = str(error)
+    except ValueError as raised:
+        error = str(raised)
 
-    if said is None:
+    if not error:
         assert moved is model, "a module moves in place"
-        assert devices_in(model) == {META}, "nothing of a model is left behind"
+        assert devices_in(model) == {META}, "all tensors of the model have moved"
     else:
-        assert place != "nowhere", "a model that holds nothing back is moved"
-        assert "model.0.extra" in said, "the error names what would be left behind"
+        assert place != "nowhere", "a model moves if all its tensors are registered"
+        assert "model.0.extra" in error, "the error names the tensor that `to` would miss"
         assert (state_of(model), devices_in(model)) == (before, homes), "nothing has moved"
 
 
 def goes_through_half_precision(model: nn.Module, device: torch.device) -> nn.Module:
-    """Send less over the bus."""
+    """Send bfloat16 over the bus to save time."""
     return model.to(device, torch.bfloat16).to(torch.float32)
 
 
-@law(
-    right=move,
-    wrong={goes_through_half_precision: "there and back, to the bit"},
-)
+@law(right=move, wrong={goes_through_half_precision: "a round trip keeps every bit"})
 @given(seed=seeds, frozen=st.booleans())
 def test_a_model_comes_back_as_it_was(
     move: Callable[..., nn.Module], seed: int, frozen: bool
 ) -> None:
-    """Parameters, buffers and gradients are the same, to the bit, and what is frozen stays so."""
+    """Parameters, buffers and gradients keep every bit, and frozen parameters stay frozen."""
     torch.manual_seed(seed)
     model = nn.Sequential(Statistics(), nn.ReLU())
     model[0].linear(torch.ones(2, 3)).sum().backward()
@@ -199,65 +193,65 @@ def test_a_model_comes_back_as_it_was(
 
     move(move(model, torch.device("cpu")), torch.get_default_device())
 
-    assert state_of(model) == before, "there and back, to the bit"
-    assert devices_in(model) == {torch.zeros(1).device}, "the model is where it was"
+    assert state_of(model) == before, "a round trip keeps every bit"
+    assert devices_in(model) == {torch.zeros(1).device}, "the model is back where it was"
 
 
 def moves_the_model_alone(
     model: nn.Module, device: torch.device, optimizer: torch.optim.Optimizer
 ) -> nn.Module:
-    """Leave the optimizer with what it was built on."""
+    """Move the model and leave the optimizer with the old parameters."""
     return move(model, device)
 
 
-@law(
-    right=move,
-    wrong={moves_the_model_alone: "an optimizer built before the move steps what was moved"},
-)
+@law(right=move, wrong={moves_the_model_alone: "the optimizer steps the moved parameters"})
 @given(kind=st.sampled_from(["SGD, momentum and decay", "Adam", "AdamW"]), seed=seeds)
 def test_an_optimizer_follows_its_model(
     move: Callable[..., nn.Module], kind: str, seed: int
 ) -> None:
-    """It steps the parameters that were moved, and what it remembers is beside them."""
+    """The optimizer steps the moved parameters, and its state is on their device."""
     torch.manual_seed(seed)
     model = nn.Linear(3, 2)
     optimizer = parity.OPTIMIZERS[kind](model)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    remembered = {name: value.shape for s in optimizer.state.values() for name, value in s.items()}
+    before = shapes_of_state(optimizer)
 
     move(model, META, optimizer)
 
     stepped = optimizer.param_groups[0]["params"]
-    assert [id(parameter) for parameter in stepped] == [id(p) for p in model.parameters()], (
-        "an optimizer built before the move steps what was moved"
-    )
-    # The number of steps stays on the CPU, where torch reads it.
-    found = {n: v for p in stepped for n, v in optimizer.state[p].items() if n != "step"}
-    assert {value.device for value in found.values()} == {META}, "its state has moved too"
-    assert {**remembered, **{n: v.shape for n, v in found.items()}} == remembered
+    same = [id(parameter) for parameter in stepped] == [id(p) for p in model.parameters()]
+    assert same, "the optimizer steps the moved parameters"
+    # torch reads the number of steps on the CPU, and so keeps it there.
+    moved = [v for p in stepped for name, v in optimizer.state[p].items() if name != "step"]
+    assert {value.device for value in moved} == {META}, "the optimizer's state has moved"
+    assert shapes_of_state(optimizer) == before, "the optimizer's state is complete"
 
 
-def moves_what_it_is_given(model: nn.Module, images: Tensor) -> Tensor:
-    """Copy each batch on the way, at the price of a copy, without a word."""
-    device = next(model.parameters()).device
-    return model(images.to(device))
+def shapes_of_state(optimizer: torch.optim.Optimizer) -> list[dict[str, torch.Size]]:
+    parameters = optimizer.param_groups[0]["params"]
+    return [{name: v.shape for name, v in optimizer.state[p].items()} for p in parameters]
 
 
 def runs_the_model(model: nn.Module, images: Tensor) -> Tensor:
-    """Call a model."""
+    """Call the model."""
     return model(images)
+
+
+def moves_what_it_is_given(model: nn.Module, images: Tensor) -> Tensor:
+    """Silently copy each batch to the model's device, at the cost of a copy a call."""
+    return model(images.to(next(model.parameters()).device))
 
 
 @law(
     right=runs_the_model,
-    wrong={moves_what_it_is_given: "an input that was not moved is an error"},
+    wrong={moves_what_it_is_given: "an input on another device is an error"},
 )
 @given(batch=st.integers(1, 3), model_is_away=st.booleans())
-def test_an_input_that_was_not_moved_is_an_error_that_names_both_devices(
+def test_an_input_on_another_device_is_an_error_that_names_both(
     run: Callable[[nn.Module, Tensor], Tensor], batch: int, model_is_away: bool
 ) -> None:
-    """Model here and input there, or the other way round: torch says so, with both names."""
+    """If only the model or only the input has moved, torch raises and names both devices."""
     model, images = Network(4, [3], 2), torch.ones(batch, 4)
     home = images.device.type
     if model_is_away:
@@ -265,35 +259,33 @@ def test_an_input_that_was_not_moved_is_an_error_that_names_both_devices(
     else:
         images = images.to(META)
 
+    error = ""
     try:
         run(model, images)
-        said = ""
-    except RuntimeError as error:
-        said = str(error)
+    except RuntimeError as raised:
+        error = str(raised)
 
-    assert home in said, "an input that was not moved is an error that names both devices"
-    assert "meta" in said, "an input that was not moved is an error that names both devices"
+    both = home in error and "meta" in error
+    assert both, f"an input on another device is an error that names both devices: {error!r}"
 
 
 def takes_any_name(name: str) -> torch.device:
-    """Believe that a device is there because it has a name."""
+    """Assume that a device exists because it has a name."""
     return torch.device(name)
 
 
-@law(
-    right=find_device,
-    wrong={takes_any_name: "a device that is not there is an error at once"},
-)
+@law(right=find_device, wrong={takes_any_name: "a missing device is an error at once"})
 @given(name=st.sampled_from(MISSING))
-def test_a_device_that_is_not_there_is_an_error_before_any_work(
+def test_a_missing_device_is_an_error_before_any_work(
     find_device: Callable[[str], torch.device], name: str
 ) -> None:
     """The error names the device, says why it cannot be used, and what to do."""
+    error = ""
     try:
         find_device(name)
-        said = ""
-    except DeviceUnavailableError as error:
-        said = str(error)
+    except DeviceUnavailableError as raised:
+        error = str(raised)
 
     told = f"device {name!r} is not available: "
-    assert told in said, "a device that is not there is an error at once"
+    assert told in error, "a missing device is an error at once"
+    assert "; " in error.removeprefix(told), "after the reason the error says what to do"

@@ -1,15 +1,12 @@
 """Lesson 7: photographs in folders.
 
-Real images come in folders, one for each class, in any size, shape and colour mode, lying on their
-side with a note to turn them, hidden copies and damaged ones among them. Two pipelines make all of
-them alike. The one for training also distorts each image, anew every time it is read, so that the
-network does not learn by heart how a photograph was held. The one for everything else draws nothing
-at random. Both end in the same normalisation: that of the network that is to look at them.
-
-Most laws run on drawn folders and images. The last one needs real photographs and real weights, and
-is skipped, with what brings them, where they are missing.
-
-Each claim of the notes is a section: first the mistakes, then the law that rejects them.
+Real images come in a folder for each class, in any size, shape and colour mode. Some lie on their
+side with an EXIF note on how to turn them; some files are hidden, damaged or no images at all. Two
+pipelines make them alike. The training pipeline also distorts each image, differently each time it
+is read, so that the network does not learn how one photograph was framed. The evaluation pipeline
+draws no random number. Both end in the same normalisation, that of the network's pretraining.
+The laws draw their own folders and images. Only the last claim needs real photographs and weights;
+where they are missing it is skipped, with the commands that bring them.
 """
 
 CLAIMS = [

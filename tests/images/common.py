@@ -1,6 +1,10 @@
 """Shared by several claims of the lesson images."""
 
-from collections.abc import Callable
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,20 +13,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from dlconcepts.loading import image_pipeline
 
 HOST = "PIL images live in the memory of the CPU"
-
+MODES = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "I;16": 2}  # to bytes
+PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+SIDE = 64  # of `places()`: 4 times 63 is the largest multiple that fits in a byte
+# Values stay between 0, black, and 1, white, so that a law can read the colours back.
+RAW: dict[str, Any] = {"mean": (0,) * 3, "std": (1,) * 3}
 
 Transform = Callable[[Image.Image], Tensor]
-
-
-MODES = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "I;16": 2}
-
-
-PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
 
 
 def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
@@ -41,11 +44,10 @@ def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
     return image
 
 
-def squashes(size: int, *, resize: int, **statistics: Any) -> Transform:
-    """Resize to a square with a pair, where the number for the short side was meant."""
-    return v2.Compose(
-        [v2.Resize((resize, resize)), v2.CenterCrop(size), image_pipeline(**statistics)]
-    )
+def places() -> Image.Image:
+    """Return an image that shows where each pixel is: red is 4x, green is 4y, blue is 128."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    return Image.fromarray(np.stack([4 * x, 4 * y, np.full_like(x, 128)], axis=2).astype(np.uint8))
 
 
 @st.composite
@@ -59,15 +61,33 @@ def ramps(draw: st.DrawFn) -> tuple[Image.Image, bool]:
 
 
 def profile(output: Tensor, along_x: bool) -> NDArray[np.float64]:
-    """Return the levels, 0 to 255, that an output of mean 0 and std 1 has along a ramp."""
+    """Return the levels, 0 to 255, along a ramp that a RAW pipeline has transformed."""
     levels = output[0].double().numpy() * 255
     return levels.mean(axis=0 if along_x else 1)
 
 
-SIDE = 64
+def squashes(size: int, *, resize: int, **statistics: Any) -> Transform:
+    """Resize to a square with a pair, where the number for the short side was meant."""
+    return v2.Compose(
+        [v2.Resize((resize, resize)), v2.CenterCrop(size), image_pipeline(**statistics)]
+    )
 
 
-def places() -> Image.Image:
-    """Return an image that shows where each pixel is: red is 4x, green is 4y, blue is 128."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    return Image.fromarray(np.stack([4 * x, 4 * y, np.full_like(x, 128)], axis=2).astype(np.uint8))
+@contextmanager
+def saved(images: Mapping[str, Image.Image]) -> Iterator[Path]:
+    """Save images, by their paths, in a temporary folder."""
+    with tempfile.TemporaryDirectory() as root:
+        for name, image in images.items():
+            path = Path(root, name)
+            path.parent.mkdir(exist_ok=True)
+            image.save(path)
+        yield Path(root)
+
+
+def loads(dataset: Any, batch_size: int, num_workers: int, **options: Any) -> DataLoader[Any]:
+    """Load batches in worker processes that are forked where the platform can."""
+    # To spawn a worker, which imports torch again, would take seconds.
+    fork = "fork" if num_workers and "fork" in multiprocessing.get_all_start_methods() else None
+    return DataLoader(
+        dataset, batch_size, num_workers=num_workers, multiprocessing_context=fork, **options
+    )

@@ -1,22 +1,23 @@
-"""A loader of shuffled batches.
+"""A loader that shuffles puts examples of all classes into a batch.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from torch.utils.data import DataLoader
+>>> labels = [0] * 50 + [1] * 50  # all cats, then all dogs, as a folder lists them
+>>> [int(batch.sum()) for batch in DataLoader(labels, 50)]
+[0, 50]
+>>> shuffled = DataLoader(labels, 50, shuffle=True)
+>>> all(0 < batch.sum() < 50 for batch in shuffled)
+True
 
 Notes: Give the data set to a DataLoader with a batch size and shuffling, so that the order of
     examples does not influence the model.
 Verdict: holds
+Truth: Each image comes once in an epoch, with its own label, and the number of worker processes
+    does not change the order.
 """
 
-import multiprocessing
 import random
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,62 +29,46 @@ from torch.utils.data import DataLoader
 
 from dlconcepts.images import ImageFolder, eval_pipeline, image_folder
 from dlconcepts.testing.laws import law
-from tests.images.common import HOST
+from tests.images.common import HOST, RAW, loads, saved
 
-
-@contextmanager
-def numbered() -> Iterator[ImageFolder]:
-    """Write 40 cats and 40 dogs, as images whose colour is their number."""
-    with tempfile.TemporaryDirectory() as root:
-        for number in range(80):
-            path = Path(root, "cat" if number < 40 else "dog", f"{number:02}.ppm")
-            path.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (4, 4), (number,) * 3).save(path)
-        yield image_folder(root, transform=eval_pipeline(2, mean=(0,) * 3, std=(1,) * 3))
+# 40 cats and 40 dogs, images whose grey level is their number.
+IMAGES = {
+    f"{'cat' if number < 40 else 'dog'}/{number:02}.ppm": Image.new("RGB", (4, 4), (number,) * 3)
+    for number in range(80)
+}
 
 
 def epoch(batches: Iterable[Any]) -> list[list[tuple[int, int]]]:
     """Return, batch by batch, the number that each image shows, and its label."""
     return [
-        [
-            (round(float(image.mean()) * 255), int(label))
-            for image, label in zip(*batch, strict=True)
-        ]
+        [(round(float(x.mean()) * 255), int(label)) for x, label in zip(*batch, strict=True)]
         for batch in batches
     ]
 
 
-def loads(folder: ImageFolder, batch_size: int, seed: int, num_workers: int) -> DataLoader[Any]:
-    """Shuffle with a generator of its own, in processes that are forked where that can be."""
-    fork = "fork" if num_workers and "fork" in multiprocessing.get_all_start_methods() else None
+def shuffles(folder: ImageFolder, batch_size: int, seed: int, workers: int) -> DataLoader[Any]:
+    """Shuffle with a generator that is seeded for this loader."""
     generator = torch.Generator().manual_seed(seed)
-    return DataLoader(
-        folder,
-        batch_size,
-        shuffle=True,
-        generator=generator,
-        num_workers=num_workers,
-        multiprocessing_context=fork,
-    )
+    return loads(folder, batch_size, workers, shuffle=True, generator=generator)
 
 
 def does_not_shuffle(
-    folder: ImageFolder, batch_size: int, seed: int, num_workers: int
+    folder: ImageFolder, batch_size: int, seed: int, workers: int
 ) -> DataLoader[Any]:
-    """Take the classes one after the other, as the folder lists them."""
+    """Take one class after the other, as the folder lists them."""
     return DataLoader(folder, batch_size)
 
 
-def shuffles_the_classes(
-    folder: ImageFolder, batch_size: int, seed: int, num_workers: int
+def shuffles_within_classes(
+    folder: ImageFolder, batch_size: int, seed: int, workers: int
 ) -> DataLoader[Any]:
-    """Shuffle within the classes, and take one class after the other."""
+    """Shuffle within each class, and take one class after the other."""
     order = random.Random(seed).sample(range(len(folder)), len(folder))
     return DataLoader(folder, batch_size, sampler=sorted(order, key=folder.targets.__getitem__))
 
 
 def draws_with_replacement(
-    folder: ImageFolder, batch_size: int, seed: int, num_workers: int
+    folder: ImageFolder, batch_size: int, seed: int, workers: int
 ) -> DataLoader[Any]:
     """Draw each image from all of them."""
     numbers = random.Random(seed).choices(range(len(folder)), k=len(folder))
@@ -91,28 +76,27 @@ def draws_with_replacement(
 
 
 def shuffles_labels_apart(
-    folder: ImageFolder, batch_size: int, seed: int, num_workers: int
+    folder: ImageFolder, batch_size: int, seed: int, workers: int
 ) -> DataLoader[Any]:
-    """Shuffle the labels, and not the images with them."""
+    """Shuffle the labels without their images."""
     labels = random.Random(seed).sample(folder.targets, len(folder))
     paths = [path for path, _ in folder.samples]
-    return loads(
-        replace(folder, samples=list(zip(paths, labels, strict=True))), batch_size, seed, 0
-    )
+    relabelled = replace(folder, samples=list(zip(paths, labels, strict=True)))
+    return shuffles(relabelled, batch_size, seed, 0)
 
 
 def depends_on_the_workers(
-    folder: ImageFolder, batch_size: int, seed: int, num_workers: int
+    folder: ImageFolder, batch_size: int, seed: int, workers: int
 ) -> DataLoader[Any]:
-    """Give each number of workers another order."""
-    return loads(folder, batch_size, seed + num_workers, num_workers)
+    """Shuffle differently for each number of workers."""
+    return shuffles(folder, batch_size, seed + workers, workers)
 
 
 @law(
-    right=loads,
+    right=shuffles,
     wrong={
         does_not_shuffle: "the first batch has both classes",
-        shuffles_the_classes: "the first batch has both classes",
+        shuffles_within_classes: "the first batch has both classes",
         draws_with_replacement: "each image comes once",
         shuffles_labels_apart: "with its own label",
         depends_on_the_workers: "the number of workers changes nothing",
@@ -121,18 +105,17 @@ def depends_on_the_workers(
     because="each example reads 160 images, half of them in two worker processes",
     cpu_only=HOST,
 )
+# From 40 on a batch of 40 cats and 40 dogs has both classes, except with probability
+# 2 / binomial(80, 40) < 2e-23.
 @given(batch_size=st.integers(40, 80), seed=st.integers(0, 2**32))
-# Python 3.12 warns whoever forks while threads run, as torch's loader does on Linux.
+# Since Python 3.12 a fork warns if the process has threads, and torch starts some.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_batches_mix_the_classes(
     load: Callable[..., DataLoader[Any]], batch_size: int, seed: int
 ) -> None:
-    """Each image comes once with its label, in batches of both classes, whoever loads them.
-
-    That 40 or more of 40 cats and 40 dogs are all of one class has probability
-    2 / binomial(80, 40) < 2e-23.
-    """
-    with numbered() as folder:
+    """Each image comes once with its label, in batches of both classes, for 0 and 2 workers."""
+    with saved(IMAGES) as root:
+        folder = image_folder(root, transform=eval_pipeline(2, **RAW))
         found, others = (epoch(load(folder, batch_size, seed, workers)) for workers in (0, 2))
 
     examples = [example for batch in found for example in batch]

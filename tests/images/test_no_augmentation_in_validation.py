@@ -1,13 +1,17 @@
-"""No augmentation in validation.
+"""The evaluation pipeline gives an image the same result each time.
 
->>> x = torch.arange(3)
->>> y = x
->>> y
-tensor([0, 1, 2])
+>>> from PIL import Image
+>>> from dlconcepts.images import eval_pipeline, train_pipeline
+>>> image = Image.linear_gradient("L")  # black at the top, white at the bottom
+>>> for pipeline in train_pipeline(8), eval_pipeline(8):
+...     len({float(pipeline(image).mean()) for _ in range(20)}) == 1
+False
+True
 
 Notes: Validation and test images are not augmented: only resized, centred and normalised, as in
     real use.
 Verdict: holds
+Truth: Its pipeline draws no random number, and its crop is centred to within half a pixel.
 """
 
 import functools
@@ -28,17 +32,17 @@ from dlconcepts.images import MEAN, STD, eval_pipeline, train_pipeline
 from dlconcepts.loading import image_pipeline
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
-from tests.images.common import HOST, Transform, picture, profile, ramps, squashes
+from tests.images.common import HOST, RAW, Transform, picture, profile, ramps, squashes
 
 
 def random_states() -> tuple[Any, ...]:
     """Return the states of the generators of torch, Python and numpy."""
-    legacy = str(np.random.get_state())  # noqa: NPY002, since many a transform draws from it
+    legacy = str(np.random.get_state())  # noqa: NPY002 - many transforms draw from it
     return bits(torch.get_rng_state()), random.getstate(), legacy
 
 
 def draws_and_ignores(size: int) -> Transform:
-    """Mirror with probability 0: each image is left alone, after a draw."""
+    """Mirror with probability 0, which draws a number and changes nothing."""
     return v2.Compose([v2.RandomHorizontalFlip(0), eval_pipeline(size)])
 
 
@@ -48,7 +52,7 @@ def jitters(size: int) -> Transform:
 
 
 def takes_turns(size: int) -> Transform:
-    """Mirror every other image, which is no draw, but no more the same."""
+    """Mirror every other image, which draws nothing but changes the result."""
     transform, turns = eval_pipeline(size), itertools.cycle([False, True])
     return lambda image: transform(ImageOps.mirror(image) if next(turns) else image)
 
@@ -72,7 +76,7 @@ def takes_turns(size: int) -> Transform:
 def test_a_test_image_is_the_same_each_time(
     pipeline: Callable[[int], Transform], width: int, height: int, size: int, seed: int
 ) -> None:
-    """The pipeline gives one image one result, and draws no random number from any generator."""
+    """The pipeline gives an image one result and draws from no generator."""
     transform, image = pipeline(size), picture("RGB", (width, height), seed)
     before = random_states()
 
@@ -84,16 +88,15 @@ def test_a_test_image_is_the_same_each_time(
 
 
 def crops_the_top_left(size: int, *, resize: int, **statistics: Any) -> Transform:
-    """Cut from the corner at which arrays begin."""
+    """Crop from the corner where arrays begin."""
     corner = functools.partial(v2.functional.crop, top=0, left=0, height=size, width=size)
     return v2.Compose([v2.Resize(resize), corner, image_pipeline(**statistics)])
 
 
 def centres_one_off(size: int, *, resize: int, **statistics: Any) -> Transform:
-    """Begin a pixel late, in both directions."""
+    """Start the crop one pixel too far right and down."""
 
     def crop(image: Image.Image) -> Image.Image:
-        """Cut the square out."""
         left, top = ((side - size) // 2 + 1 for side in image.size)
         return image.crop((left, top, left + size, top + size))
 
@@ -112,27 +115,25 @@ def centres_one_off(size: int, *, resize: int, **statistics: Any) -> Transform:
 def test_the_crop_is_centred(
     pipeline: Callable[..., Transform], ramp: tuple[Image.Image, bool], size: int, more: int
 ) -> None:
-    """The middle of the output shows the middle of the image, to within half an output pixel."""
+    """The centre of the output shows the centre of the image, to within half an output pixel."""
     image, along_x = ramp
     short, long = sorted(image.size)
 
-    output = pipeline(size, resize=size + more, mean=(0,) * 3, std=(1,) * 3)(image)
+    output = pipeline(size, resize=size + more, **RAW)(image)
 
+    # The ramp climbs by this much from one output pixel to the next.
     step = 255 / (long - 1) * short / (size + more)
     off = abs(profile(output, along_x).mean() - 127.5) / step
+    # The levels are whole numbers, so one level of rounding is allowed on top.
     centred = off <= 0.5 + 1 / step
     assert centred, f"the crop is centred to within half a pixel, but {off:.2f} off"
 
 
-@law(
-    right=eval_pipeline,
-    wrong={squashes: "DID NOT RAISE"},
-    cpu_only=HOST,
-)
+@law(right=eval_pipeline, wrong={squashes: "DID NOT RAISE"}, cpu_only=HOST)
 @given(size=st.integers(2, 9), less=st.integers(1, 8))
 def test_a_crop_larger_than_the_image_is_refused(
     pipeline: Callable[..., Transform], size: int, less: int
 ) -> None:
-    """A crop of more than what `resize` leaves, which torchvision pads with black, is an error."""
+    """If `resize` leaves less than the crop, which torchvision pads with black, it is an error."""
     with pytest.raises(ValueError, match=f"resize must be at least size, {size}"):
         pipeline(size, resize=size - less, mean=MEAN, std=STD)

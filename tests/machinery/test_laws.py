@@ -5,6 +5,7 @@ A machinery that let a vacuous mistake pass would make every other test of the p
 
 import inspect
 import platform
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -212,21 +213,35 @@ def test_the_records_survive_workers(suite: Suite) -> None:
     assert {record["kind"] for record in suite.records()} == {"right", "wrong"}
 
 
-def test_rejecting_a_mistake_ends_in_time(suite: Suite) -> None:
-    """A law that is slow to shrink is cut off after the two seconds that shrinking may take."""
+def test_a_counterexample_is_the_same_on_a_slow_machine(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of the law limit the shrinking, not seconds; `share` lowers their number."""
     law = """
-import time
-@law(right=double, wrong={squares: 'twice'}, share=0.01, because='slow')
+import os, time
+RUNS = []
+@law(right=double, wrong={squares: 'twice'}, share=SHARE, because='slow')
 @given(x=st.lists(st.integers(5, 10**9), min_size=20))
 def test_slow(double, x):
     "Slow."
-    time.sleep(0.02)
-    assert all(double(n) == n + n for n in x), "twice"
+    if double is squares:
+        RUNS.append(time.sleep(float(os.environ["SECONDS"])))
+    assert all(double(n) == n + n for n in x if n > 1000), "twice"
+
+def test_runs():
+    print("runs", len(RUNS))
 """
 
-    suite.run(law).assert_outcomes(passed=3)
+    def found(share: str, seconds: str) -> tuple[int, str]:
+        monkeypatch.setenv("SECONDS", seconds)
+        result = suite.run(law.replace("SHARE", share), "-s")
+        result.assert_outcomes(passed=4)
+        runs = re.search(r"runs (\d+)", result.stdout.str())
+        assert runs is not None
+        return int(runs[1]), suite.records()[1]["counterexample"]
 
-    assert float(suite.records()[1]["seconds"]) < 3
+    assert found("0.05", "0") == found("0.05", "0.02")
+    assert found("0.5", "0")[0] > found("0.05", "0")[0]
 
 
 def test_torch_draws_the_same_numbers_in_every_example(suite: Suite) -> None:

@@ -1,63 +1,24 @@
-"""What the parity laws rest on: bounds that hold, and that are no wider than they must be.
+"""The bounds of single operations hold, and are no wider than they must be.
 
-A bound that is too narrow blames a device for rounding; one that is too wide lets faults through.
-So each operation is asked for the worst case where that is known: in an arithmetic that rounds
-nothing, at corners where no term cancels another, and with unit roundoffs so large that they can be
-added up by hand.
+A bound that is too narrow blames a device for rounding; one that is too wide hides faults. So each
+operation is tested where its worst case is known: in an arithmetic without rounding, at corners
+where no terms cancel, and with unit roundoffs so large that they can be added up by hand.
 """
 
-import copy
 import math
-from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from dlconcepts.networks import Network
-from dlconcepts.parity.bounds import Arithmetic, Bounded, gamma, relu, relu_backward
-from dlconcepts.parity.reference import (
-    backward,
-    forward,
-    gradients_of,
-    layers_of,
-    loss_of,
-    softmax_of,
-    step_of,
-    weights_of,
-)
+from dlconcepts.parity.bounds import Arithmetic, Bounded, gamma, relu, relu_backward, ulp
+from tests.parity.common import COARSE, EXACT, check, stored, within
 
-EXACT = Arithmetic(unit=0.0, sum_unit=0.0, product_unit=0.0, tiny=0.0, most=math.inf)
-COARSE = Arithmetic(unit=2**-4, sum_unit=2**-6, product_unit=0.0, tiny=2**-10, most=100.0)
-STORED = 2**-4, 2**-10
+# ------------------------------------------------- how errors propagate
 
 
-def within(values: object, errors: object) -> Bounded:
-    """Return float64 values that may be off by these errors."""
-    value = torch.tensor(values, dtype=torch.float64)
-    return Bounded(value, torch.tensor(errors, dtype=torch.float64).expand(value.shape))
-
-
-def stored(value: float, error: float) -> float:
-    """Return the error of a COARSE result once it is stored, by hand."""
-    unit, tiny = STORED
-    return error + unit * (abs(value) + error) + tiny
-
-
-def check(found: Bounded, value: object, error: object) -> None:
-    """Compare a result and its bound with what they must be."""
-    for tensor, expected in ((found.value, value), (found.error, error)):
-        expected = torch.tensor(expected, dtype=torch.float64)
-        torch.testing.assert_close(tensor, expected, rtol=1e-9, atol=1e-12)
-
-
-# ------------------------------------------------- what errors become
-
-
-def test_a_sum_is_off_by_both_errors() -> None:
-    """So is a sum of many, and one of products by what each product may be off."""
+def test_the_error_of_a_sum_is_the_sum_of_the_errors() -> None:
+    """It makes no difference how many terms there are, or whether they are products."""
     a, b = within([2.0], 0.25), within([-3.0], 0.5)
 
     check(EXACT.add(a, b), [-1.0], [0.75])
@@ -67,8 +28,8 @@ def test_a_sum_is_off_by_both_errors() -> None:
     check(EXACT.matmul(*product, within([1.0], 0.5)), [[3.0]], [[3.625]])
 
 
-def test_a_product_and_a_quotient_are_off_by_their_worst_corner() -> None:
-    """2.25 * -3.5 and 2.25 / 3; a divisor that may be zero allows anything."""
+def test_the_error_of_a_product_or_a_quotient_is_that_of_the_worst_corner() -> None:
+    """It is 2.25 * -3.5 and 2.25 / 3; a divisor that may be zero has no bound."""
     a = within([2.0], 0.25)
 
     check(EXACT.multiply(a, within([-3.0], 0.5)), [-6.0], [1.875])
@@ -79,13 +40,13 @@ def test_a_product_and_a_quotient_are_off_by_their_worst_corner() -> None:
     check(EXACT.divide(a, within([1.0], 2.0), least=0.5), [2.0], [8.5])
 
 
-def test_a_root_is_off_most_at_the_lower_end() -> None:
-    """sqrt(4 - 3) is 1, and what may be zero is off by the root of its error."""
+def test_the_error_of_a_root_is_largest_at_the_lower_end() -> None:
+    """sqrt(4 - 3) is 1; if the value may be zero, the error is the root of its error."""
     check(EXACT.sqrt(within([4.0, 0.0], [3.0, 0.25])), [2.0, 0.0], [1.0, 0.5])
 
 
-def test_a_logarithm_of_the_softmax_is_off_by_its_own_error_and_the_largest() -> None:
-    """Row by row."""
+def test_the_error_of_a_log_softmax_is_its_own_and_the_largest_of_its_row() -> None:
+    """The rows do not affect one another."""
     found = EXACT.log_softmax(within([[0.0, 1.0], [0.0, 0.0]], [[0.1, 0.3], [0.0, 0.2]]))
 
     expected = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64).log_softmax(1)
@@ -96,21 +57,21 @@ def test_a_logarithm_of_the_softmax_is_off_by_its_own_error_and_the_largest() ->
     ("value", "error", "expected"),
     [
         (-1.0, 0.5, math.exp(-0.5) - math.exp(-1)),
-        (-0.1, 0.5, math.exp(-0.1) - math.exp(-0.6)),  # above 0 there is no probability
+        (-0.1, 0.5, math.exp(-0.1) - math.exp(-0.6)),  # a probability is at most exp(0)
         (-3.0, 10.0, 1 - math.exp(-3)),
         (-800.0, 900.0, 1.0),
         (0.0, 0.0, 0.0),
     ],
 )
-def test_an_exponential_is_off_by_its_worse_end(
+def test_the_error_of_an_exponential_is_that_of_its_worse_end(
     value: float, error: float, expected: float
 ) -> None:
-    """Never above 1, however far off its logarithm may be."""
+    """The result is at most 1, whatever the error of the logarithm."""
     check(EXACT.exp(within([value], error)), [math.exp(value)], [expected])
 
 
 def test_a_relu_is_exact_where_its_input_is_certainly_negative() -> None:
-    """Its gradient is in doubt where the sign is, and may then be either."""
+    """Where the sign of the input is in doubt, the gradient may be the slope or zero."""
     before = within([-2.0, -2.0, -2.0, 1.0, 0.0], [1.0, 2.0, 3.0, 0.5, 0.0])
     check(relu(before), [0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 3.0, 0.5, 0.0])
 
@@ -119,8 +80,8 @@ def test_a_relu_is_exact_where_its_input_is_certainly_negative() -> None:
     check(found, [5.0, 0.0, 0.0, 5.0, 0.0, 5.0], [1.0, 0.0, 6.0, 6.0, 0.0, 6.0])
 
 
-def test_bounded_numbers_are_taken_apart_and_put_in_shape_together() -> None:
-    """The value beside its error; and a copy, which a step that moves the tensor leaves alone."""
+def test_value_and_error_are_indexed_and_reshaped_together() -> None:
+    """Bounded.exact copies, so a later step of the tensor does not change it."""
     tensor = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     exact, found = Bounded.exact(tensor), within([[1.0, -2.0]], [[0.5, 0.25]])
     tensor.zero_()
@@ -144,7 +105,7 @@ def test_bounded_numbers_are_taken_apart_and_put_in_shape_together() -> None:
     ],
 )
 def test_each_dtype_has_its_units(dtype: torch.dtype, units: tuple[float, float, float]) -> None:
-    """Halves are summed in float32; what float64 itself loses is added to each."""
+    """Half precision is summed in float32; each unit includes the roundoff of float64."""
     rule = Arithmetic.of(dtype)
     unit, sum_unit, tiny = units
 
@@ -154,15 +115,15 @@ def test_each_dtype_has_its_units(dtype: torch.dtype, units: tuple[float, float,
     assert Arithmetic.of(dtype, tf32=True).product_unit == 2**-10
 
 
-def test_n_roundings_are_bounded_until_they_may_lose_everything() -> None:
-    """That is n u / (1 - n u), and infinite from n u = 1 on."""
+def test_gamma_is_infinite_if_n_u_is_at_least_1() -> None:
+    """Below that it is n u / (1 - n u)."""
     assert gamma(torch.tensor([1, 2, 63, 64, 65]), 2**-6).tolist() == pytest.approx(
         [1 / 63, 1 / 31, 63, math.inf, math.inf]
     )
 
 
-def test_a_number_that_may_be_too_large_cannot_be_held() -> None:
-    """Of either sign, and in any of the results."""
+def test_a_result_that_may_overflow_cannot_be_held() -> None:
+    """Both signs and all results count."""
     small = within([1.0], 0.0)
 
     assert COARSE.can_hold([small, within([99.0, -99.0], 0.5)])
@@ -171,8 +132,8 @@ def test_a_number_that_may_be_too_large_cannot_be_held() -> None:
     assert COARSE.can_hold([])
 
 
-def test_to_store_a_number_loses_a_unit_of_it_and_what_underflows() -> None:
-    """What is certainly zero loses nothing."""
+def test_storing_a_number_costs_a_roundoff_and_an_underflow() -> None:
+    """A number that is certainly zero stays exact."""
     found = COARSE.stored(within([2.0, -2.0, 0.0, 0.0], [0.5, 0.0, 0.0, 1.0]))
 
     errors = [0.5 + 2.5 / 16 + 2**-10, 2 / 16 + 2**-10, 0.0, 1 + 1 / 16 + 2**-10]
@@ -180,7 +141,7 @@ def test_to_store_a_number_loses_a_unit_of_it_and_what_underflows() -> None:
 
 
 def test_each_operation_stores_its_result() -> None:
-    """A scale rounds its factor as well."""
+    """`scale` also rounds its factor."""
     a, b = within([2.0], 0.0), within([3.0], 0.0)
 
     check(COARSE.add(a, b), [5.0], [stored(5, 0)])
@@ -190,8 +151,8 @@ def test_each_operation_stores_its_result() -> None:
     check(COARSE.sqrt(within([4.0], 0.0)), [2.0], [stored(2, 0)])
 
 
-def test_a_sum_is_rounded_as_often_as_it_has_terms() -> None:
-    """Terms that are certainly zero are none; each of the others may underflow."""
+def test_a_sum_is_rounded_once_for_each_term() -> None:
+    """Terms that are certainly zero do not count; each other term may underflow."""
     two, tiny = 1 / 31, 2**-10
 
     found = COARSE.total(within([[1.0, 2.0, 0.0], [0.0, 0.0, 0.5]], 0.0), 1)
@@ -209,8 +170,8 @@ def test_a_sum_is_rounded_as_often_as_it_has_terms() -> None:
     check(found, [[0.75]], [[stored(0.75, two * 0.75 + 2 * tiny)]])
 
 
-def test_factors_that_lose_digits_are_counted_twice_in_a_product_and_not_in_a_sum() -> None:
-    """Both factors of TF32 are cut; terms are not."""
+def test_tf32_rounds_both_factors_of_a_product_and_no_term_of_a_sum() -> None:
+    """The unit roundoff of the factors counts twice in a product."""
     cut = Arithmetic(unit=2**-4, sum_unit=2**-6, product_unit=2**-3, tiny=2**-10, most=100.0)
     lost, one = (9 / 8) ** 2 - 1, 1 / 63
 
@@ -222,11 +183,11 @@ def test_factors_that_lose_digits_are_counted_twice_in_a_product_and_not_in_a_su
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 50.0])
-def test_functions_are_off_by_the_units_of_their_steps(dtype: torch.dtype, spread: float) -> None:
-    """An exponential by 4; a logarithm of the softmax of two scores by those of each of its steps.
+def test_the_error_of_a_function_is_that_of_its_steps(dtype: torch.dtype, spread: float) -> None:
+    """An exponential costs 4 roundoffs; a log-softmax of two scores costs those of its steps.
 
-    They are 4 for the exponentials and 2 for their sum, 4 ln 2 for its logarithm, and what the
-    shift by the largest score, the difference and storing the result lose.
+    These are 4 for the exponentials, 2 for their sum, 4 ln 2 for its logarithm, and the roundoffs
+    of the shift by the largest score, of the difference, and of storing the result.
     """
     rule = Arithmetic.of(dtype)
 
@@ -242,12 +203,12 @@ def test_functions_are_off_by_the_units_of_their_steps(dtype: torch.dtype, sprea
 
 @pytest.mark.parametrize(("far", "error"), [(0.0, [0.5, 0.5]), (20.0, [0.5, 1.0]), (20.0, [3, 0])])
 @pytest.mark.parametrize("apart", [-1, 1])
-def test_scores_in_doubt_are_rounded_as_any_that_they_may_be(
+def test_the_bound_of_a_log_softmax_covers_all_scores_within_their_errors(
     far: float, error: list[float], apart: int
 ) -> None:
-    """A logarithm of the softmax allows for each end of what its scores may be, with its rounding.
+    """The bound at one score covers the result and the rounding at each end of its range.
 
-    The further the scores may be apart, the more digits their difference loses.
+    The further apart the scores may be, the more digits their difference loses.
     """
     scores = within([[0.0, far]], error)
     moves = apart * torch.tensor([[-1.0, 1.0]], dtype=torch.float64) * scores.error
@@ -259,7 +220,7 @@ def test_scores_in_doubt_are_rounded_as_any_that_they_may_be(
 
 
 def test_the_rounding_of_a_row_depends_on_that_row_alone() -> None:
-    """Scores that are in doubt or far apart leave what is allowed to the other rows as it is."""
+    """Uncertain or distant scores do not change the bounds of other rows."""
     scores = within([[0.0, 1.0], [0.0, 50.0], [0.0, 1.0]], [[0.1, 0.2], [0.0, 0.0], [9.0, 0.0]])
 
     found = COARSE.log_softmax(scores)
@@ -269,246 +230,27 @@ def test_the_rounding_of_a_row_depends_on_that_row_alone() -> None:
         check(found[row], alone.value.tolist(), alone.error.tolist())
 
 
-# ------------------------------------------------- a network, its gradients and its steps
-
-
-def doubled(model: nn.Module) -> nn.Module:
-    """Return the model in float64, each parameter above zero."""
-    model = model.double()
-    for parameter in model.parameters():
-        parameter.data = parameter.data.abs() + 0.01
-    return model
-
-
-MODELS = {
-    "a Network": lambda: Network(4, [3, 5], 3),
-    "a convolution": lambda: nn.Sequential(
-        nn.Conv2d(2, 3, (2, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 3 * 2, 3)
-    ),
-}
-SHAPES = {"a Network": (3, 2, 2), "a convolution": (3, 2, 4, 4)}
-LABELS = torch.tensor([1, 0, 1])
-
-
-def drawn(name: str) -> tuple[nn.Module, Tensor]:
-    """Return the model and some images for it, above zero as its parameters are."""
-    torch.manual_seed(0)
-    return doubled(MODELS[name]()), torch.rand(SHAPES[name], dtype=torch.float64) + 0.01
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_without_rounding_the_reference_is_torchs_float64(name: str) -> None:
-    """Logits, loss, probabilities and gradients, none of which is off by anything."""
-    model, images = drawn(name)
-    with torch.no_grad():
-        for parameter in model.parameters():  # of both signs again
-            parameter -= 0.3
-    images -= 0.5
-    layers, weights = layers_of(model), weights_of(model)
-    logits = model(images)
-    loss = F.cross_entropy(logits, LABELS)
-    loss.backward()
-
-    found = forward(EXACT, layers, weights, images)[-1]
-    gradients = gradients_of(EXACT, layers, weights, images, LABELS)
-
-    check(found, logits.tolist(), torch.zeros_like(logits).tolist())
-    check(loss_of(EXACT, found, LABELS)[0], loss.item(), 0.0)
-    check(softmax_of(EXACT, found), logits.softmax(1).tolist(), [[0.0, 0.0, 0.0]] * 3)
-    assert gradients.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        zeros = torch.zeros_like(parameter).tolist()
-        check(gradients[name], parameter.grad.tolist(), zeros)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_where_nothing_cancels_the_bound_is_the_worst_case(name: str) -> None:
-    """With all above zero, everything is largest where every weight and slope is."""
-    model, images = drawn(name)
-    layers, off = layers_of(model), 0.01
-    weights = {
-        n: Bounded(w.value, torch.full_like(w.value, off)) for n, w in weights_of(model).items()
-    }
-    highest = copy.deepcopy(model)
-    for parameter in highest.parameters():
-        parameter.data += off
-    slope = within([[1.0, 2.0, 4.0], [0.5, 1.0, 2.0], [3.0, 0.25, 1.0]], 0.125)
-
-    values = forward(EXACT, layers, weights, images)
-    gradients = backward(EXACT, layers, weights, values, slope)
-
-    low, high = model(images), highest(images)
-    check(values[-1], low.tolist(), (high - low).tolist())
-    low.backward(slope.value)
-    high.backward(slope.value + slope.error)
-    for (name, one), other in zip(model.named_parameters(), highest.parameters(), strict=True):
-        check(gradients[name], one.grad.tolist(), (other.grad - one.grad).tolist())
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_loss_of_equal_scores_is_off_by_a_few_units(dtype: torch.dtype) -> None:
-    """One for each logarithm, one for each term of the sum and a few for the mean, no more."""
-    rule = Arithmetic.of(dtype)
-
-    loss, slope = loss_of(rule, within([[0.0, 0.0]] * 4, 0.0), torch.tensor([0, 1, 1, 0]))
-
-    units = 24 if dtype == torch.float32 else 9
-    assert 5 * rule.unit * math.log(2) <= loss.error <= units * rule.unit * math.log(2)
-    assert ((slope.value.abs() - 1 / 8).abs() <= 1e-12).all()
-    assert (slope.error >= 2 * rule.unit / 8).all()
-    assert (slope.error <= (30 if dtype == torch.float32 else 3.1) * rule.unit / 8).all()
-
-
-def test_the_slope_of_a_score_allows_for_each_of_its_roundings() -> None:
-    """A probability at either end of its bound, less 1 at the label, and divided by the examples.
-
-    The difference, the share that each example has in the mean, and the product are rounded.
-    """
-    unit = 2**-6
-    rule = Arithmetic(unit=unit, sum_unit=unit, product_unit=0.0, tiny=0.0, most=math.inf)
-    scores = within([[0.0, 0.0, -3.0]], 0.0)
-    wanted = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
-
-    _, slope = loss_of(rule, scores, torch.tensor([0]))
-
-    share = rule.exp(rule.log_softmax(scores))
-    for end in (share.value - share.error, share.value + share.error):
-        for rounding in (1 - unit, 1 + unit):
-            off = ((end - wanted) * rounding**3 - slope.value).abs()
-            assert (off <= slope.error + 1e-12).all()
-
-
-OPTIMIZERS: dict[str, Callable[[Sequence[Tensor]], Optimizer]] = {
-    "SGD": lambda p: SGD(p, lr=0.1),
-    "SGD with momentum and decay": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3),
-    "Adam": lambda p: Adam(p, lr=0.1),
-    "Adam with decay": lambda p: Adam(p, lr=0.1, betas=(0.8, 0.95), eps=0.1, weight_decay=0.3),
-    "AdamW": lambda p: AdamW(p, lr=0.1, weight_decay=0.3),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_without_rounding_each_step_is_torchs_float64(name: str) -> None:
-    """The parameter, and what is remembered of it, over four steps."""
-    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
-    optimizer = OPTIMIZERS[name]([weight])
-    for gradient in ([1.0, -0.5, 0.0], [0.25, 0.5, -1.0], [-2.0, 3.0, 0.5], [0.5, 0.0, 0.1]):
-        state = copy.deepcopy(optimizer.state.get(weight, {}))
-        before = Bounded.exact(weight)
-        weight.grad = torch.tensor(gradient, dtype=torch.float64)
-
-        found, remembered = step_of(EXACT, optimizer, state, before, within(gradient, 0.0))
-        optimizer.step()
-
-        check(found, weight.tolist(), [0.0] * 3)
-        kept = {n: v for n, v in optimizer.state[weight].items() if n != "step" and v is not None}
-        assert remembered.keys() == kept.keys()
-        for part, value in kept.items():
-            check(remembered[part], value.tolist(), [0.0] * 3)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("steps_before", [0, 2])
-@pytest.mark.parametrize(
-    ("slope", "error"), [(1.0, 0.25), (-0.5, 0.1), (0.1, 0.3), (0.0, 0.2), (-1.71, 1.71)]
-)
-def test_a_step_is_off_by_what_its_gradient_may_be_off(
-    name: str, steps_before: int, slope: float, error: float
-) -> None:
-    """No gradient in its range leads further than the bound.
-
-    Some of SGD's lead as far. Adam divides by a root that moves with the gradient, which the bound
-    does not know; but no step of it is much longer than the learning rate, and the first is no
-    longer.
-    """
-    weight = nn.Parameter(torch.tensor([1.5], dtype=torch.float64))
-    optimizer = OPTIMIZERS[name]([weight])
-    for _ in range(steps_before):
-        weight.grad = torch.ones(1, dtype=torch.float64)
-        optimizer.step()
-    start, state = weight.detach().clone(), copy.deepcopy(optimizer.state.get(weight, {}))
-    saved = copy.deepcopy(optimizer.state_dict())
-
-    found, _ = step_of(EXACT, optimizer, state, Bounded.exact(weight), within([slope], error))
-
-    furthest = 0.0
-    for gradient in torch.linspace(slope - error, slope + error, 41, dtype=torch.float64):
-        weight.data = start.clone()
-        optimizer.load_state_dict(copy.deepcopy(saved))
-        weight.grad = gradient.reshape(1)
-        optimizer.step()
-        furthest = max(furthest, abs(weight.item() - found.value.item()))
-    assert furthest <= found.error.item() * (1 + 1e-9)
-    if isinstance(optimizer, SGD):
-        assert found.error.item() == pytest.approx(furthest)
-    elif slope or steps_before:
-        assert found.error.item() <= (5 if steps_before else 2 * (1 + 1e-9)) * 0.1
-
-
-def test_a_step_of_adam_may_be_longer_than_its_rate_by_its_roundings() -> None:
-    """Where the sign of a gradient is in doubt, the step may lead the other way, and a bit further.
-
-    Each rounding goes the way that makes it longer: in the mean up, and in the root down.
-    """
-    unit = 2**-12
-    rule = Arithmetic(unit=unit, sum_unit=unit, product_unit=0.0, tiny=0.0, most=math.inf)
-    adam = Adam([nn.Parameter(torch.zeros(1))], lr=1.0, betas=(0.5, 0.5), eps=1e-30)
-
-    found, _ = step_of(rule, adam, {}, within([0.0], 0.0), within([0.5], 1.0))
-
-    up, down = 1 + unit, 1 - unit
-    mean, square = -0.5 * 0.5 * up**3, 0.5**2 * 0.5 * down**3
-    root = math.sqrt(square) * down / math.sqrt(0.5) * down**2
-    step = -mean / root * up / 0.5 * up
-    assert step > 1
-    assert abs(step - found.value.item()) <= found.error.item() <= 2 * (1 + 100 * unit)
-
-
-@pytest.mark.parametrize("eps", [0.25, 2**-11])
-def test_adam_divides_by_no_less_than_eps_is_stored_as(eps: float) -> None:
-    """So far may a step lead where the root may be zero: any distance if eps may underflow."""
-    adam = Adam([nn.Parameter(torch.zeros(1))], lr=0.5, betas=(0.5, 0.5), eps=eps)
-
-    found, remembered = step_of(COARSE, adam, {}, within([0.0], 0.0), within([0.0], 0.125))
-
-    unit, tiny = STORED
-    least = eps - unit * eps - tiny
-    ratio = stored(0, remembered["exp_avg"].error.item() / least if least > 0 else math.inf)
-    check(found, [0.0], [stored(0, stored(0, ratio + ratio / 64))])
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "what"),
-    [
-        (lambda p: SGD(p, momentum=0.9, nesterov=True), "SGD, nesterov"),
-        (lambda p: SGD(p, momentum=0.9, dampening=0.1), "SGD, dampening"),
-        (lambda p: SGD(p, maximize=True), "SGD, maximize"),
-        (lambda p: Adam(p, amsgrad=True, maximize=True), "Adam, amsgrad, maximize"),
-        (torch.optim.RMSprop, "RMSprop"),
-    ],
-)
-def test_a_step_that_is_not_written_out_is_named(
-    optimizer: Callable[[Sequence[Tensor]], Optimizer], what: str
-) -> None:
-    """Neither another optimizer nor another option is taken for a known one."""
-    exact = within([1.0], 0.0)
-
-    with pytest.raises(TypeError, match=f"^no error bound is known for a step of {what}$"):
-        step_of(EXACT, optimizer([nn.Parameter(torch.ones(1))]), {}, exact, exact)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_rounding_of_a_step_is_a_few_units(name: str) -> None:
-    """Of the parameter, and of what is remembered."""
+def test_a_convolution_of_any_shape_keeps_its_bound() -> None:
+    """The images and the kernel need not be square."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = (2, 3, 5, 7), (4, 3, 2, 3), (4,)
+    images, weight, bias = (torch.randn(size, generator=draw) for size in sizes)
     rule = Arithmetic.of(torch.float32)
-    weight = nn.Parameter(torch.tensor([1.5], dtype=torch.float64))
-    optimizer = OPTIMIZERS[name]([weight])
-    weight.grad = torch.ones(1, dtype=torch.float64)
-    optimizer.step()
-    state = copy.deepcopy(optimizer.state[weight])
 
-    found, remembered = step_of(rule, optimizer, state, Bounded.exact(weight), within([1.0], 0.0))
+    bound = rule.convolve(*(Bounded.exact(tensor) for tensor in (images, weight, bias)))
 
-    assert 1 <= found.error.item() / (rule.unit * found.value.item()) <= 4.5
-    for bound in remembered.values():
-        assert 1 <= bound.error.item() / (rule.unit * bound.value.abs().item()) <= 8
+    exact = F.conv2d(images.double(), weight.double(), bias.double())
+    torch.testing.assert_close(bound.value, exact)
+    assert ((F.conv2d(images, weight, bias) - exact).abs() <= bound.error).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_an_ulp_is_the_distance_to_the_next_number_of_the_dtype(dtype: torch.dtype) -> None:
+    """It has the dtype of its value, and goes away from zero."""
+    values = torch.tensor([1.0, -2.0, 3.0, 0.25, -1000.0], dtype=dtype)
+
+    units = ulp(values)
+
+    assert units.dtype == dtype
+    infinite = torch.full_like(values, math.inf).copysign(values)
+    assert (values + units.copysign(values)).equal(torch.nextafter(values, infinite))

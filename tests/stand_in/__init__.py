@@ -1,12 +1,12 @@
-"""A second device made of the CPU's memory, for laws that are to run on a GPU where there is none.
+"""A second device made of CPU memory, to run the laws as on a GPU where there is none.
 
     python -m pytest -p tests.stand_in --device stand_in tests
 
-To PyTorch it is a backend of its own, as CUDA is: tests/stand_in.cpp, built at the start, runs each
-operator in the CPU's kernel and refuses what CUDA refuses. A law that passes on it mixes no
-devices, hands no tensor of the device to numpy, draws from no generator of the CPU and reads
-nothing out of bounds. What it cannot show: kernels that round in another order or are not
-deterministic, results that come later, what a driver does, and what is listed in QUIRKS.
+PyTorch sees a separate backend, like CUDA: stand_in.cpp, built at start-up, runs each operator in
+the CPU's kernel and rejects what CUDA rejects. A law that passes on it mixes no devices, passes no
+device tensor to numpy, draws from no CPU generator and reads nothing out of bounds. The stand-in
+cannot show other rounding orders, nondeterministic kernels, asynchronous results, driver bugs, and
+the cases in QUIRKS.
 """
 
 import logging
@@ -29,31 +29,32 @@ SOURCE = Path(__file__).with_name("stand_in.cpp")
 # The laws that the stand-in cannot imitate, with the reason.
 QUIRKS = {
     "test_a_compiled_model_gives_the_float64_result_within_rounding": (
-        "TorchInductor writes no code for a device that it does not know"
+        "TorchInductor generates no code for an unknown device"
     ),
 }
 
 
 def build() -> None:
-    """Compile the device, or take it from torch's folder of extensions, and load it.
+    """Compile the device, or find it in torch's cache of extensions, and load it.
 
-    Raises pytest.UsageError, with what the compiler said, if that is not possible.
+    Raises pytest.UsageError with the compiler's message if the build fails.
     """
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # there is no CUDA
+    # It warns that CUDA is missing.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils.cpp_extension import load
 
-    name = re.sub(r"\W", "_", f"{NAME}_{torch.__version__}")  # each has an interface of its own
+    name = re.sub(r"\W", "_", f"{NAME}_{torch.__version__}")  # each torch version has its own ABI
     try:
         load(name, [str(SOURCE)], extra_cflags=["-O1"], is_python_module=False)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise pytest.UsageError(
-            f"the stand-in is written in C++ and could not be built, which takes a compiler, named "
-            f"by CXX if it is not c++, and ninja (pip install ninja): {error}"
+            "the stand-in is written in C++ and could not be built. It needs ninja (pip install "
+            f"ninja) and a compiler: c++, or the one that CXX names. The error was: {error}"
         ) from error
 
 
 def module() -> types.ModuleType:
-    """Return what `torch.cuda` is to CUDA: the part of it that torch itself asks for."""
+    """Return the device's counterpart of `torch.cuda`, with the functions that torch calls."""
     made = types.ModuleType(f"torch.{NAME}")
     functions: dict[str, Callable[..., object]] = {
         "is_available": lambda: True,
@@ -74,7 +75,7 @@ def module() -> types.ModuleType:
 
 
 def start() -> None:
-    """Make the device known to torch and to `find_device`."""
+    """Register the device with torch and with `find_device`."""
     build()
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, module())
@@ -84,12 +85,12 @@ def start() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests() -> None:
-    """Start the device before conftest.py asks which there are."""
+    """Start the device before conftest.py looks for devices."""
     start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect the items that are listed as quirks to fail, and to fail the run if they pass."""
+    """Mark the quirks as strict expected failures."""
     for item in items:
         case = case_of(item)
         reason = QUIRKS.get(getattr(item, "originalname", ""))
@@ -98,12 +99,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def fail_if_lost() -> None:
-    """Fail if a kernel was given what it asserts against since this was asked last."""
+    """Fail if a kernel read out of bounds since the last call."""
     if torch.ops.stand_in.lost():
-        pytest.fail("a kernel was given values out of bounds: CUDA does not survive that")
+        pytest.fail("a kernel read out of bounds: CUDA does not survive that")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Fail an item after which, on CUDA, all others in the process would fail."""
+    """Fail a test after which, on CUDA, every other test in the process would fail."""
     fail_if_lost()

@@ -1,8 +1,7 @@
-"""Proof that the stand-in refuses what CUDA refuses, and otherwise computes as the CPU does.
+"""Proof that the stand-in rejects what CUDA rejects, and otherwise computes as the CPU does.
 
 It runs on the device itself, `python -m pytest -p tests.stand_in --device stand_in
-tests/stand_in_proof.py`, and is left out of other runs; tests/test_stand_in.py starts it in a
-process of its own.
+tests/stand_in/proof.py`. Other runs skip it; test_stand_in.py starts it in a separate process.
 """
 
 import copy
@@ -20,20 +19,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tests.gallery as gallery
-from conftest import torch_random
 from dlconcepts import checks
 from dlconcepts.__main__ import main
 from dlconcepts.checks.settings import settings_kept
 from dlconcepts.devices import deterministic
 from dlconcepts.strategies import networks
 from dlconcepts.support.bitwise import bits
+from dlconcepts.testing.randomness import torch_random
 from tests import stand_in
 
 HERE = torch.device(stand_in.NAME, 0)
 
-# What cannot be run on the stand-in, or has to differ from the CPU there, with the reason.
-RECURRENT = "the fused cells of recurrent layers have no kernel for the CPU to run"
-OF_THE_CPU = "the project itself makes tensors for the CPU alone"
+# Projects that cannot run on the stand-in, or must differ from the CPU, with the reason.
+RECURRENT = "the fused cells of recurrent layers have no CPU kernel"
+OF_THE_CPU = "the project itself creates tensors on the CPU"
 DIFFERENT = {
     "recurrent_cells": RECURRENT,
     "recurrent_cells_with_the_time_first": RECURRENT,
@@ -46,12 +45,10 @@ DIFFERENT = {
 
 
 def here(*shape: int) -> Tensor:
-    """Return ones on the device."""
     return torch.ones(shape, device=HERE)
 
 
 def labels(*values: int) -> Tensor:
-    """Return labels on the device."""
     return torch.tensor(values, device=HERE)
 
 
@@ -59,44 +56,44 @@ SAME = "on the same device|at least two devices"
 GENERATOR = "device type for generator but found"
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a sum": (lambda: here(2) + torch.ones(2), SAME),
-    "a sum, the other way round": (lambda: torch.ones(2) + here(2), SAME),
+    "a sum in the other order": (lambda: torch.ones(2) + here(2), SAME),
     "a sum in place on the CPU": (lambda: torch.ones(2).add_(here()), SAME),
-    "a number that is no operand": (lambda: here(2).mv(torch.tensor(1.0)), "."),
+    "a scalar that is not an operand": (lambda: here(2).mv(torch.tensor(1.0)), "."),
     "out= on the CPU": (lambda: torch.add(here(2), here(2), out=torch.ones(2)), "."),
-    "a product of matrices": (lambda: here(2, 2) @ torch.ones(2, 2), SAME),
+    "a matrix product": (lambda: here(2, 2) @ torch.ones(2, 2), SAME),
     "a comparison": (lambda: torch.equal(here(2), torch.ones(2)), SAME),
     "stacking": (lambda: torch.stack([here(2), torch.ones(2)]), SAME),
-    "where with a mask of the CPU": (
+    "where with a CPU mask": (
         lambda: torch.where(torch.ones(2, dtype=torch.bool), here(2), here(2)),
         SAME,
     ),
-    "a model of the CPU": (lambda: nn.Linear(2, 1, device="cpu")(here(3, 2)), SAME),
-    "a model of the device": (lambda: nn.Linear(2, 1, device=HERE)(torch.ones(3, 2)), SAME),
+    "a CPU model": (lambda: nn.Linear(2, 1, device="cpu")(here(3, 2)), SAME),
+    "a model on the device": (lambda: nn.Linear(2, 1, device=HERE)(torch.ones(3, 2)), SAME),
     "a convolution": (lambda: nn.Conv2d(1, 1, 1, device=HERE)(torch.ones(1, 1, 2, 2)), "."),
-    "labels of the CPU": (lambda: F.cross_entropy(here(2, 3), torch.zeros(2).long()), SAME),
-    "a class weight of the CPU": (
+    "CPU labels": (lambda: F.cross_entropy(here(2, 3), torch.zeros(2).long()), SAME),
+    "CPU class weights": (
         lambda: F.cross_entropy(here(2, 3), labels(0, 1), weight=torch.ones(3)),
         SAME,
     ),
-    "a gradient of the CPU": (
+    "a CPU gradient": (
         lambda: (here(2).requires_grad_() * 2).backward(torch.ones(2)),
         "device",
     ),
-    "an index of the device": (lambda: torch.ones(2)[labels(1)], "indices should be"),
-    "selecting by an index of the CPU": (
+    "an index on the device": (lambda: torch.ones(2)[labels(1)], "indices should be"),
+    "index_select with a CPU index": (
         lambda: here(2).index_select(0, torch.tensor([1])),
         SAME,
     ),
-    "a generator of the CPU": (
+    "a CPU generator": (
         lambda: torch.randn(2, device=HERE, generator=torch.Generator("cpu")),
         GENERATOR,
     ),
-    "a generator of the device": (
+    "a generator on the device": (
         lambda: torch.randn(2, device="cpu", generator=torch.Generator(HERE)),
         f"{GENERATOR}|{SAME}",
     ),
-    "a product of whole numbers": (lambda: labels(1, 2).view(1, 2) @ labels(1, 2), "not impl"),
-    "a loader's workers": (
+    "an integer matrix product": (lambda: labels(1, 2).view(1, 2) @ labels(1, 2), "not impl"),
+    "the workers of a loader": (
         lambda: list(
             DataLoader(TensorDataset(here(2)), num_workers=1, multiprocessing_context="fork")
         ),
@@ -107,15 +104,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cuda_refuses_is_refused(name: str) -> None:
-    """Tensors, indices and generators of two devices do not mix, in the words that CUDA uses."""
+    """Tensors, indices and generators of two devices do not mix; the error uses CUDA's words."""
     call, says = REFUSED[name]
 
     with pytest.raises(RuntimeError, match=says):
         call()
 
 
-def test_what_is_not_deterministic_on_cuda_is_refused_where_that_is_asked_for() -> None:
-    """The histogram has no deterministic kernel on CUDA, and the stand-in says so."""
+def test_deterministic_mode_refuses_what_is_not_deterministic_on_cuda() -> None:
+    """The histogram has no deterministic kernel on CUDA, so the stand-in raises too."""
     here(2).histc(2)
 
     with deterministic(), pytest.raises(RuntimeError, match=r"histc.* deterministic"):
@@ -123,29 +120,27 @@ def test_what_is_not_deterministic_on_cuda_is_refused_where_that_is_asked_for() 
 
 
 @pytest.mark.parametrize("convert", [Tensor.numpy, np.asarray, torch.Tensor.__array__])
-def test_a_tensor_of_the_device_is_no_array(convert: Callable[[Tensor], object]) -> None:
-    """Numpy reads the CPU's memory only, and the error names the call that is missing."""
+def test_numpy_refuses_a_tensor_on_the_device(convert: Callable[[Tensor], object]) -> None:
+    """Numpy reads only CPU memory, and the error names the missing call."""
     with pytest.raises(TypeError, match=r"Tensor\.cpu\(\)"):
         convert(here(2))
 
 
 ALLOWED: dict[str, Callable[[], Tensor]] = {
-    "a number of the CPU": lambda: here(2) * torch.tensor(2.0),
-    "a number of the CPU in place": lambda: here(2).mul_(torch.tensor(2.0)),
-    "a number of the CPU in where": lambda: torch.where(here(2) > 2, here(2), torch.tensor(2.0)),
-    "a number of the CPU to fill with": lambda: here(2).fill_(torch.tensor(2.0)),
-    "indices of the CPU": lambda: (2 * here(3))[torch.tensor([0, 1])],
-    "a mask of the CPU": lambda: (2 * here(2))[torch.tensor([True, True])],
-    "a write at indices of the CPU": lambda: here(2).index_put_(
-        (torch.arange(2),), torch.tensor(2.0)
-    ),
+    "a CPU scalar": lambda: here(2) * torch.tensor(2.0),
+    "a CPU scalar in place": lambda: here(2).mul_(torch.tensor(2.0)),
+    "a CPU scalar in where": lambda: torch.where(here(2) > 2, here(2), torch.tensor(2.0)),
+    "a CPU scalar in fill_": lambda: here(2).fill_(torch.tensor(2.0)),
+    "CPU indices": lambda: (2 * here(3))[torch.tensor([0, 1])],
+    "a CPU mask": lambda: (2 * here(2))[torch.tensor([True, True])],
+    "a write at CPU indices": lambda: here(2).index_put_((torch.arange(2),), torch.tensor(2.0)),
     "a copy into the device": lambda: here(2).copy_(torch.full((2,), 2.0)),
 }
 
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_what_cuda_allows_is_allowed(name: str) -> None:
-    """Single numbers and indices of the CPU are welcome, and the result is on the device."""
+    """CPU scalars and indices are allowed, and the result is on the device."""
     result = ALLOWED[name]()
 
     assert result.device == HERE
@@ -153,7 +148,7 @@ def test_what_cuda_allows_is_allowed(name: str) -> None:
 
 
 def test_from_numpy_and_the_cpu_stay_where_they_are() -> None:
-    """An array becomes a tensor of the CPU, whatever the default device is."""
+    """An array becomes a CPU tensor, whatever the default device is."""
     with HERE:
         tensor = torch.from_numpy(np.ones(2))
         made = torch.zeros(2)
@@ -176,7 +171,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_views_share_memory(name: str) -> None:
-    """A write through a view is a write to the tensor, and the other way round."""
+    """A write through a view reaches the tensor, and vice versa."""
     x = torch.zeros(2, 3, device=HERE)
     view = VIEWS[name](x)
 
@@ -189,8 +184,8 @@ def test_views_share_memory(name: str) -> None:
     assert view.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
 
 
-def test_an_operation_in_place_gives_back_its_tensor_in_its_new_form() -> None:
-    """In place and with out=, the result is the tensor itself, with the shape that it has now."""
+def test_an_in_place_operation_returns_its_tensor_with_the_new_shape() -> None:
+    """In place and with out=, the result is the tensor itself, in its new shape."""
     x, out = here(2), torch.empty(0, device=HERE)
     version = x._version
 
@@ -204,7 +199,7 @@ def test_an_operation_in_place_gives_back_its_tensor_in_its_new_form() -> None:
 
 
 def test_a_module_keeps_its_parameters_when_it_moves() -> None:
-    """As on CUDA, an optimizer that was built before steps what was moved."""
+    """As on CUDA, an optimizer built before the move still steps the parameters."""
     model = nn.Linear(2, 1, device="cpu")
     weight = model.weight
 
@@ -215,11 +210,11 @@ def test_a_module_keeps_its_parameters_when_it_moves() -> None:
 
 
 def network() -> nn.Module:
-    """Return a network of many kinds of layers, on the CPU."""
+    """Return a CPU network with many kinds of layers."""
     torch.manual_seed(0)
     with torch.device("cpu"):
         return nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1, bias=False),  # the next layer subtracts the mean
+            nn.Conv2d(3, 4, 3, padding=1, bias=False),  # the next layer removes a bias
             nn.BatchNorm2d(4),
             nn.ReLU(),
             nn.MaxPool2d(2),
@@ -245,18 +240,16 @@ def trained(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
 
 
 def test_training_computes_what_it_does_on_the_cpu() -> None:
-    """In float64, three steps through many kinds of layers agree to twelve digits.
-
-    To the last bit they need not: as on CUDA, some layers are other operators there, and Adam steps
-    all parameters at once.
-    """
+    """In float64, three steps through many kinds of layers agree to twelve digits."""
+    # Not bit for bit: as on CUDA, some layers use other operators, and Adam steps all parameters in
+    # one call.
     expected = trained(network(), torch.device("cpu"))
 
     torch.testing.assert_close(trained(network(), HERE), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_factor_is_not_rounded_to_the_dtype_of_what_it_multiplies() -> None:
-    """As on CUDA, one tensor or many at once: 0.9 is no number of float16."""
+def test_a_factor_is_not_rounded_to_the_dtype_of_the_tensor() -> None:
+    """As on CUDA, for one tensor or many: 0.9 is not a float16 number."""
     x = torch.linspace(-1, 1, 1000, device="cpu").half()
     expected = bits((x.float() * 0.9).half())
     many = x.to(HERE)
@@ -266,8 +259,8 @@ def test_a_factor_is_not_rounded_to_the_dtype_of_what_it_multiplies() -> None:
     assert labels(3).mul_(2).tolist() == [6]
 
 
-def test_the_device_has_a_generator_of_its_own() -> None:
-    """A draw there leaves the CPU's generator alone; manual_seed seeds both; a twin goes on."""
+def test_the_device_has_its_own_generator() -> None:
+    """A draw leaves the CPU's generator alone, manual_seed seeds both, a clone repeats draws."""
     torch.manual_seed(3)
     before = bits(torch.get_rng_state())
     first = F.dropout(here(50)).tolist(), torch.rand(2, device=HERE).tolist()
@@ -283,13 +276,13 @@ def test_the_device_has_a_generator_of_its_own() -> None:
     assert draws[0] == draws[1] != torch.randn(3, device=HERE, generator=own).tolist()
 
 
-def test_the_random_state_of_the_device_is_kept_where_that_is_promised() -> None:
-    """Hypothesis, the checks and the strategies put the device's generator back, too."""
+def test_the_random_state_of_the_device_is_restored() -> None:
+    """Hypothesis, the checks and the strategies also restore the device's generator."""
     state = torch.ops.stand_in.get_state
     before = bits(state())
 
     find(networks([3, 1]), lambda model: True)
-    assert bits(state()) == before, "drawing a network seeds the CPU's generator alone"
+    assert bits(state()) == before, "drawing a network seeds only the CPU's generator"
     with settings_kept():
         torch.manual_seed(1)
     assert bits(state()) == before, "settings_kept"
@@ -299,11 +292,11 @@ def test_the_random_state_of_the_device_is_kept_where_that_is_promised() -> None
     torch_random.seed(0)
     assert torch.rand(3, device=HERE).tolist() == drawn, "Hypothesis repeats an example"
     torch_random.setstate(states)
-    assert bits(state()) == before, "and leaves no trace"
+    assert bits(state()) == before, "Hypothesis restores the state"
 
 
-def test_a_checkpoint_comes_back_to_the_device_or_to_the_cpu() -> None:
-    """Saved there, weights are loaded to there, and with map_location to the CPU."""
+def test_a_checkpoint_loads_to_its_device_or_to_the_cpu() -> None:
+    """Saved weights load to the same device, or with map_location to the CPU."""
     file = io.BytesIO()
     torch.save({"weight": here(3)}, file)
 
@@ -324,8 +317,8 @@ def test_a_checkpoint_comes_back_to_the_device_or_to_the_cpu() -> None:
         lambda: torch.bernoulli(2 * here(2)),
     ],
 )
-def test_an_item_that_reads_out_of_bounds_fails(call: Callable[[], object]) -> None:
-    """Whatever it expects: on CUDA an assertion in a kernel is the end of the process."""
+def test_a_test_that_reads_out_of_bounds_fails(call: Callable[[], object]) -> None:
+    """It fails even if it expects the error: on CUDA a kernel assertion ends the process."""
     with pytest.raises(RuntimeError, match="device-side assert"):
         call()
 
@@ -334,18 +327,18 @@ def test_an_item_that_reads_out_of_bounds_fails(call: Callable[[], object]) -> N
 
 
 def complaints(parts: dict[str, Any]) -> set[str]:
-    """Return the checks that complain when they run on the device."""
+    """Return the checks that fail on the device."""
     return {result.check for result in checks.check(**parts, device=HERE).failed}
 
 
 def compare(name: str, on_device: bool) -> None:
-    """Fail unless a project is judged as on the CPU, or differs for a stated reason."""
-    assert on_device != (name in DIFFERENT), DIFFERENT.get(name, "judged as on the CPU")
+    """Fail unless the result is that of the CPU, or the project is listed as different."""
+    assert on_device != (name in DIFFERENT), DIFFERENT.get(name, "the result is that of the CPU")
 
 
 @pytest.mark.parametrize("mistake", gallery.MISTAKES, ids=lambda mistake: mistake.name)
-def test_a_mistake_of_the_gallery_is_named_on_the_device_too(mistake: Any) -> None:
-    """The check that must find it does; a model that cannot move breaks others besides."""
+def test_a_mistake_of_the_gallery_is_found_on_the_device_too(mistake: Any) -> None:
+    """The expected check finds it; a model that cannot move fails other checks too."""
     found = complaints(mistake.wrong())
 
     moves = "the-model-moves-as-a-whole" not in {mistake.check, *mistake.also}
@@ -354,13 +347,13 @@ def test_a_mistake_of_the_gallery_is_named_on_the_device_too(mistake: Any) -> No
 
 
 @pytest.mark.parametrize("name", gallery.CORRECT)
-def test_a_correct_project_is_left_alone_on_the_device_too(name: str) -> None:
+def test_a_correct_project_passes_on_the_device_too(name: str) -> None:
     """No check mixes the project's device with the CPU."""
     compare(name, not complaints(gallery.CORRECT[name]()))
 
 
-def test_a_loss_with_weights_stays_where_the_project_has_it() -> None:
-    """A project that lives on the device is judged there, and its loss is there afterwards."""
+def test_a_loss_with_weights_stays_on_the_device() -> None:
+    """A project on the device is checked there, and its loss does not move."""
     model = nn.Linear(4, 3, device=HERE)
     loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], device=HERE))
     batch = torch.randn(6, 4, device="cpu"), torch.tensor([0, 1, 2, 0, 1, 2], device="cpu")
@@ -377,10 +370,10 @@ def test_a_loss_with_weights_stays_where_the_project_has_it() -> None:
     assert loss_fn.weight.device == HERE
 
 
-def test_train_runs_on_the_device_and_goes_on_where_it_stood(
+def test_train_runs_and_resumes_on_the_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`train --device` does, and with `--resume` the second epoch prints the same figures."""
+    """With `--resume`, the second epoch prints the same numbers."""
     line = ["train", "--device", stand_in.NAME, "--hidden", "8", "--batch-size", "600"]
 
     assert main([*line, "--epochs", "2", "--out", str(tmp_path / "whole")]) == 0

@@ -1,9 +1,9 @@
-// A second device made of the CPU's memory, which mixes with the CPU as little as CUDA does.
+// A second device made of CPU memory, which mixes with the CPU as little as CUDA does.
 //
-// To PyTorch's dispatcher it is a backend of its own (PrivateUse1), with tensors, storages and
-// generators of its own. An operator runs in the CPU's kernel, on the same memory under the CPU's
-// name, so that values, views, writes and changes of shape are real. What CUDA would refuse is
-// refused before that. tests/stand_in.py builds and names it, and says what it cannot imitate.
+// To PyTorch's dispatcher it is a separate backend (PrivateUse1) with its own tensors, storages and
+// generators. An operator runs in the CPU's kernel, on the same memory labelled as CPU memory, so
+// values, views, writes and changes of shape are real. Calls that CUDA rejects are rejected first.
+// __init__.py builds and names the device, and says what it cannot imitate.
 
 #include <ATen/ATen.h>
 #include <ATen/ScalarOps.h>
@@ -27,7 +27,7 @@ namespace {
 const c10::Device kHere(c10::DeviceType::PrivateUse1, 0);
 const c10::DispatchKeySet kHost(c10::DispatchKey::CPU);
 
-// The device is always the same, and so is its stream: work is done when it is asked for.
+// There is one device with one stream, and all work is synchronous.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return kHere.type(); }
   c10::Device exchangeDevice(c10::Device) const override { return kHere; }
@@ -45,7 +45,7 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
 // ------------------------------------------------------------------ memory
 
-// What an owner on the CPU keeps alive, under the device's name.
+// Memory labelled as the device's, which a CPU owner keeps alive.
 template <typename Owner>
 c10::DataPtr kept_by(Owner owner, void* data) {
   auto* kept = new Owner(std::move(owner));
@@ -75,7 +75,7 @@ at::Tensor same_form(const at::Tensor& form, c10::Storage storage, c10::Dispatch
   return made;
 }
 
-// The tensors and storages of one call, each under both names.
+// The tensors and storages of one call, each with both labels.
 struct Call {
   std::vector<std::pair<c10::Storage, c10::Storage>> storages;  // here, on the host
   std::vector<std::pair<at::Tensor, at::Tensor>> tensors;
@@ -132,7 +132,7 @@ struct Call {
     return made;
   }
 
-  // Memory that the kernel exchanged, and tensors that it gave another form, follow.
+  // Copy back memory that the kernel exchanged, and changes of shape.
   void follow() {
     for (auto& [here, host] : storages) {
       if (here.data() == host.data() && here.nbytes() == host.nbytes()) continue;
@@ -184,7 +184,7 @@ at::CPUGeneratorImpl* state_of(const at::Generator& generator) {
   return static_cast<at::CPUGeneratorImpl*>(generator.unsafeGetGeneratorImpl());
 }
 
-// Lends a generator's state to the CPU's default one, which goes on afterwards as if nothing was.
+// Lends a generator's state to the CPU's default generator, and restores that one afterwards.
 struct Lent {
   at::CPUGeneratorImpl* lender;
   at::CPUGeneratorImpl* borrower = state_of(at::detail::getDefaultCPUGenerator());
@@ -232,8 +232,8 @@ bool is_one_of(const c10::OperatorHandle& op, Names names) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-// CUDA mixes with the CPU in two cases: numbers of no dimension, in operators that go element by
-// element or write one value, and indices.
+// CUDA mixes with the CPU in two cases: scalars in pointwise operators or as a value to write, and
+// indices.
 bool may_be_elsewhere(
     const c10::OperatorHandle& op, const c10::Argument& argument, const at::Tensor& tensor) {
   if (!tensor.is_cpu()) return false;
@@ -258,9 +258,9 @@ void check_device(
 }
 
 const pid_t kProcess = getpid();
-int64_t lost = 0;  // how many since this was asked last
+int64_t lost = 0;  // the number of reads out of bounds since the last call of lost()
 
-// What a kernel finds out of bounds is an error on the CPU, and on CUDA the end of the process.
+// A value out of bounds raises an error on the CPU; on CUDA it ends the process.
 [[noreturn]] void lose(const c10::OperatorHandle& op, const c10::Error& error) {
   lost += 1;
   TORCH_CHECK(
@@ -268,7 +268,7 @@ int64_t lost = 0;  // how many since this was asked last
       error.what_without_backtrace());
 }
 
-// Whether an error speaks of the values that a kernel read, as none can on CUDA.
+// Whether an error is about values that a kernel read; CUDA cannot report those.
 bool is_about_values(const c10::OperatorHandle& op, const std::string& error) {
   const auto says = [&](const char* text) { return error.find(text) != std::string::npos; };
   if (is_one_of(op, {"binary_cross_entropy", "bernoulli"})) {
@@ -281,7 +281,7 @@ bool is_about_values(const c10::OperatorHandle& op, const std::string& error) {
                      "nll_loss2d_forward", "multi_margin_loss"});
 }
 
-// CUDA multiplies no matrices of integers.
+// CUDA does not multiply integer matrices.
 void check_dtype(const c10::OperatorHandle& op, const at::Tensor& tensor) {
   TORCH_CHECK(
       !at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true) ||
@@ -289,7 +289,7 @@ void check_dtype(const c10::OperatorHandle& op, const at::Tensor& tensor) {
       '"', op.schema().name(), "\" not implemented for '", tensor.scalar_type(), "'");
 }
 
-// Where deterministic algorithms are asked for, CUDA refuses what it has none for. Source: PyTorch
+// In deterministic mode, CUDA rejects operators without a deterministic algorithm. Source: PyTorch
 // documentation, torch.use_deterministic_algorithms.
 void check_deterministic(const c10::OperatorHandle& op) {
   if (at::globalContext().deterministicAlgorithms() &&
@@ -342,7 +342,7 @@ c10::IValue to_here(Call& call, const c10::IValue& value) {
   return list;
 }
 
-// The generator that an operator draws from: its own, or the device's; none if it does not draw.
+// The generator that an operator draws from: its argument, the device's default, or none.
 std::optional<at::Generator> generator_for(
     const c10::OperatorHandle& op, c10::ArrayRef<c10::IValue> values) {
   bool draws = op.hasTag(at::Tag::nondeterministic_seeded);
@@ -356,7 +356,7 @@ std::optional<at::Generator> generator_for(
   return draws ? std::make_optional(default_draws()) : std::nullopt;
 }
 
-// Runs an operator's arguments through the CPU's kernel of the same, or of another, operator.
+// Runs the CPU kernel of this operator, or of another one, on an operator's arguments.
 void run(const c10::OperatorHandle& op, Stack* stack) {
   TORCH_CHECK(
       getpid() == kProcess,
@@ -388,7 +388,7 @@ c10::OperatorHandle named(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
 }
 
-// PyTorch leaves the convolutions of such a backend to two operators of their own.
+// PyTorch sends the convolutions of a private backend to two special operators.
 void convolution(const c10::OperatorHandle&, Stack* stack) {
   static const auto op = named("aten::convolution");
   run(op, stack);
@@ -408,14 +408,14 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool) {
   return target;
 }
 
-// In mul_ of a number, as of many tensors at once, the CPU rounds the number to float16; CUDA does not.
+// For float16, the CPU rounds the factor of mul_ and _foreach_mul_ to float16; CUDA does not.
 at::Tensor& multiply(at::Tensor& tensor, const at::Scalar& number) {
   at::Tensor wrapped = c10::scalar_to_tensor(number);
   wrapped.unsafeGetTensorImpl()->set_wrapped_number(true);
   return tensor.mul_(wrapped);
 }
 
-// As between the CPU and CUDA, a parameter stays the same object when a module moves.
+// As between CPU and CUDA, a parameter stays the same object when its module moves.
 bool can_take_the_data_of(const at::Tensor&, const at::Tensor&) {
   return true;
 }
@@ -425,7 +425,7 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, m) {
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
-  // Their variants with out=, which would be called otherwise, warn of a shape that is no fault.
+  // PyTorch would call the out= variants, which warn about a shape that is fine.
   for (const char* loss : {"mse_loss", "smooth_l1_loss"}) {
     m.impl(loss, torch::CppFunction::makeFromBoxedFunction<&run>());
   }

@@ -1,4 +1,4 @@
-"""The stand-in for a GPU, started in processes of its own: one that has a device keeps it."""
+"""The stand-in for a GPU, in separate processes: a process cannot drop the device again."""
 
 import os
 import shutil
@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest on the stand-in."""
     line = [sys.executable, "-m", "pytest", "-p", "tests.stand_in", "-p", "no:cacheprovider", "-q"]
     environment = {**os.environ, **variables}
     return subprocess.run(
@@ -24,21 +23,21 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# Torch 2.6 hands a device of its own operators that this one does not imitate.
+# Torch 2.6 sends a private backend operators that the stand-in does not imitate.
 needs_new_torch = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14),
-    reason="the stand-in is for torch 2.14 and newer",
+    reason="the stand-in needs torch 2.14 or newer",
 )
 
 
 @needs_new_torch
 @pytest.mark.skipif(
     not (shutil.which("ninja") and shutil.which(os.environ.get("CXX", "c++"))),
-    reason="the stand-in is built by a C++ compiler and ninja (pip install ninja)",
+    reason="the stand-in needs a C++ compiler and ninja (pip install ninja)",
 )
 def test_a_lesson_holds_on_the_stand_in_which_refuses_what_cuda_refuses() -> None:
-    """The proof of the stand-in passes, but for the gallery, and so do the laws of lesson 1."""
-    files = "tests/stand_in_proof.py", "tests/test_tensors.py"
+    """The proof of the stand-in passes without the slow gallery, and so do the laws of lesson 1."""
+    files = "tests/stand_in/proof.py", "tests/tensors"
 
     result = run("--device", NAME, *files, "-k", "not gallery and not project")
 
@@ -46,20 +45,20 @@ def test_a_lesson_holds_on_the_stand_in_which_refuses_what_cuda_refuses() -> Non
     assert " passed" in result.stdout
 
 
-def test_nobody_sees_it_who_does_not_ask_for_it() -> None:
-    """Without the plugin there is no such device."""
+def test_without_the_plugin_the_device_is_unknown() -> None:
+    """Only the plugin registers the device."""
     assert NAME not in DEVICES
     with pytest.raises(ValueError, match="unknown device"):
         find_device(NAME)
 
 
 @needs_new_torch
-def test_without_a_compiler_it_says_at_once_what_is_missing(tmp_path: Path) -> None:
-    """The run ends before any test, and names what builds the device."""
+def test_without_a_compiler_the_run_stops_and_says_what_it_needs(tmp_path: Path) -> None:
+    """No test runs, and the error names the compiler and ninja."""
     result = run(
-        "tests/stand_in_proof.py", CXX="no-such-compiler", TORCH_EXTENSIONS_DIR=str(tmp_path)
+        "tests/stand_in/proof.py", CXX="no-such-compiler", TORCH_EXTENSIONS_DIR=str(tmp_path)
     )
 
     assert result.returncode != 0
-    assert "could not be built, which takes a compiler" in result.stderr, result.stderr[-3000:]
+    assert "It needs ninja" in result.stderr, result.stderr[-3000:]
     assert "Traceback" not in result.stderr

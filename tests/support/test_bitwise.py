@@ -1,4 +1,4 @@
-"""What the laws compare with: to the last bit, and with NaN equal to itself."""
+"""Tensors and modules are compared exactly, with NaN equal to itself."""
 
 import math
 
@@ -26,12 +26,12 @@ NAN = math.nan
 def test_tensors_are_the_same_if_shapes_dtypes_and_elements_agree(
     one: Tensor, other: Tensor, equal: bool
 ) -> None:
-    """What would broadcast, or be converted, is not the same."""
+    """Tensors that would broadcast or be converted are not the same."""
     assert same(one, other) is equal
 
 
 def test_bits_are_those_of_the_elements_in_order() -> None:
-    """Whatever the strides, and for a lazy conjugate and negative too."""
+    """Strides make no difference, nor do lazy conjugates and negatives."""
     matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     number = torch.tensor([1 + 2j])
 
@@ -41,13 +41,13 @@ def test_bits_are_those_of_the_elements_in_order() -> None:
     assert bits(number.conj().imag) == bits(torch.tensor([-2.0]))
 
 
-def test_the_state_of_a_module_has_all_that_a_law_may_ask_for() -> None:
-    """Modes, tensors, gradients and what requires one; each change is a change of the state."""
+def test_each_change_of_a_module_is_a_change_of_its_state() -> None:
+    """The state has modes, tensors, gradients, and whether parameters require them."""
     layer = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
     before = state_of(layer)
 
     def changed(change: object) -> set[str]:
-        """Return which parts are not as before, and hold those against the next change."""
+        """Return the parts that differ since the last call."""
         after = state_of(layer)
         parts = {name for name in after if after[name] != before[name]}
         before.update(after)
@@ -64,8 +64,8 @@ def test_the_state_of_a_module_has_all_that_a_law_may_ask_for() -> None:
     }
 
 
-def test_a_tensor_that_two_layers_share_is_there_under_both_names() -> None:
-    """So that a change of either, or of the sharing, is seen."""
+def test_a_tensor_that_two_layers_share_has_both_names_in_the_state() -> None:
+    """So the state changes if either layer or the sharing changes."""
     layers = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1))
     layers[1].weight, layers[1].running_mean = layers[0].weight, layers[0].running_mean
 

@@ -1,6 +1,6 @@
-"""Fashion-MNIST comes from where it is said to come from, whole, or an error says what to do.
+"""Fashion-MNIST is read whole, from the named source, or an error says what to do.
 
-The oracle for the format is torchvision's own reader; nothing here uses the network.
+The oracle for the format is torchvision's own reader. Nothing here uses the network.
 """
 
 import gzip
@@ -17,10 +17,7 @@ from dlconcepts.data.make_sample import make_sample, stratified, write_idx
 from dlconcepts.support import datasets
 from dlconcepts.support.datasets import DEBIAN, SAMPLE, DataError, fashion_mnist, read_image
 
-PARTS = [
-    pytest.param(True, "train", 600, id="train"),
-    pytest.param(False, "t10k", 100, id="test"),
-]
+parts = pytest.mark.parametrize("train", [True, False], ids=["train", "test"])
 needs_official_files = pytest.mark.skipif(
     not DEBIAN.exists(), reason="needs the official files: apt-get install dataset-fashion-mnist"
 )
@@ -28,7 +25,7 @@ needs_official_files = pytest.mark.skipif(
 
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
-    """Give a copy of the sample's files, which the library takes for its own."""
+    """Let the library use a copy of the sample, whose files can be damaged; return its folder."""
     folder = tmp_path / "sample"
     folder.mkdir()
     for file in SAMPLE.glob("*-ubyte.gz"):
@@ -39,27 +36,27 @@ def sample(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_official_files(tmp_path, monkeypatch):
-    """Make a machine without Debian's package; the sample's content counts as the full set."""
+    """Work without Debian's package, with the sample's content as the full set."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(datasets, "FULL_SHA256", datasets.SAMPLE_SHA256)
 
 
 def lay_out(root):
-    """Put the sample's files where torchvision puts the official ones."""
+    """Put the sample's files where torchvision puts the official ones, as it unpacks them."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for file in SAMPLE.glob("*-ubyte.gz"):
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
 
 
-# ------------------------------------------------------------------------ the embedded sample
+# ------------------------------------------------- the embedded sample
 
 
-@pytest.mark.parametrize(("train", "part", "per_class"), PARTS)
-def test_the_sample_has_as_many_images_of_each_class(train, part, per_class):
-    """Each of the ten classes has the same number of uint8 images of 28 x 28."""
-    examples = fashion_mnist(train=train)
+@parts
+def test_the_sample_has_the_same_number_of_images_of_each_class(train):
+    """Each of the ten classes has 600 training and 100 test images, uint8, 28 x 28."""
+    examples, per_class = fashion_mnist(train=train), 600 if train else 100
 
     assert examples.images.dtype == torch.uint8
     assert examples.images.shape == (10 * per_class, 28, 28)
@@ -67,9 +64,9 @@ def test_the_sample_has_as_many_images_of_each_class(train, part, per_class):
     assert examples.labels.bincount().tolist() == [per_class] * 10
 
 
-@pytest.mark.parametrize(("train", "part", "per_class"), PARTS)
-def test_the_sample_reads_as_torchvision_reads_it(train, part, per_class, tmp_path):
-    """Images, labels and class names are those that torchvision's own reader finds."""
+@parts
+def test_the_sample_reads_as_torchvision_reads_it(train, tmp_path):
+    """Images, labels and class names are the ones that torchvision's own reader finds."""
     lay_out(tmp_path)
 
     ours, theirs = fashion_mnist(train=train), torchvision.datasets.FashionMNIST(tmp_path, train)
@@ -80,18 +77,14 @@ def test_the_sample_reads_as_torchvision_reads_it(train, part, per_class, tmp_pa
 
 
 def test_no_test_image_is_a_training_image():
-    """The held-out images are held out: no image of the one part is in the other."""
-    train, test = ({bytes(row) for row in images(part)} for part in (True, False))
+    """The sample's two parts have no image in common."""
+    images = (fashion_mnist(train=part).images.flatten(1).numpy() for part in (True, False))
+    train, test = ({bytes(image) for image in part} for part in images)
 
     assert train.isdisjoint(test)
 
 
-def images(train):
-    """Return the sample's images as rows of bytes."""
-    return fashion_mnist(train=train).images.flatten(1).numpy()
-
-
-@pytest.mark.parametrize("name", sorted(file.name for file in SAMPLE.glob("*-ubyte.gz")))
+@pytest.mark.parametrize("name", [f"{name}.gz" for name in datasets.SAMPLE_SHA256])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -106,7 +99,7 @@ def images(train):
     ],
 )
 def test_a_damaged_sample_is_an_error_that_names_the_file(sample, name, damage):
-    """A damaged file is never read as data, and the message says how to get a whole one."""
+    """A damaged file is never read as data, and the message says how to replace it."""
     path = sample / name
     path.write_bytes(damage(path.read_bytes()))
 
@@ -117,19 +110,19 @@ def test_a_damaged_sample_is_an_error_that_names_the_file(sample, name, damage):
 
 
 def test_a_missing_sample_is_an_error_that_names_the_file(sample):
-    """A file that is not there is named, with the remedy."""
+    """The message names the file and says how to restore it."""
     (sample / "t10k-labels-idx1-ubyte.gz").unlink()
 
     with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is missing; reinstall"):
         fashion_mnist(train=False)
 
 
-# ------------------------------------------------------------------------ the full set
+# ------------------------------------------------- the full set
 
 
 @pytest.mark.usefixtures("no_official_files")
-def test_the_full_set_is_read_where_torchvision_lays_it_out(tmp_path):
-    """Files in root/FashionMNIST/raw are used, before those of Debian, and named as the source."""
+def test_the_full_set_is_read_where_torchvision_puts_it(tmp_path):
+    """Files in root/FashionMNIST/raw come before Debian's, and are named as the source."""
     lay_out(tmp_path / "root")
     shutil.copytree(SAMPLE, tmp_path / "debian")
 
@@ -141,7 +134,7 @@ def test_the_full_set_is_read_where_torchvision_lays_it_out(tmp_path):
 
 @pytest.mark.usefixtures("no_official_files")
 def test_the_full_set_is_read_from_debian_if_the_root_has_none(tmp_path):
-    """The compressed files of Debian's package serve as they are, and are named as the source."""
+    """The compressed files of Debian's package are read, and named as the source."""
     shutil.copytree(SAMPLE, tmp_path / "debian")
 
     examples = fashion_mnist(train=True, full=True)
@@ -152,7 +145,7 @@ def test_the_full_set_is_read_from_debian_if_the_root_has_none(tmp_path):
 
 @pytest.mark.usefixtures("no_official_files")
 def test_a_missing_full_set_is_an_error_with_both_remedies(tmp_path, monkeypatch):
-    """Without the files the error has the two commands that bring them, and nothing is fetched."""
+    """The error has two commands that bring the files, and nothing is downloaded without asking."""
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", pytest.fail)
 
     with pytest.raises(DataError, match=r"apt-get install dataset-fashion-mnist.* --download"):
@@ -162,8 +155,8 @@ def test_a_missing_full_set_is_an_error_with_both_remedies(tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("no_official_files")
-def test_torchvision_downloads_if_it_is_asked_to(tmp_path, monkeypatch):
-    """With download=True torchvision brings the files into the root."""
+def test_with_download_torchvision_fetches_the_files(tmp_path, monkeypatch):
+    """With download=True torchvision downloads the files into the root."""
     monkeypatch.setattr(
         torchvision.datasets, "FashionMNIST", lambda root, download: lay_out(Path(root))
     )
@@ -175,11 +168,10 @@ def test_torchvision_downloads_if_it_is_asked_to(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("no_official_files")
 @pytest.mark.parametrize("error", [RuntimeError("Error downloading"), OSError("no route to host")])
-def test_a_download_that_fails_is_an_error_with_its_reason(error, monkeypatch):
-    """The errors of torchvision and of the network become one that keeps the reason."""
+def test_a_failed_download_is_an_error_with_its_reason(error, monkeypatch):
+    """Errors of torchvision and of the network become a DataError with the same reason."""
 
     def fail(root, download):
-        """Fail as a download does."""
         raise error
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
@@ -190,7 +182,7 @@ def test_a_download_that_fails_is_an_error_with_its_reason(error, monkeypatch):
 
 @pytest.mark.usefixtures("no_official_files")
 def test_a_damaged_full_set_is_an_error_with_the_remedy(tmp_path):
-    """Plain files have no checksum of their own; a wrong byte is found all the same."""
+    """A wrong byte is found even in an uncompressed file, which has no checksum of gzip."""
     lay_out(tmp_path)
     labels = tmp_path / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte"
     labels.write_bytes(labels.read_bytes()[:-1] + b"\xff")
@@ -201,19 +193,19 @@ def test_a_damaged_full_set_is_an_error_with_the_remedy(tmp_path):
 
 @needs_official_files
 def test_the_official_files_have_all_images():
-    """Debian's package has 60,000 and 10,000 images, as many of each class."""
+    """Debian's package has 6,000 training and 1,000 test images of each class."""
     train, test = (fashion_mnist(train=part, full=True) for part in (True, False))
 
     assert train.labels.bincount().tolist() == [6000] * 10
     assert test.labels.bincount().tolist() == [1000] * 10
 
 
-# ------------------------------------------------------------------------ the script
+# ------------------------------------------------- the script
 
 
 @needs_official_files
 def test_the_script_makes_the_sample_that_is_committed(tmp_path):
-    """From the official files the script makes the same content as the package embeds."""
+    """From the official files the script makes the content that this package contains."""
     make_sample(tmp_path)
 
     for file in SAMPLE.glob("*-ubyte.gz"):
@@ -222,8 +214,8 @@ def test_the_script_makes_the_sample_that_is_committed(tmp_path):
         )
 
 
-def test_the_script_draws_as_many_of_each_class():
-    """The draw is stratified, in order, without repeats, and the same each time."""
+def test_the_script_draws_the_same_number_of_each_class():
+    """The positions are sorted and unique, and the draw is the same each time."""
     labels = torch.tensor([0] * 20 + [1] * 50 + [2] * 30)
 
     chosen = stratified(labels, per_class=10)
@@ -234,7 +226,7 @@ def test_the_script_draws_as_many_of_each_class():
 
 
 def test_the_script_writes_what_torchvision_reads(tmp_path):
-    """Written files are in the official format, and the same values make the same bytes."""
+    """The files are in the official format, and the same values give the same bytes."""
     values = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4)
 
     for name in ("first", "second"):
@@ -246,39 +238,39 @@ def test_the_script_writes_what_torchvision_reads(tmp_path):
     assert (tmp_path / "first.gz").read_bytes() == (tmp_path / "second.gz").read_bytes()
 
 
-# ------------------------------------------------------------------------ image files
+# ------------------------------------------------- image files
 
 
 @pytest.fixture
 def pixels():
-    """Give grey pixels of all values, no two rows the same."""
+    """Return grey pixels of all values; all rows differ, so that a turned image shows."""
     return np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
 def test_a_grey_image_of_the_right_size_keeps_every_pixel(mode, pixels, tmp_path):
-    """However a file stores its grey pixels, they come back as they were."""
+    """The mode in which a file stores grey pixels does not change them."""
     Image.fromarray(pixels).convert(mode).save(tmp_path / "image.png")
 
     assert read_image(tmp_path / "image.png").equal(torch.from_numpy(pixels))
 
 
 def test_16_bit_grey_keeps_its_upper_8_bits(pixels, tmp_path):
-    """Grey values up to 65535 are scaled to 255, not cut off at it."""
+    """Grey values up to 65535 are scaled to 255, not clipped at 255."""
     Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "image.png")
 
     assert read_image(tmp_path / "image.png").equal(torch.from_numpy(pixels))
 
 
 def test_transparent_pixels_are_black(tmp_path):
-    """What is transparent shows the black that Fashion-MNIST has behind its objects."""
+    """Transparency becomes black, the background of Fashion-MNIST."""
     Image.new("RGBA", (28, 28), (255, 255, 255, 0)).save(tmp_path / "image.png")
 
     assert read_image(tmp_path / "image.png").max() == 0
 
 
 def test_an_image_that_is_not_square_is_centred_on_black(tmp_path):
-    """A wide image keeps its proportions: black above and below, itself in between."""
+    """A wide image keeps its proportions, with black bars above and below."""
     Image.new("L", (100, 50), 255).save(tmp_path / "image.jpg")
 
     image = read_image(tmp_path / "image.jpg")
@@ -289,7 +281,7 @@ def test_an_image_that_is_not_square_is_centred_on_black(tmp_path):
 
 
 def test_a_photograph_is_turned_upright(pixels, tmp_path):
-    """The orientation that a camera notes in the file is followed."""
+    """The EXIF orientation of the camera is applied."""
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(pixels).save(tmp_path / "image.png", exif=exif)
@@ -298,14 +290,14 @@ def test_a_photograph_is_turned_upright(pixels, tmp_path):
 
 
 def test_a_missing_image_is_an_error_that_names_it(tmp_path):
-    """A file that is not there is named."""
+    """The message names the missing file."""
     with pytest.raises(DataError, match=r"no image file .*boot\.png"):
         read_image(tmp_path / "boot.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", "half"])
-def test_what_is_no_image_is_an_error_that_names_it(content, pixels, tmp_path):
-    """Empty, foreign and truncated files are refused, and the message says what serves."""
+def test_an_unreadable_image_is_an_error_that_names_it(content, pixels, tmp_path):
+    """Empty, foreign and truncated files are refused, and the message says what to give."""
     path = tmp_path / "boot.png"
     if content == "half":
         Image.fromarray(pixels).save(path)

@@ -1,4 +1,4 @@
-"""The script that makes class folders of photographs, on a small copy of the stamps' folders."""
+"""The script that makes class folders of photographs, on a small imitation of the stamps."""
 
 from pathlib import Path
 
@@ -13,14 +13,13 @@ BLUE, CLEAR = (0, 0, 255, 255), (0, 0, 255, 0)
 
 
 def draw(path: Path, colour: tuple[int, int, int, int] = BLUE, size: int = 40) -> None:
-    """Write a PNG file of one colour, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGBA", (size, size // 2), colour).save(path)
 
 
 @pytest.fixture
 def stamps(tmp_path: Path) -> Path:
-    """Return a folder laid out like the package's, with two pictures in each class."""
+    """Return folders named like the package's, with two pictures in each class."""
     root = tmp_path / "stamps"
     for folder in FOLDERS.values():
         draw(root / folder / "one.png")
@@ -29,7 +28,7 @@ def stamps(tmp_path: Path) -> Path:
 
 
 def test_each_class_gets_its_photographs(stamps: Path, tmp_path: Path) -> None:
-    """Each picture becomes a JPEG in the folder of its class, scaled down, on white."""
+    """Each picture becomes a JPEG on white in the folder of its class; large ones are scaled."""
     assert make_photographs(tmp_path / "out", stamps) == 2 * len(FOLDERS)
 
     folder = image_folder(tmp_path / "out")
@@ -47,8 +46,8 @@ def test_each_class_gets_its_photographs(stamps: Path, tmp_path: Path) -> None:
     "name",
     ["cartoon/crow.png", "toys/crow.png", "00_symbols/euro.png", "crow_mirror.png", "crow.svg"],
 )
-def test_what_is_no_photograph_is_left_out(stamps: Path, tmp_path: Path, name: str) -> None:
-    """Drawings, toys, signs, mirrored copies and sounds do not come along."""
+def test_other_pictures_are_skipped(stamps: Path, tmp_path: Path, name: str) -> None:
+    """Drawings, toys, currency signs, mirrored copies and vector graphics are skipped."""
     path = stamps / FOLDERS["birds"] / name
     draw(path.with_suffix(".png"))
     path.with_suffix(".png").rename(path)
@@ -59,15 +58,15 @@ def test_what_is_no_photograph_is_left_out(stamps: Path, tmp_path: Path, name: s
 def test_without_the_package_the_error_says_how_to_get_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command ends with status 2, names the Debian package, and leaves nothing behind."""
+    """The command exits with status 2, names the Debian package, and writes nothing."""
     assert main([str(tmp_path / "out"), "--stamps", str(tmp_path / "none")]) == 2
 
     assert "apt-get install tuxpaint-stamps-default" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_stamp_leaves_nothing_half_written(stamps: Path, tmp_path: Path) -> None:
-    """A picture that cannot be read is named, and no folder of a part of them appears."""
+def test_a_damaged_stamp_leaves_no_half_written_folder(stamps: Path, tmp_path: Path) -> None:
+    """The error names the picture that cannot be read, and no folder appears."""
     damaged = stamps / FOLDERS["vehicles"] / "damaged.png"
     damaged.write_bytes(b"")
 
@@ -77,8 +76,8 @@ def test_a_damaged_stamp_leaves_nothing_half_written(stamps: Path, tmp_path: Pat
     assert list(tmp_path.iterdir()) == [stamps]
 
 
-def test_a_folder_that_is_there_is_left_alone(stamps: Path, tmp_path: Path) -> None:
-    """Where the folder exists already, nothing is written."""
+def test_an_existing_folder_is_left_alone(stamps: Path, tmp_path: Path) -> None:
+    """If the folder exists already, the script raises and writes nothing."""
     (tmp_path / "out").mkdir()
 
     with pytest.raises(DataError, match="exists already"):
@@ -93,7 +92,7 @@ def test_a_folder_that_is_there_is_left_alone(stamps: Path, tmp_path: Path) -> N
 def test_the_package_has_photographs_of_each_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From Debian's package come folders that can be read, with enough images to split each."""
+    """Debian's package gives at least ten readable images of each class, enough to split."""
     assert main([str(tmp_path / "out")]) == 0
 
     folder = image_folder(tmp_path / "out")

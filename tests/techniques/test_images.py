@@ -1,4 +1,4 @@
-"""Techniques of images: bad input, edge cases and speed, beyond the claims."""
+"""Techniques of images beyond the claims: splits, bad input, defaults, long strips, pictures."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ from dlconcepts.images import (
 from dlconcepts.support.bitwise import bits
 from dlconcepts.support.datasets import DataError
 from dlconcepts.support.plots import view_augmentations
-from tests.images.common import picture, places
+from tests.images.common import RAW, picture, places
 
 
 @given(
@@ -39,7 +39,7 @@ from tests.images.common import picture, places
 def test_a_split_holds_out_the_same_share_of_each_class(
     sizes: list[int], size: float, seed: int
 ) -> None:
-    """Each image is in one of the parts; of each class, as near to the share as images come."""
+    """Each image is in one part, and each class is split by the share, in whole images."""
     samples = [(Path(f"{k}/{i}"), k) for k, n in enumerate(sizes) for i in range(n)]
     folder = ImageFolder([str(k) for k in range(len(sizes))], samples)
 
@@ -49,19 +49,19 @@ def test_a_split_holds_out_the_same_share_of_each_class(
     for label, n in enumerate(sizes):
         held = held_out.targets.count(label)
         nearest = min(max(size * n, 1), n - 1)
-        assert abs(held - nearest) <= 0.5, "the share is kept, as near as whole images come"
+        assert abs(held - nearest) <= 0.5, "the share is rounded to whole images"
     assert split(folder, size, seed=seed) == (train, held_out), "one seed gives one split"
 
 
-def test_a_split_is_that_of_seed_0_unless_another_is_given() -> None:
-    """Who gives no seed gets the same split each time, that of 0: a fifth of each class."""
+def test_a_split_holds_out_a_fifth_with_seed_0_by_default() -> None:
+    """Without arguments the split is the same each time."""
     folder = ImageFolder(["cat"], [(Path(str(i)), 0) for i in range(100)])
 
     assert split(folder) == split(folder, 0.2, seed=0)
 
 
-def test_a_folder_without_a_transform_gives_its_images_as_they_are(tmp_path: Path) -> None:
-    """An RGB image of PIL, beside its label."""
+def test_a_folder_without_a_transform_gives_pil_images(tmp_path: Path) -> None:
+    """An example is an RGB image of PIL and its label."""
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "cat" / "one.png")
 
@@ -71,9 +71,9 @@ def test_a_folder_without_a_transform_gives_its_images_as_they_are(tmp_path: Pat
 
 
 def test_each_image_is_held_out_as_often_as_any_other() -> None:
-    """Over 2,000 seeds a third of 6 images is held out: each is in a binomial number of splits.
+    """A third of 6 images is held out with 2,000 seeds: each image in a binomial number of splits.
 
-    An exact p of 1e-12 is allowed to each of 6 images: the seeds are fixed, so it holds or not.
+    The seeds are fixed, so the test gives the same result each time.
     """
     folder = ImageFolder(["cat"], [(Path(str(i)), 0) for i in range(6)])
     held = [path for seed in range(2000) for path, _ in split(folder, 1 / 3, seed=seed)[1].samples]
@@ -83,8 +83,8 @@ def test_each_image_is_held_out_as_often_as_any_other() -> None:
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, -0.5, 3, math.nan])
-def test_a_share_that_is_none_is_refused(size: float) -> None:
-    """What is held out is a share between 0 and 1."""
+def test_a_share_outside_0_and_1_is_an_error(size: float) -> None:
+    """A split that leaves one part empty, or has no meaning, is refused."""
     folder = ImageFolder(["cat"], [(Path("1"), 0), (Path("2"), 0)])
 
     with pytest.raises(ValueError, match="between 0 and 1"):
@@ -92,19 +92,19 @@ def test_a_share_that_is_none_is_refused(size: float) -> None:
 
 
 def test_a_class_with_one_image_cannot_be_split() -> None:
-    """The error names the class that is too small for two parts."""
+    """The error names the class."""
     with pytest.raises(ValueError, match="the class cat has 1 image"):
         split(ImageFolder(["cat"], [(Path("1"), 0)]))
 
 
-def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
-    """An image that disappears after the check is an error that names it."""
+def test_a_missing_image_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """An image may disappear after the folder was checked."""
     with pytest.raises(DataError, match=r"gone\.png cannot be read"):
         read_rgb(tmp_path / "gone.png")
 
 
-def test_all_images_that_cannot_be_read_are_listed_on_a_line_each(tmp_path: Path) -> None:
-    """So that one can repair or remove them at once."""
+def test_each_damaged_image_is_listed_on_a_line(tmp_path: Path) -> None:
+    """One error lists them all, so that they can be repaired at once."""
     (tmp_path / "cat").mkdir()
     for name in ("1.png", "2.png"):
         (tmp_path / "cat" / name).touch()
@@ -122,13 +122,13 @@ def test_all_images_that_cannot_be_read_are_listed_on_a_line_each(tmp_path: Path
 @pytest.mark.parametrize(
     ("value", "grey"), [(-300, 0), (0, 0), (255, 0), (0x1234, 0x12), (0xFFFF, 255), (70_000, 255)]
 )
-def test_grey_of_32_bits_is_taken_for_16_and_ends_at_black_and_white(value: int, grey: int) -> None:
-    """Pillow opens PNG files of 16 bits in a mode of 32, which can hold more."""
+def test_32_bit_grey_is_read_as_16_bit_and_clipped(value: int, grey: int) -> None:
+    """Pillow opens 16-bit PNG files in a mode of 32 bits, which can hold more."""
     assert to_rgb(Image.new("I", (1, 1), value)).getpixel((0, 0)) == (grey, grey, grey)
 
 
-def test_the_default_is_what_the_weights_were_tested_with() -> None:
-    """Without a `resize`, 224 pixels are cut out of 256, as for torchvision's weights."""
+def test_the_default_is_the_transform_of_torchvisions_weights() -> None:
+    """Without `resize`, 224 pixels are cropped from 256."""
     image = picture("RGB", (300, 280), seed=0)
 
     same_bits = bits(eval_pipeline(224)(image)) == bits(
@@ -138,20 +138,19 @@ def test_the_default_is_what_the_weights_were_tested_with() -> None:
     assert same_bits
 
 
-def test_by_default_a_training_image_is_turned_by_up_to_30_degrees() -> None:
-    """Smoothly, and with white where the corners were."""
+def test_by_default_a_training_image_is_rotated_by_up_to_30_degrees() -> None:
+    """The rotation is bilinear and fills the corners with white."""
     rotation = train_pipeline(8).transforms[1]
 
     assert (rotation.degrees, rotation.fill) == ([-30, 30], 255)
     assert rotation.interpolation == v2.InterpolationMode.BILINEAR
 
 
-def test_a_long_strip_takes_no_more_room_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strip of 1 x 3,000 pixels is cut before it is scaled up, not afterwards."""
+def test_a_long_strip_is_cut_before_it_is_scaled_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip of 1 x 3,000 pixels never takes 32 x 96,000 pixels of memory."""
     sizes, resize = [], Image.Image.resize
 
     def recorded(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Any:
-        """Note the size, and resize."""
         sizes.append(size)
         return resize(image, size, *args, **options)
 
@@ -163,15 +162,15 @@ def test_a_long_strip_takes_no_more_room_than_it_needs(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("height", [11, 13, 15, 17])
 def test_a_long_strip_is_cut_around_its_centre(height: int) -> None:
-    """What is cut off is as much above as below."""
+    """The same length is cut off at both ends."""
     strip = Image.new("L", (1, height))
     strip.putpixel((0, height // 2), 255)
 
-    assert eval_pipeline(1, mean=(0,) * 3, std=(1,) * 3)(strip).eq(1).all()
+    assert eval_pipeline(1, **RAW)(strip).eq(1).all()
 
 
-def test_the_picture_of_augmentations_shows_what_was_drawn() -> None:
-    """Each row is an image and its draws, un-normalised, in the order in which they were drawn."""
+def test_view_augmentations_shows_each_image_and_its_draws() -> None:
+    """Each row is an image and its draws, un-normalised, in the order of the draws."""
     images, transform = [places(), picture("RGB", (6, 9), seed=0)], train_pipeline(16)
     torch.manual_seed(0)
     figure = view_augmentations(images, transform, draws=3, mean=MEAN, std=STD)
@@ -188,7 +187,9 @@ def test_the_picture_of_augmentations_shows_what_was_drawn() -> None:
 
 
 @pytest.mark.parametrize(("images", "draws"), [([], 1), ([places()], 0)])
-def test_a_picture_of_nothing_is_refused(images: list[Image.Image], draws: int) -> None:
+def test_view_augmentations_needs_an_image_and_a_draw(
+    images: list[Image.Image], draws: int
+) -> None:
     """Without an image or a draw there is nothing to show."""
-    with pytest.raises(ValueError, match="1 is the least"):
+    with pytest.raises(ValueError, match="need at least 1 image and 1 draw"):
         view_augmentations(images, train_pipeline(8), draws=draws, mean=MEAN, std=STD)

@@ -1,9 +1,9 @@
-"""Checks of checkpoints: whole, with the optimizer's state, refused where incomplete, copied."""
+"""Checks of checkpoints: complete, with the optimizer's state, refused if partial, copied."""
 
 import inspect
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,25 @@ from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import bits, leaves, tensors
 
+__all__ = [
+    "check_a_checkpoint_holds_the_model",
+    "check_a_checkpoint_holds_the_optimizer",
+    "check_a_partial_checkpoint_is_refused",
+    "check_kept_weights_are_a_copy",
+]
+
 
 def takes(function: Callable[..., Any]) -> list[str]:
-    """Return which of model, optimizer and path a function takes, by the names or their number.
-
-    >>> takes(lambda model, optimizer, path: None)
-    ['model', 'optimizer', 'path']
-    >>> takes(lambda where: None)
-    ['path']
-    """
+    """Return which of model, optimizer and path a function takes, judged by names or number."""
     parameters = inspect.signature(function).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind < 2]
-    order = ["model", "optimizer", "path"]
-    if any(name.lower() in (*MODELS, *OPTIMIZERS) for name in needed):
-        return [
-            "model"
-            if name.lower() in MODELS
-            else "optimizer"
-            if name.lower() in OPTIMIZERS
-            else "path"
-            for name in needed
-        ]
-    return {1: ["path"], 2: ["model", "path"]}.get(len(needed), order)
+    needed = [p.name.lower() for p in parameters if p.default is p.empty and p.kind < 2]
+    kinds = dict.fromkeys(MODELS, "model") | dict.fromkeys(OPTIMIZERS, "optimizer")
+    if any(name in kinds for name in needed):
+        return [kinds.get(name, "path") for name in needed]
+    return {1: ["path"], 2: ["model", "path"]}.get(len(needed), ["model", "optimizer", "path"])
 
 
 def call(function: Callable[..., Any], model: nn.Module, optimizer: Any, path: Path) -> Any:
-    """Call save or load with those of model, optimizer and path that it takes."""
     if optimizer is None and "optimizer" in takes(function):
         not_checked("needs optimizer")
     given = {"model": model, "optimizer": optimizer, "path": path}
@@ -49,11 +42,10 @@ def call(function: Callable[..., Any], model: nn.Module, optimizer: Any, path: P
 
 
 def trained(project: Project) -> tuple[nn.Module, Any]:
-    """Return a copy whose parameters, buffers and optimizer state are not those of the start."""
+    """Return a copy whose parameters, buffers and optimizer state differ from the start."""
     model, optimizer = project.fresh_pair()
-    can_train = optimizer is not None and project.loss_fn is not None and project.has("targets")
-    if can_train:
-        project.train(model, optimizer, [(project.inputs(), project.targets())] * 2)
+    if optimizer is not None and project.loss_fn is not None and project.has("targets"):
+        project.train(model, optimizer, project.repeated(2))
     else:
         shake(model, 1)
     disturb_buffers(model, 0.25)
@@ -61,7 +53,7 @@ def trained(project: Project) -> tuple[nn.Module, Any]:
 
 
 def blank(project: Project) -> tuple[nn.Module, Any]:
-    """Return a copy with other parameters and buffers, and an optimizer without a state."""
+    """Return a copy with other parameters and buffers, and an optimizer without state."""
     model, optimizer = project.fresh_pair()
     shake(model, 2)
     disturb_buffers(model, 0.5)
@@ -71,33 +63,44 @@ def blank(project: Project) -> tuple[nn.Module, Any]:
 
 
 def disturb_buffers(model: nn.Module, amount: float) -> None:
-    """Add an amount to the buffers of numbers."""
     with torch.no_grad():
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.add_(amount)
             elif buffer.dtype != torch.bool and not buffer.is_complex():
-                buffer.add_(round(4 * amount))
+                buffer.add_(round(4 * amount))  # counters take whole numbers only
 
 
-def restored(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> tuple[Any, Any]:
-    """Load a checkpoint and return the model and the optimizer that have it."""
-    model, optimizer = fresh
-    result = call(project.load, model, optimizer, path)
-    for part in result if isinstance(result, (tuple, list)) else (result,):
-        if isinstance(part, nn.Module):
-            model = part
-        elif isinstance(part, torch.optim.Optimizer):
-            optimizer = part
-    return model, optimizer
+def as_parts(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, (tuple, list)) else [result]
+
+
+def lost_in_a_checkpoint(
+    project: Project, state_of: Callable[[Any, Any], Mapping[str, Any]]
+) -> tuple[list[str], int, Any]:
+    """Save and load; return the entries that did not come back, how many there are, the model."""
+    model, optimizer = trained(project)
+    # As bits, since a model that cannot be copied is loaded into itself.
+    expected = {name: bits(x) for name, x in state_of(model, optimizer).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pt"
+        call(project.save, model, optimizer, path)
+        model, optimizer = blank(project)
+        for part in as_parts(call(project.load, model, optimizer, path)):
+            if isinstance(part, nn.Module):
+                model = part
+            elif isinstance(part, torch.optim.Optimizer):
+                optimizer = part
+        found = {name: bits(x) for name, x in state_of(model, optimizer).items()}
+    lost = [name for name in expected if found.get(name) != expected[name]]
+    return lost, len(expected), model
 
 
 @law(
     claim="checkpoints.state-dict-holds-the-parameters",
     concept="Checkpoint that does not hold the whole model",
-    why="what is missing stays at random values: BatchNorm without its running statistics predicts "
-    "nonsense in eval mode, and nobody says so",
-    fix="save model.state_dict(), which has parameters and buffers, not parameters()",
+    why="a missing tensor keeps random values; BatchNorm without its statistics predicts nonsense",
+    fix="save model.state_dict(), which has parameters and buffers, instead of parameters()",
     needs=("model", "save", "load"),
     reproducer="""
 expected = {name: value.clone() for name, value in model.state_dict().items()}
@@ -111,30 +114,22 @@ assert all(torch.equal(value, expected[name]) for name, value in model.state_dic
 )
 def check_a_checkpoint_holds_the_model(project: Project) -> None:
     """Check that save and load keep every parameter and persistent buffer, to the last bit."""
-    model, optimizer = trained(project)
-    expected = {name: bits(x) for name, x in state(model).items()}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.pt"
-        call(project.save, model, optimizer, path)
-        loaded, _ = restored(project, path, blank(project))
-        found = {name: bits(x) for name, x in state(loaded).items()}
-    lost = [name for name in expected if found.get(name) != expected[name]]
+    lost, count, model = lost_in_a_checkpoint(project, lambda model, _: state(model))
     if lost:
-        buffers = {name for name, _ in loaded.named_buffers()}
+        buffers = {name for name, _ in model.named_buffers()}
         what = "buffers" if set(lost) <= buffers else "parameters and buffers"
-        broken(f"{len(lost)} of {len(expected)} {what} did not come back: {names(lost)}")
+        broken(f"{len(lost)} of {count} {what} did not come back: {names(lost)}")
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model's state_dict."""
     return {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
 
 
 @law(
     claim="checkpoints.resume",
     concept="Checkpoint without the optimizer's state",
-    why="training that goes on starts with no momentum and no step count: it is another training",
-    fix="save optimizer.state_dict() beside the model's, and load both",
+    why="a resumed run starts without momentum and step count, so it trains differently",
+    fix="save optimizer.state_dict() with the model's, and load both",
     needs=("model", "optimizer", "save", "load", "loss_fn", "batch", "targets"),
     reproducer="""
 loss_fn(model(inputs), targets).backward()
@@ -150,24 +145,18 @@ def check_a_checkpoint_holds_the_optimizer(project: Project) -> None:
     """Check that save and load keep the optimizer's state and settings, to the last bit."""
     if "optimizer" not in takes(project.save) and "optimizer" not in takes(project.load):
         not_checked("needs a save and a load that take an optimizer")
-    model, optimizer = trained(project)
-    expected = {path: bits(leaf) for path, leaf in leaves(optimizer.state_dict())}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.pt"
-        call(project.save, model, optimizer, path)
-        _, loaded = restored(project, path, blank(project))
-        found = {path: bits(leaf) for path, leaf in leaves(loaded.state_dict())}
-    lost = [path for path in expected if found.get(path) != expected[path]]
+    lost, count, _ = lost_in_a_checkpoint(
+        project, lambda _, optimizer: dict(leaves(optimizer.state_dict()))
+    )
     if lost:
-        broken(f"{len(lost)} of {len(expected)} entries did not come back: {names(lost)}")
+        broken(f"{len(lost)} of {count} entries did not come back: {names(lost)}")
 
 
 @law(
     claim="checkpoints.shape-mismatch-raises",
     concept="Partial load",
-    why="load_state_dict(strict=False), or a filter on names, leaves at random values whatever the "
-    "file does not have, without a word",
-    fix="load_state_dict(state), strict; where a part is left out on purpose, look at missing_keys",
+    why="strict=False, or a filter on names, silently keeps random values for missing tensors",
+    fix="load_state_dict(state), strict; if a part is missing on purpose, check missing_keys",
     needs=("model", "save", "load"),
     reproducer="""
 from copy import deepcopy
@@ -184,12 +173,13 @@ assert complained
 """,
 )
 def check_a_partial_checkpoint_is_refused(project: Project) -> None:
-    """Check that a file which lacks a parameter is refused, or said to be incomplete."""
+    """Check that load raises, warns, or returns the missing keys if the file lacks a parameter."""
     model, optimizer = trained(project)
     named = [name for name, _ in model.named_parameters()]
     if not project.copies or len(named) < 2:
         not_checked("needs a model of at least 2 parameters that can be copied")
-    owner, _, parameter = named[-1].rpartition(".")
+    last = named[-1]
+    owner, _, parameter = last.rpartition(".")
     del model.get_submodule(owner)._parameters[parameter]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
@@ -200,16 +190,15 @@ def check_a_partial_checkpoint_is_refused(project: Project) -> None:
         except Exception as error:
             not_checked(f"needs a save that takes any model: {type(error).__name__}")
         fresh = blank(project)
-        before = bits(dict(fresh[0].named_parameters())[named[-1]])
-        if is_told(project, path, fresh):
+        before = bits(fresh[0].get_parameter(last))
+        if complains(project, path, fresh):
             return
-    after = bits(dict(fresh[0].named_parameters())[named[-1]])
-    what = "was left as it was" if after == before else "got a value from somewhere"
-    broken(f"a checkpoint without {named[-1]} was loaded without an error: {named[-1]} {what}")
+    same = bits(fresh[0].get_parameter(last)) == before
+    what = "was left as it was" if same else "got a value from somewhere"
+    broken(f"a checkpoint without {last} was loaded without an error: {last} {what}")
 
 
-def is_told(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> bool:
-    """Return whether load raises, warns, or returns what is missing."""
+def complains(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> bool:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -218,18 +207,17 @@ def is_told(project: Project, path: Path, fresh: tuple[nn.Module, Any]) -> bool:
             raise
         except Exception:  # any way to refuse is fine
             return True
-    parts = result if isinstance(result, (tuple, list)) else (result,)
-    missing = [*parts, result]
+    parts = as_parts(result)
     if any(isinstance(part, nn.Module) and part is not fresh[0] for part in parts):
         not_checked("needs a load into the model that it is given")
-    return bool(caught) or any(getattr(part, "missing_keys", None) for part in missing)
+    # The result of load_state_dict is a tuple itself.
+    return bool(caught) or any(getattr(part, "missing_keys", None) for part in (*parts, result))
 
 
 @law(
     claim="checkpoints.state-dict-is-not-a-copy",
     concept="state_dict kept by reference",
-    why="state_dict() returns the tensors that training goes on to change: the best weights that "
-    "were kept are the last ones",
+    why="state_dict() returns the model's own tensors: training overwrites the best weights",
     fix="best = copy.deepcopy(model.state_dict()), or write it to a file",
     needs=("model",),
     any_of=("snapshot", "save", "fit"),
@@ -240,7 +228,7 @@ assert not any(value.data_ptr() in own for value in kept.values())
 """,
 )
 def check_kept_weights_are_a_copy(project: Project) -> None:
-    """Check that what snapshot, save or fit returns, and fit loads again, is not the live model."""
+    """Check that snapshot, save and fit return copies, and that fit does not load live weights."""
     ran = False
     for name in ("snapshot", "save"):
         function = getattr(project, name)
@@ -258,20 +246,16 @@ def check_kept_weights_are_a_copy(project: Project) -> None:
         def look(module: nn.Module, kept: Any, *_: Any) -> None:
             live.extend(shared(module, kept))
 
-        if not isinstance(model, torch.jit.ScriptModule):  # which take no such hook
+        if not isinstance(model, torch.jit.ScriptModule):  # they refuse such a hook
             model.register_load_state_dict_pre_hook(look)
-        result = project.train(model, optimizer, [(project.inputs(), project.targets())] * 2)
+        result = project.train(model, optimizer, project.repeated(2))
         if live:
-            broken(f"fit loaded {len(live)} tensors into the model that are its own: {names(live)}")
+            broken(f"fit loaded {len(live)} of the model's own tensors into it: {names(live)}")
         look_for_sharing("fit", model, result)
 
 
 def look_for_sharing(name: str, model: nn.Module, kept: Any) -> None:
-    """Fail if what a function returned shares memory with the model's state."""
-    if isinstance(kept, nn.Module):
-        return
-    live = shared(model, kept)
-    if live:
+    if not isinstance(kept, nn.Module) and (live := shared(model, kept)):
         broken(
             f"{len(live)} tensors that {name} returned share memory with the model: {names(live)}; "
             "the next step changes them"
@@ -279,8 +263,10 @@ def look_for_sharing(name: str, model: nn.Module, kept: Any) -> None:
 
 
 def shared(model: nn.Module, kept: Any) -> list[str]:
-    """Return which tensors of a structure have the memory of a model's parameter or buffer."""
-    own = {x.untyped_storage().data_ptr(): name for name, x in state(model).items() if x.numel()}
-    found = (x for x in tensors(kept).values() if x.numel())
-    pointers = (x.untyped_storage().data_ptr() for x in found)
-    return [own[pointer] for pointer in pointers if pointer in own]
+    """Return the parameters and buffers whose memory the tensors of a structure have."""
+
+    def memories(found: dict[str, Tensor]) -> dict[str, int]:
+        return {k: x.untyped_storage().data_ptr() for k, x in found.items() if x.numel()}
+
+    own = {memory: name for name, memory in memories(state(model)).items()}
+    return [own[memory] for memory in memories(tensors(kept)).values() if memory in own]

@@ -1,18 +1,28 @@
-"""Checks of the forward pass: examples apart, inputs left alone, chance off, one device."""
+"""Checks of the forward pass: separate examples, unchanged inputs, no chance, one device."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
-from dlconcepts.checks.trees import bits, copied, distance, floats, on_tensors, rounding, same
+from dlconcepts.checks.trees import all_bits, bits, copied, distance, floats, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
 
-SEEDS = (1, 2, 3)
+__all__ = [
+    "check_eval_mode_leaves_nothing_to_chance",
+    "check_examples_stay_apart",
+    "check_inputs_are_left_alone",
+    "check_softmax_is_over_the_classes",
+    "check_the_model_moves_as_a_whole",
+]
+
+
+SEEDS = (1, 2, 3)  # a layer that drops rarely may drop the same twice
+# What PyTorch's errors about tensors on different devices say.
 OTHER_DEVICE = ("same device", "expected device", "at least two devices", "device type of")
 
 
@@ -21,7 +31,6 @@ OTHER_DEVICE = ("same device", "expected device", "at least two devices", "devic
     concept="Examples mixed across the batch",
     why="the prediction for an example then depends on its neighbours, and changes with the batch",
     fix="work along the other dimensions only: dim=1, dim=-1, batch_first=True, x.flatten(1)",
-    needs=("model", "batch"),
     reproducer="""
 model.eval()
 others = inputs.clone()
@@ -31,15 +40,14 @@ assert torch.allclose(model(inputs)[0], model(others)[0], atol=1e-4)
 )
 def check_examples_stay_apart(project: Project) -> None:
     """Check that in eval mode the output for an example depends on that example alone."""
-    n = project.count()
-    if n < 2:
-        not_checked("needs a batch of at least 2 examples")
+    n = at_least(project, 2)
     if project.ambiguous():
-        not_checked("needs batch_dim: both the first two dimensions are as long as the batch")
+        not_checked("needs batch_dim: the first two dimensions are both as long as the batch")
     whole = forward(project, project.inputs())
     dims = example_dims(project, whole)
     if not dims:
         not_checked("needs an output with a dimension that counts the examples")
+    # Each half of the batch in turn stays the same while the other half changes.
     for kept in torch.arange(n, device="cpu").tensor_split([(n + 1) // 2]):
         outputs = floats(forward(project, neighbours_replaced(project, kept)))
         for path, dim in dims.items():
@@ -52,36 +60,39 @@ def check_examples_stay_apart(project: Project) -> None:
                 )
 
 
+def at_least(project: Project, examples: int) -> int:
+    """Return how many examples the batch has, if it has enough for a check."""
+    if project.count() < examples:
+        not_checked(f"needs a batch of at least {examples} examples")
+    return project.count()
+
+
 def neighbours_replaced(project: Project, kept: Tensor) -> Any:
-    """Return the inputs with all examples but the kept ones replaced by copies of those."""
+    """Return the inputs with copies of the kept examples in place of all others."""
     n = project.count()
     rows = torch.arange(n, device="cpu")
     others = rows[~torch.isin(rows, kept)]
     rows[others] = kept[torch.arange(len(others), device="cpu") % len(kept)]
     inputs = project.inputs()
     replaced = project.pick(inputs, rows)
-    if same(replaced, inputs):
-        replaced = halved(project, replaced, others)
-    return replaced
-
-
-def halved(project: Project, inputs: Any, rows: Tensor) -> Any:
-    """Return inputs, whose examples are all the same, with the values of some halved."""
+    if all_bits(replaced) != all_bits(inputs):
+        return replaced
+    # All examples are the same, such as torch.ones. Halve the values of the others instead.
     if not any(bool(x.any()) for x in floats(inputs).values()):
-        not_checked("needs examples that differ: all of the batch are the same")
+        not_checked("needs examples that differ: all in the batch are the same")
 
     def half(tensor: Tensor) -> Tensor:
         dim = project.dim(tensor)
         if dim is None or not tensor.is_floating_point():
             return tensor
-        some = rows.to(tensor.device)
+        some = others.to(tensor.device)
         return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
 
-    return on_tensors(inputs, half)
+    return on_tensors(replaced, half)
 
 
 def forward(project: Project, inputs: Any, *, seed: int = 0) -> Any:
-    """Return what a fresh copy in eval mode makes of inputs, on the CPU."""
+    """Return the outputs of a fresh copy in eval mode, on the CPU."""
     model = project.fresh(training=False)
     with torch.no_grad():
         outputs = project.run(model, inputs, seed=seed)
@@ -89,12 +100,12 @@ def forward(project: Project, inputs: Any, *, seed: int = 0) -> Any:
 
 
 def example_dims(project: Project, outputs: Any) -> dict[str, int]:
-    """Return for each output which dimension counts the examples: the one that follows them."""
+    """Return for each output which dimension shrinks if the batch has one example less."""
     n = project.count()
     found = floats(outputs)
     try:
         fewer = floats(forward(project, project.pick(project.inputs(), torch.arange(n - 1))))
-    except Exception:  # a model for batches of one size only
+    except Exception:  # some models take batches of one size only
         return {path: 0 for path, out in found.items() if out.ndim and len(out) == n}
     dims: dict[str, int] = {}
     for path, output in found.items():
@@ -111,7 +122,6 @@ def example_dims(project: Project, outputs: Any) -> dict[str, int]:
     concept="Softmax over the batch dimension",
     why="each class then shares its probability among the examples, and no row is a distribution",
     fix="softmax(dim=1), or dim=-1: the dimension of the classes",
-    needs=("model", "batch"),
     reproducer="""
 outputs = model.eval()(inputs)
 outputs = outputs.exp() if (outputs <= 0).all() else outputs
@@ -120,38 +130,40 @@ assert not torch.allclose(outputs.sum(dim=0), torch.ones(outputs.shape[1]), atol
 )
 def check_softmax_is_over_the_classes(project: Project) -> None:
     """Check that neither the model nor predict normalises over the examples."""
-    if project.count() < 2:
-        not_checked("needs a batch of at least 2 examples")
+    at_least(project, 2)
     seen = {"the model": forward(project, project.inputs())}
     if project.predict is not None:
         seen["predict"] = project.predict(project.fresh(), project.inputs())
     for name, outputs in seen.items():
         for path, output in floats(outputs).items():
             if sums_to_one(output, 0) and not sums_to_one(output, 1):
-                row = output.detach().double()
-                row = row.exp() if bool((row <= 0).all()) else row
+                first = probabilities(output)[0].sum(dim=0).flatten()[0]
                 broken(
                     f"in what {name} returned{path}, {describe(output)}, each class sums to 1 over "
-                    f"the {len(output)} examples, but the first example's classes sum to "
-                    f"{row[0].sum(dim=0).flatten()[0]:.3g}"
+                    f"the {len(output)} examples, but the classes of the first example sum to "
+                    f"{first:.3g}"
                 )
 
 
+def probabilities(output: Tensor) -> Tensor:
+    """Return an output as it is, or the exponentials of what may be log-probabilities."""
+    values = output.detach().double()
+    return values.exp() if bool((values <= 0).all()) else values
+
+
 def sums_to_one(output: Tensor, dim: int) -> bool:
-    """Return whether probabilities, or the exponentials of their logarithms, sum to 1 along dim."""
     if output.ndim < 2 or output.shape[0] < 2 or output.shape[1] < 2:
         return False
-    values = output.detach().double()
-    values = values.exp() if bool((values <= 0).all()) else values
+    values = probabilities(output)
+    # 1e-2: half-precision probabilities of many classes sum to 1 only roughly.
     return bool((values >= 0).all() and ((values.sum(dim=dim) - 1).abs() < 1e-2).all())
 
 
 @law(
     claim="tensors.underscore-mutates",
     concept="Input modified in place",
-    why="the caller's data changes with every pass; an array that shares the memory does too",
-    fix="use the version without underscore, x = x - mean for x -= mean, or clone() first",
-    needs=("model", "batch"),
+    why="the caller's data changes with every pass, and so does an array that shares its memory",
+    fix="use the function without underscore, x = x - mean for x -= mean, or clone() first",
     reproducer="""
 before = inputs.clone(), targets.clone(), inputs._version, targets._version
 train_step(model, loss_fn, optimizer, inputs, targets)
@@ -160,85 +172,76 @@ assert (inputs._version, targets._version) == before[2:]
 """,
 )
 def check_inputs_are_left_alone(project: Project) -> None:
-    """Check that model, loss, train_step, predict and accuracy leave what they are given alone."""
+    """Check that model, loss, train_step, predict and accuracy do not write to their arguments."""
     for name, use in users(project).items():
         inputs, targets = project.inputs(), project.targets()
         given = {"inputs": inputs, "targets": targets}
         if name in ("the loss", "accuracy"):
-            outputs = project.run(project.fresh(training=False), project.inputs())
-            given = {"outputs": copied(detached(outputs)), "targets": targets}
-        before = {what: (copied(tree), marks(tree)) for what, tree in given.items()}
+            given = {"outputs": copied(project.outputs()), "targets": targets}
+        before = {what: records(tree) for what, tree in given.items()}
         use(*given.values())
         for what, tree in given.items():
-            look_for_writes(f"the {what} that {name} was given", tree, *before[what])
+            look_for_writes(f"the {what} that {name} was given", tensors_in(tree), before[what])
 
 
-def users(project: Project) -> dict[str, Any]:
-    """Return the parts of a project that are given data, by name."""
+def users(project: Project) -> dict[str, Callable[[Any, Any], object]]:
+    """Return functions of inputs and targets that call the parts of a project, by name."""
+
+    def run(training: bool, x: Any) -> None:
+        model = project.fresh(training=training)
+        with torch.set_grad_enabled(training):
+            project.run(model, x)
+
+    def train(x: Any, y: Any) -> None:
+        model, optimizer = project.fresh_pair()
+        project.train_step(model, project.loss_fn, optimizer, x, y)
+
     found: dict[str, Callable[[Any, Any], object]] = {
-        "the model in training": lambda x, y: run_as_given(project, True, x),
-        "the model in eval mode": lambda x, y: run_as_given(project, False, x),
+        "the model in training": lambda x, y: run(True, x),
+        "the model in eval mode": lambda x, y: run(False, x),
     }
     if project.predict is not None:
         found["predict"] = lambda x, y: project.predict(project.fresh(), x)
-    if not project.has("targets"):
-        return found
-    if project.loss_fn is not None:
-        found["the loss"] = lambda outputs, y: project.loss_fn(outputs, y)
-    if project.accuracy is not None:
-        found["accuracy"] = lambda outputs, y: project.accuracy(outputs, y)
-    if project.train_step is not None and project.optimizer is not None:
-
-        def train(x: Any, y: Any) -> None:
-            model, optimizer = project.fresh_pair()
-            project.train_step(model, project.loss_fn, optimizer, x, y)
-
-        found["train_step"] = train
+    if project.has("targets"):
+        if project.loss_fn is not None:
+            found["the loss"] = project.loss_fn
+        if project.accuracy is not None:
+            found["accuracy"] = project.accuracy
+        if project.train_step is not None and project.optimizer is not None:
+            found["train_step"] = train
     return found
 
 
-def run_as_given(project: Project, training: bool, inputs: Any) -> None:
-    """Run the model on inputs that are not copied first."""
-    model = project.fresh(training=training)
-    with torch.set_grad_enabled(training):
-        project.run(model, inputs)
+Record = tuple[Tensor, int, bool]
 
 
-def detached(tree: Any) -> Any:
-    """Return a structure whose tensors have no history."""
-    return on_tensors(tree, lambda tensor: tensor.detach())
+def records(tree: Any) -> dict[str, Record]:
+    """Return a copy of each tensor, its version counter, and whether it requires a gradient."""
+    found = tensors_in(tree).items()
+    return {path: (x.detach().clone(), x._version, x.requires_grad) for path, x in found}
 
 
-def marks(tree: Any) -> dict[str, tuple[int, bool]]:
-    """Return how often each tensor was written to, and whether it requires a gradient."""
-    return {path: (x._version, x.requires_grad) for path, x in tensors_in(tree).items()}
-
-
-def look_for_writes(what: str, tree: Any, before: Any, marked: dict[str, tuple[int, bool]]) -> None:
-    """Fail if a structure, a tensor in it, or its version counter is not as before."""
-    old, new = tensors_in(before), tensors_in(tree)
-    if old.keys() != new.keys():
-        gone = ", ".join(sorted(old.keys() ^ new.keys()))
-        broken(f"{what} lost or gained {gone}")
+def look_for_writes(what: str, new: dict[str, Tensor], before: dict[str, Record]) -> None:
+    if before.keys() != new.keys():
+        broken(f"{what} lost or gained {', '.join(sorted(before.keys() ^ new.keys()))}")
     for path, tensor in new.items():
-        if tensor.shape != old[path].shape:
-            shapes = f"{describe(old[path])} to {describe(tensor)}"
-            broken(f"{what}{path} changed shape from {shapes}")
-        if bits(tensor) != bits(old[path]):
-            share = (tensor.detach() != old[path]).double().mean().item()
+        old, version, needs = before[path]
+        if tensor.shape != old.shape:
+            broken(f"{what}{path} changed shape: {describe(old)} to {describe(tensor)}")
+        if bits(tensor) != bits(old):
+            share = (tensor.detach() != old).double().mean().item()
             broken(f"{share:.0%} of the elements of {what}{path} changed")
-        if tensor._version != marked[path][0]:
+        if tensor._version != version:
             broken(f"{what}{path} was written to, though with the values that it had")
-        if tensor.requires_grad != marked[path][1]:
+        if tensor.requires_grad != needs:
             broken(f"{what}{path} requires a gradient now")
 
 
 @law(
     claim="validation.dropout-is-for-training",
     concept="Dropout that stays on",
-    why="predictions then differ from call to call, and are worse than the model can do",
+    why="predictions then differ from call to call, and are worse than they could be",
     fix="nn.Dropout in __init__, or F.dropout(x, p, training=self.training): its default is True",
-    needs=("model", "batch"),
     reproducer="""
 model.eval()
 first = predict(model, inputs) if predict else model(inputs)
@@ -247,22 +250,17 @@ assert torch.equal(first, second)
 """,
 )
 def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
-    """Check that in eval mode the outputs are the same whatever the random numbers are."""
-    runs = [forward(project, project.inputs(), seed=seed) for seed in (*SEEDS, SEEDS[0])]
-    noise = {path: distance(output, floats(runs[-1])[path]) for path, output in in_run(runs[0])}
-    for other in runs[1:-1]:
-        for path, output in in_run(runs[0]):
-            apart = distance(output, floats(other)[path])
-            if apart > 8 * noise[path] + rounding(output) / 16:
+    """Check that in eval mode the outputs do not depend on the random seed."""
+    seeds = *SEEDS, SEEDS[0]  # the first seed again shows how far the device itself varies
+    first, *others, again = (floats(forward(project, project.inputs(), seed=s)) for s in seeds)
+    for other in others:
+        for path, output in first.items():
+            apart = distance(output, other[path])
+            if apart > 8 * distance(output, again[path]) + rounding(output) / 16:
                 broken(
                     f"in eval mode two passes over one batch gave outputs{path} that differ by "
                     f"{apart:.2g} of their largest value"
                 )
-
-
-def in_run(outputs: Any) -> list[tuple[str, Tensor]]:
-    """Return the floating-point outputs with their paths."""
-    return list(floats(outputs).items())
 
 
 @law(
@@ -270,7 +268,6 @@ def in_run(outputs: Any) -> list[tuple[str, Tensor]]:
     concept="Tensors left on another device",
     why="model.to(device) moves parameters and buffers only: on a GPU the forward pass raises",
     fix="register_buffer(name, tensor) for constants; device=x.device for what forward makes",
-    needs=("model", "batch"),
     reproducer="""
 from copy import deepcopy
 elsewhere = deepcopy(model).to("meta")
@@ -283,7 +280,7 @@ assert "device" not in message, message
 """,
 )
 def check_the_model_moves_as_a_whole(project: Project) -> None:
-    """Check that after to(device) the forward pass runs: on the meta device, which all have."""
+    """Check that the forward pass runs after to(device); every machine has the meta device."""
     model = project.fresh(training=False)
     if not project.copies:
         not_checked("needs a model that can be copied")
@@ -292,20 +289,15 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
     try:
         with torch.no_grad():
             project.run(model, inputs)
-    except Exception as error:  # what an operator without a meta version raises is its own
+    except Exception as error:  # an operator without a meta version may raise anything
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
             not_checked(f"the meta device does not run this model: {message[:80]}")
-        left = plain_tensors(model)
-        names = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
-        broken(f"after model.to(device) the forward pass raised: {message[:120]}{names}")
-
-
-def plain_tensors(model: nn.Module) -> list[str]:
-    """Return the attributes that hold tensors which are neither parameters nor buffers."""
-    return [
-        f"{name}.{attribute}".lstrip(".")
-        for name, part in model.named_modules()
-        for attribute, value in vars(part).items()
-        if isinstance(value, Tensor)
-    ]
+        left = [
+            f"{name}.{attribute}".lstrip(".")
+            for name, part in model.named_modules()
+            for attribute, value in vars(part).items()  # parameters and buffers are not here
+            if isinstance(value, Tensor)
+        ]
+        stay = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
+        broken(f"after model.to(device) the forward pass raised: {message[:120]}{stay}")

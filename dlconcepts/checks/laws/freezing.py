@@ -1,4 +1,4 @@
-"""Checks of what is frozen: neither its parameters nor its running statistics move in training."""
+"""Checks of frozen parts: training moves neither parameters nor running statistics."""
 
 from typing import Any
 
@@ -10,13 +10,15 @@ from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import bits
 
+__all__ = ["check_frozen_parameters_stay", "check_frozen_statistics_stay"]
+
 
 @law(
     claim="transfer.frozen-parameters-stay-fixed",
     concept="Frozen parameters that move",
     why="requires_grad=False stops new gradients; an optimizer still steps by an old gradient, by "
     "momentum, and by weight decay on a gradient of zero",
-    fix="give the optimizer only what requires a gradient, built after freezing; set p.grad = None",
+    fix="freeze first, then give the optimizer only what requires a gradient; set p.grad = None",
     needs=("model", "batch", "targets", "loss_fn", "optimizer"),
     reproducer="""
 names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -27,59 +29,54 @@ assert all(torch.equal(p, before[name]) for name, p in fixed.items())
 """,
 )
 def check_frozen_parameters_stay(project: Project) -> None:
-    """Check that no step moves a parameter that is frozen, by name or by requires_grad."""
+    """Check that no step moves a parameter that is frozen by name or by requires_grad."""
     model, optimizer = project.fresh_pair()
     frozen = {name: p for name, p in model.named_parameters() if project.is_frozen(name, p)}
-    known(project, model)
+    refuse_unknown(project, model)
     if not frozen:
         not_checked("needs frozen: no parameter has requires_grad=False")
     warm_up(optimizer)
     causes = {name: cause(p, optimizer) for name, p in frozen.items()}
     moved: set[str] = set()
-    before: dict[str, Tensor] = {}
+    before: dict[str, object] = {}
 
     def look(*_: Any) -> None:
-        before.update({name: p.detach().clone() for name, p in frozen.items()})
+        before.update((name, bits(p)) for name, p in frozen.items())
 
     def compare(*_: Any) -> None:
-        moved.update(name for name, p in frozen.items() if bits(p) != bits(before[name]))
+        moved.update(name for name, p in frozen.items() if bits(p) != before[name])
 
-    # Only what the optimizer does counts: an average of the weights may move them by right.
-    handles = [
-        optimizer.register_step_pre_hook(look),
-        optimizer.register_step_post_hook(compare),
-    ]
-    batches = [(project.inputs(), project.targets())] * 2
+    # Only the optimizer's steps count: an average of the weights may move frozen ones rightly.
+    handles = [optimizer.register_step_pre_hook(look), optimizer.register_step_post_hook(compare)]
     try:
-        project.train(model, optimizer, batches)
-        project.train(model, optimizer, batches)
+        for _ in range(2):
+            project.train(model, optimizer, project.repeated(2))
     finally:
         for handle in handles:
             handle.remove()
     if moved:
-        first = next(name for name in frozen if name in moved)
+        found = [name for name in frozen if name in moved]
         broken(
             f"{project.trainer} moved {len(moved)} of {len(frozen)} frozen parameters, "
-            f"{names([name for name in frozen if name in moved])}: {causes[first]}"
+            f"{names(found)}: {causes[found[0]]}"
         )
 
 
-def known(project: Project, model: nn.Module) -> None:
-    """Refuse a name in frozen that the model does not have."""
+def refuse_unknown(project: Project, model: nn.Module) -> None:
     every = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
     for part in project.frozen or ():
         if part not in every:
-            raise ValueError(f"frozen names {part!r}, but the model has no such part")
+            raise ValueError(f"frozen names {part!r}, but the model has no such part; correct it")
 
 
 def cause(parameter: Tensor, optimizer: Any) -> str:
-    """Return why an optimizer would move a frozen parameter, as far as one can see beforehand."""
+    """Return the likely reason why an optimizer would move a frozen parameter."""
     if parameter.requires_grad:
         return "its requires_grad is still True"
     found = []
     if parameter.grad is not None:
-        old = bool(parameter.grad.any())
-        found.append(f"a gradient {'of an earlier backward' if old else 'of zero'} is in place")
+        kind = "of an earlier backward" if bool(parameter.grad.any()) else "of zero"
+        found.append(f"a gradient {kind} is in place")
     state = optimizer.state.get(parameter, {})
     if any(name in state for name in ("momentum_buffer", "exp_avg")):
         found.append("the optimizer has momentum for it")
@@ -96,7 +93,7 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
 @law(
     claim="transfer.frozen-parameters-stay-fixed",
     concept="BatchNorm of a frozen part that moves",
-    why="running statistics are no parameters: requires_grad does not stop them, train mode does",
+    why="running statistics are not parameters: requires_grad does not stop them, eval mode does",
     fix="put the frozen part into eval mode after each model.train()",
     needs=("model", "batch", "targets", "loss_fn", "optimizer"),
     reproducer="""
@@ -110,27 +107,24 @@ assert all(torch.equal(b, before[name]) for name, b in model.named_buffers() if 
 def check_frozen_statistics_stay(project: Project) -> None:
     """Check that training leaves the buffers of frozen parts as they are."""
     model, optimizer = project.fresh_pair()
-    known(project, model)
+    refuse_unknown(project, model)
     buffers = {name: b for name, b in model.named_buffers() if in_frozen_part(project, model, name)}
     if not buffers:
         not_checked("needs a frozen part with buffers, as BatchNorm has")
     before = {name: bits(b) for name, b in buffers.items()}
-    project.train(model, optimizer, [(project.inputs(), project.targets())] * 2)
+    project.train(model, optimizer, project.repeated(2))
     moved = [name for name, b in model.named_buffers() if bits(b) != before.get(name, bits(b))]
     if moved:
         broken(f"{project.trainer} changed {len(moved)} buffers of frozen parts: {names(moved)}")
 
 
 def in_frozen_part(project: Project, model: nn.Module, name: str) -> bool:
-    """Return whether a buffer belongs to a part whose parameters are all frozen."""
-    owner, _, _ = name.rpartition(".")
+    """Return whether a buffer is in a frozen part: its nearest owner with parameters decides."""
     if project.frozen is not None:
         return project.is_frozen(name)
-    while True:
-        part = model.get_submodule(owner)
-        parameters = list(part.parameters())
-        if parameters:
-            return not any(p.requires_grad for p in parameters)
-        if not owner:
-            return False
+    owner = name
+    while owner:
         owner, _, _ = owner.rpartition(".")
+        if parameters := list(model.get_submodule(owner).parameters()):
+            return not any(p.requires_grad for p in parameters)
+    return False

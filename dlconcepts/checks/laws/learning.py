@@ -1,24 +1,28 @@
-"""Checks of what learns: every layer registered, given a gradient, held by the optimizer."""
+"""Checks of what learns: every layer is registered, gets a gradient, is in the optimizer."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.copies import held_by
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import floats, leaves
 from dlconcepts.checks.trees import tensors as tensors_in
 
-DRAWS = 8  # how often a parameter may be left out by chance: stochastic depth, experts
+__all__ = [
+    "check_every_layer_is_registered",
+    "check_every_parameter_gets_a_gradient",
+    "check_the_optimizer_holds_the_model",
+]
+
+
+DRAWS = 8  # stochastic depth and mixtures of experts skip a layer in some passes
 
 
 def names(found: list[str]) -> str:
-    """Return a few names, and how many more there are.
-
-    >>> names(["a", "b", "c", "d"])
-    'a, b, c and 1 more'
-    """
+    """Return the first names, and how many more there are."""
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return ", ".join(found[:3]) + more
 
@@ -26,10 +30,8 @@ def names(found: list[str]) -> str:
 @law(
     claim="networks.layers-belong-in-init",
     concept="Layers that are not registered",
-    why="parameters() does not list them: the optimizer never moves them, state_dict forgets them, "
-    "and to(device) leaves them behind",
-    fix="nn.ModuleList, nn.ModuleDict or nn.ParameterList for list, dict; no layer made in forward",
-    needs=("model", "batch"),
+    why="the optimizer never moves them, state_dict misses them, to(device) leaves them behind",
+    fix="use nn.ModuleList, nn.ModuleDict or nn.ParameterList; create no layer in forward",
     reproducer="""
 nodes, found = [model.train()(inputs).grad_fn], set()
 while nodes:
@@ -45,7 +47,7 @@ def check_every_layer_is_registered(project: Project) -> None:
     inputs = project.inputs()
     known = {id(parameter) for parameter in model.parameters()}
     if isinstance(project.optimizer, torch.optim.Optimizer):
-        known |= {id(p) for group in project.optimizer.param_groups for p in group["params"]}
+        known |= {id(p) for p in held_by(project.optimizer)}
     outputs = project.run(model, inputs)
     given = {(x.shape, x.data_ptr()) for x in tensors_in(inputs).values()}
     strangers = [
@@ -62,7 +64,6 @@ def check_every_layer_is_registered(project: Project) -> None:
 
 
 def graph_leaves(outputs: Any) -> list[Tensor]:
-    """Return the leaves of the graph behind some outputs, in the order in which they are met."""
     waiting = [x.grad_fn for x in floats(outputs).values() if x.grad_fn is not None]
     seen, found = set(), []
     while waiting:
@@ -77,16 +78,20 @@ def graph_leaves(outputs: Any) -> list[Tensor]:
 
 
 def whereabouts(model: nn.Module, strangers: list[Tensor]) -> str:
-    """Return in which plain attributes the tensors are kept, if they are in some."""
+    """Return which plain attributes hold the tensors, if some do."""
     wanted = {id(tensor) for tensor in strangers}
-    found = []
-    for name, part in model.named_modules():
-        for attribute, value in vars(part).items():
-            for _, leaf in leaves(value):
-                owned = leaf.parameters() if isinstance(leaf, nn.Module) else [leaf]
-                if any(id(tensor) in wanted for tensor in owned):
-                    found.append(f"{name}.{attribute}".lstrip("."))
-                    break
+
+    def holds(value: Any) -> bool:
+        parts = [leaf for _, leaf in leaves(value)]
+        owned = [p.parameters() if isinstance(p, nn.Module) else [p] for p in parts]
+        return any(id(tensor) in wanted for some in owned for tensor in some)
+
+    found = [
+        f"{name}.{attribute}".lstrip(".")
+        for name, part in model.named_modules()
+        for attribute, value in vars(part).items()
+        if holds(value)
+    ]
     return f", kept in {names(found)}" if found else ""
 
 
@@ -94,9 +99,8 @@ def whereabouts(model: nn.Module, strangers: list[Tensor]) -> str:
     claim="autograd.backward-computes-gradients",
     concept="Parameters that never get a gradient",
     why="they stay at their random initial values: the layer does not learn",
-    fix="use the layer in forward, and nothing that cuts the graph: detach, .data, item, numpy, "
-    "argmax, round; or freeze it with requires_grad_(False)",
-    needs=("model", "batch"),
+    fix="use the layer in forward, without anything that cuts the graph: detach, .data, item, "
+    "numpy, argmax, round; or freeze it with requires_grad_(False)",
     reproducer="""
 model.train()
 loss = loss_fn(model(inputs), targets) if loss_fn else model(inputs).square().sum()
@@ -107,9 +111,8 @@ assert all(learns)
 """,
 )
 def check_every_parameter_gets_a_gradient(project: Project) -> None:
-    """Check that each trainable parameter gets a gradient, in one of several passes."""
-    trainable = [name for name, p in project.network.named_parameters() if p.requires_grad]
-    trainable = [name for name in trainable if not project.is_frozen(name)]
+    """Check that each trainable parameter gets a gradient in at least one of several passes."""
+    trainable = list(trainable_parameters(project, project.network))
     if not trainable:
         not_checked("needs a parameter that requires a gradient")
     left, unused = set(trainable), set(trainable)
@@ -122,6 +125,7 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
         left -= {name for name, gradient in with_gradient.items() if bool(gradient.any())}
         if not left:
             return
+    # A bias before BatchNorm alone has a zero gradient, since the mean is subtracted.
     asleep = {name for name in left - unused if layer_sleeps(project.network, name, left)}
     silent = [name for name in trainable if name in unused | asleep]
     if silent:
@@ -132,8 +136,16 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
         )
 
 
+def trainable_parameters(project: Project, model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad and not project.is_frozen(name)
+    }
+
+
 def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Return the gradients of the loss, or else of a mixture of all outputs, by parameter."""
+    """Return the gradients of the loss, or of a random mixture of all outputs, by parameter."""
     model.zero_grad()
     outputs = project.run(model, project.inputs(), seed=seed)
     if project.loss_fn is not None and project.has("targets"):
@@ -147,36 +159,28 @@ def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor
 
 
 def shake(model: nn.Module, seed: int) -> None:
-    """Move the parameters a little: what starts at zero, a gate or a head, lets gradients pass."""
+    """Move the parameters a little: a gate or head that starts at zero lets no gradient pass."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                size = 0.1 * parameter.abs().mean() + 0.01
+                size = 0.1 * parameter.abs().mean() + 0.01  # the last for parameters that are zero
                 noise = torch.randn(parameter.shape, generator=generator, device="cpu")
                 parameter.add_(noise.to(parameter) * size)
 
 
 def layer_sleeps(network: nn.Module, name: str, left: set[str]) -> bool:
-    """Return whether no parameter of a layer has a gradient: a bias before BatchNorm alone may not.
-
-    Its gradient is zero by right, since the mean is subtracted.
-    """
+    """Return whether none of a layer's trainable parameters has a gradient."""
     owner, _, _ = name.rpartition(".")
-    siblings = [
-        f"{owner}.{other}".lstrip(".")
-        for other, p in network.get_submodule(owner).named_parameters(recurse=False)
-        if p.requires_grad
-    ]
-    return all(sibling in left for sibling in siblings)
+    siblings = network.get_submodule(owner).named_parameters(recurse=False)
+    return all(f"{owner}.{other}".lstrip(".") in left for other, p in siblings if p.requires_grad)
 
 
 @law(
     claim="training.optimizer-step-applies-the-gradient",
     concept="Optimizer over other parameters",
-    why="what the optimizer does not hold never moves, whatever the loss says",
-    fix="build the optimizer last, over model.parameters(), after the head is replaced; what shall "
-    "not be trained gets requires_grad_(False), or is named in frozen",
+    why="the optimizer never moves a parameter that it does not hold",
+    fix="replace the head first, then build the optimizer; name in frozen what should not train",
     needs=("model", "optimizer"),
     reproducer="""
 held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -186,16 +190,11 @@ assert all(id(p) in held for p in model.parameters() if p.requires_grad)
 def check_the_optimizer_holds_the_model(project: Project) -> None:
     """Check that every parameter that requires a gradient is in the optimizer."""
     model, optimizer = project.fresh_pair()
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trainable = {
-        name: p
-        for name, p in model.named_parameters()
-        if p.requires_grad and not project.is_frozen(name)
-    }
+    held = {id(p) for p in held_by(optimizer)}
+    trainable = trainable_parameters(project, model)
     outside = [name for name, p in trainable.items() if id(p) not in held]
-    own = {id(p) for p in model.parameters()}
     if outside:
-        strangers = len(held - own)
+        strangers = len(held - {id(p) for p in model.parameters()})
         others = f"; it holds {strangers} tensors that are not the model's" if strangers else ""
         broken(
             f"{len(outside)} of {len(trainable)} trainable parameters are not in the optimizer: "

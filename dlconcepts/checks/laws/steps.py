@@ -1,73 +1,79 @@
-"""Checks of the training step: its own batch, its gradient, and no graph that outlives it."""
+"""Checks of training: a step follows its own batch, keeps no graph, and a seed repeats a run."""
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.copies import build_optimizer, held_by
+from dlconcepts.checks.laws.forward import at_least
 from dlconcepts.checks.laws.learning import gradients
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
-from dlconcepts.checks.trees import bits, floats
-from dlconcepts.checks.trees import tensors as tensors_in
+from dlconcepts.checks.settings import seed_everything
+from dlconcepts.checks.trees import all_bits, floats, tensors
 
-STEPS = 16  # how many calls a train_step that gathers gradients may take to move
+__all__ = [
+    "check_a_seed_repeats_the_run",
+    "check_a_step_follows_its_own_batch",
+    "check_a_step_follows_the_gradient",
+    "check_the_loss_is_kept_as_a_number",
+]
+
+
+STEPS = 16  # calls of train_step, which may accumulate gradients before it steps
+NEEDS = ("model", "batch", "targets", "loss_fn", "optimizer")
+TRAINS: dict[str, Any] = {"needs": NEEDS, "any_of": ("train_step", "fit")}
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of a model's parameters by name."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-@contextmanager
-def after_each_step(optimizer: Any, then: Callable[[], None]) -> Iterator[None]:
-    """Do something after each of an optimizer's steps."""
-    handle = optimizer.register_step_post_hook(lambda *_: then())
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-    """Train until the optimizer has stepped twice, on two batches in turn.
-
-    Return where it started, where it landed, and how many steps that took.
-    """
+def ready(project: Project) -> tuple[nn.Module, Any]:
+    """Return a copy without old gradients, and an optimizer that will move it."""
     model, optimizer = project.fresh_pair()
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        not_checked("needs an optimizer of torch.optim, whose steps can be followed")
     for parameter in model.parameters():
         parameter.grad = None
     warm_up(optimizer)
+    return model, optimizer
+
+
+def warm_up(optimizer: Any) -> None:
+    """Replace a learning rate of zero, with which a schedule may start."""
+    for group in getattr(optimizer, "param_groups", ()):  # not every class has them
+        if group.get("lr") == 0:
+            group["lr"] = 1e-3
+
+
+def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """Train on two batches in turn until the optimizer has stepped twice.
+
+    Return the weights at the start and at the end, and the number of steps.
+    """
+    model, optimizer = ready(project)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        not_checked("needs an optimizer of torch.optim, whose steps can be counted")
     before, steps = state(model), 0
 
-    def stepped() -> None:
+    def stepped(*_: Any) -> None:
         nonlocal steps
         steps += 1
-        if clear:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.zero_()
+        for parameter in held_by(optimizer):
+            if clear and parameter.grad is not None:
+                parameter.grad.zero_()
 
+    handle = optimizer.register_step_post_hook(stepped)
     batches = [(project.inputs(), project.targets()), project.other_batch()]
-    with after_each_step(optimizer, stepped):
+    try:
         for _ in range(STEPS):
             project.train(model, optimizer, batches)
             if steps >= 2:
                 break
+    finally:
+        handle.remove()
     return before, state(model), steps
-
-
-def warm_up(optimizer: Any) -> None:
-    """Give groups whose schedule starts at a rate of zero a rate to step by."""
-    for group in optimizer.param_groups:
-        if group.get("lr") == 0:
-            group["lr"] = 1e-3
 
 
 @law(
@@ -75,8 +81,7 @@ def warm_up(optimizer: Any) -> None:
     concept="Gradients never zeroed",
     why="backward adds to what is there: the step follows the gradients of earlier batches too",
     fix="optimizer.zero_grad() once for each step: before backward, or right after the step",
-    needs=("model", "batch", "targets", "loss_fn", "optimizer"),
-    any_of=("train_step", "fit"),
+    **TRAINS,
     reproducer="""
 from copy import deepcopy
 start, rates, landed = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict()), []
@@ -95,8 +100,7 @@ assert torch.allclose(*landed, atol=1e-6)
 )
 def check_a_step_follows_its_own_batch(project: Project) -> None:
     """Check that clearing the gradients after each optimizer.step() changes nothing."""
-    if project.count() < 2:
-        not_checked("needs a batch of at least 2 examples")
+    at_least(project, 2)
     before, cleared, steps = land(project, clear=True)
     if steps < 2:
         not_checked(f"needs a {project.trainer} that steps: {steps} steps in {STEPS} calls")
@@ -104,7 +108,7 @@ def check_a_step_follows_its_own_batch(project: Project) -> None:
     _, kept, _ = land(project, clear=False)
     length = far(before, cleared)
     noise, apart = far(again, cleared), far(kept, cleared)
-    if apart > 8 * noise + 1e-5 * length:
+    if apart > 8 * noise + 1e-5 * length:  # 1e-5: what float32 may lose in two steps
         broken(
             f"after 2 batches the weights are off by {apart / length if length else 1:.0%} of the "
             f"way from where they were to where {project.trainer} lands if the gradients are "
@@ -113,7 +117,6 @@ def check_a_step_follows_its_own_batch(project: Project) -> None:
 
 
 def far(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Return the distance between two sets of parameters."""
     squares = [(one[name].double() - other[name].double()).square().sum() for name in one]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
@@ -121,10 +124,9 @@ def far(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 @law(
     claim="training.step-order",
     concept="Steps that do not follow the gradient",
-    why="zero_grad between backward and step wipes the gradient out: nothing is learnt from it",
+    why="zero_grad between backward and step erases the gradient: the model learns nothing",
     fix="zero_grad, forward, loss, backward, step: in this order",
-    needs=("model", "batch", "targets", "loss_fn", "optimizer"),
-    any_of=("train_step", "fit"),
+    **TRAINS,
     reproducer="""
 for group in optimizer.param_groups:
     group["weight_decay"] = 0
@@ -135,21 +137,22 @@ assert any(not torch.equal(p, q) for p, q in zip(start, model.parameters()))
 )
 def check_a_step_follows_the_gradient(project: Project) -> None:
     """Check that two batches with different gradients lead to different weights."""
-    if project.count() < 2:
-        not_checked("needs a batch of at least 2 examples")
+    at_least(project, 2)
     model, optimizer = project.fresh_pair()
     own = {id(p) for p in model.parameters() if p.requires_grad}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+    if not any(id(p) in own for p in held_by(optimizer)):
         not_checked("needs an optimizer that holds a parameter of the model")
     if not gradients(project, model, 0):
         not_checked("needs a loss that has a gradient")
+    # The other batch has other targets and other inputs.
+    inputs, targets = project.other_batch()
+    rows = torch.zeros(project.count(), dtype=torch.int64)
+    rows[-1] = 1
+    other = project.pick(inputs, rows), project.pick_targets(targets, rows)
     landed: list[dict[str, Tensor]] = []
     calls = STEPS
-    for batch in two_batches(project):
-        model, optimizer = project.fresh_pair()
-        for parameter in model.parameters():
-            parameter.grad = None
-        warm_up(optimizer)
+    for batch in ((project.inputs(), project.targets()), other):
+        model, optimizer = ready(project)
         before = state(model)
         for call in range(1, calls + 1):
             project.train(model, optimizer, [batch, batch])
@@ -157,30 +160,18 @@ def check_a_step_follows_the_gradient(project: Project) -> None:
                 calls = call  # as many for the other batch
                 break
         landed.append(state(model))
-    if all(bits(landed[0][name]) == bits(landed[1][name]) for name in landed[0]):
+    if all_bits(landed[0]) == all_bits(landed[1]):
         moved = far(before, landed[0])
         how = f"by {moved:.2g}, the same for both" if moved else "not at all"
         broken(f"{project.trainer} on two different batches moved the weights {how}")
 
 
-def two_batches(project: Project) -> list[tuple[Any, Any]]:
-    """Return the batch, and one with other targets and other inputs."""
-    inputs, targets = project.other_batch()
-    rows = torch.zeros(project.count(), dtype=torch.int64)
-    rows[-1] = 1
-    other = project.pick(inputs, rows), project.pick_targets(targets, rows)
-    return [(project.inputs(), project.targets()), other]
-
-
 class Mark:
-    """Something that a graph keeps alive, as long as it lives itself."""
+    """An object that a graph keeps alive; `walked` says whether backward has reached it."""
 
-    def __init__(self) -> None:
-        """Start with a graph that was not walked yet."""
-        self.walked = False
+    walked = False
 
     def walk(self, gradient: Tensor) -> None:
-        """Remember that the backward pass came by."""
         self.walked = True
 
 
@@ -188,9 +179,8 @@ class Mark:
     claim="training.running-loss",
     concept="Loss kept with its graph",
     why="a loss tensor holds every node of its graph: memory grows with each batch",
-    fix="add up loss.item(), or loss.detach() to avoid waiting for a GPU",
-    needs=("model", "batch", "targets", "loss_fn", "optimizer"),
-    any_of=("train_step", "fit"),
+    fix="add up loss.item(), or loss.detach() if item() would wait for a GPU",
+    **TRAINS,
     reproducer="""
 import weakref
 alive, counts = weakref.WeakSet(), []
@@ -208,7 +198,7 @@ assert not any(x.requires_grad for x in [result] if torch.is_tensor(x))
 """,
 )
 def check_the_loss_is_kept_as_a_number(project: Project) -> None:
-    """Check that nothing holds the graph of a batch that is done: no sum, nothing returned."""
+    """Check that neither a running sum nor a result keeps the graph of a batch alive."""
     alive: weakref.WeakSet[Mark] = weakref.WeakSet()
     most = 0
 
@@ -223,18 +213,74 @@ def check_the_loss_is_kept_as_a_number(project: Project) -> None:
 
     model, optimizer = project.fresh_pair()
     project.after_forward = attach
-    count = 6
-    batches = [(project.inputs(), project.targets())] * count
-    result = project.train(model, optimizer, batches)
+    count = 6  # batches; a loop may hold the last loss or two for a while
+    result = project.train(model, optimizer, project.repeated(count))
     project.after_forward = None
-    kept = [path for path, x in tensors_in(result).items() if x.requires_grad]
+    kept = [path for path, x in tensors(result).items() if x.requires_grad]
     if kept:
         broken(
             f"what {project.trainer} returned{kept[0]} is a tensor that requires a gradient: "
-            "whoever keeps it keeps the graph of its batch"
+            "keeping it keeps the graph of its batch"
         )
     if most > count // 2:
         broken(
             f"while {project.trainer} worked on batch {count}, the graphs of {most} earlier "
             "batches were still in memory, though their backward was done"
         )
+
+
+@law(
+    claim="training.same-seed-same-run",
+    concept="Seed that does not make the run repeatable",
+    why="nobody can reproduce the result, or compare another with it",
+    fix="seed torch, numpy and random before building the model; give default_rng() a seed",
+    needs=NEEDS,
+    any_of=("fit", "train_step"),
+    reproducer="""
+from copy import deepcopy
+import random, numpy
+start, rates, landed = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict()), []
+for noise in (1, 2):
+    for disturb in (torch.manual_seed, numpy.random.seed, random.seed):
+        disturb(noise)
+    (seed or torch.manual_seed)(0)
+    model.load_state_dict(start)
+    optimizer.load_state_dict(deepcopy(rates))
+    fit(model, loader, loss_fn, optimizer)
+    landed.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+assert torch.equal(*landed)
+""",
+)
+def check_a_seed_repeats_the_run(project: Project) -> None:
+    """Check that two runs from one seed end with the same weights, whatever ran before."""
+    before, one = run(project, 1)
+    _, other = run(project, 2)
+    apart, length = far(one, other), far(before, one)
+    on_cpu = all(value.device.type == "cpu" for value in one.values())
+    # A GPU may add in another order each time, unless deterministic algorithms are on.
+    if apart > (0 if on_cpu else 1e-3 * length):
+        how = "the project's seed" if project.seed else "torch, numpy and random seeded"
+        share = apart / length if length else float("inf")
+        broken(f"two runs with {how} ended {apart:.2g} apart, {share:.0%} of the way they went")
+
+
+def run(project: Project, noise: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draw other random numbers, then run from seed 0; return the weights before and after."""
+    project.restore()
+    seed_everything(noise)
+    is_factory = not isinstance(project.model, nn.Module)
+    if not is_factory:
+        model, optimizer = project.fresh_pair()
+        seed_everything(noise)
+    (project.seed or seed_everything)(0)
+    if is_factory:
+        model = project.watch(project.moved(project.model()))
+        optimizer = build_optimizer(project.optimizer, model)
+    before, n = state(model), project.count()
+    # Two batches, but none of a single example, on which BatchNorm raises.
+    batches = project.batches(*((n - n // 2, n // 2) if n >= 4 else (n,)))
+    for _ in range(STEPS):
+        project.train(model, optimizer, batches)
+        if far(before, state(model)):
+            break
+    return before, state(model)

@@ -1,0 +1,78 @@
+"""Shared by the commands: find a device, print an epoch, write figures and images."""
+
+import io
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dlconcepts.support import devices
+from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.errors import UserError, explaining, writing
+from dlconcepts.support.runs import Epoch, History
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of that name; raise UserError if it is unknown or unavailable."""
+    with explaining():
+        return devices.find_device(name)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError unless files can be written into the folder, which need not exist yet."""
+    with writing(folder):
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        tempfile.TemporaryFile(dir=existing).close()
+
+
+def print_epoch(record: Epoch) -> None:
+    print(
+        f"epoch {record.epoch:3d}: training loss {record.train_loss:.4f}, "
+        f"held-out loss {record.held_out_loss:.4f}, accuracy {record.held_out_accuracy:.1%}",
+        flush=True,
+    )
+
+
+def check_history(history: History) -> None:
+    """Raise UserError if no epoch has ended."""
+    if not history:
+        raise UserError("interrupted in the first epoch; there is nothing to write")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG file, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_image(path: Path, image: torch.Tensor) -> None:
+    """Write a uint8 tensor of shape (H, W) as a grey PNG file, whole or not at all."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.numpy()).save(buffer, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def slug(name: str) -> str:
+    """Return a name that is safe as a file name.
+
+    >>> slug("T-shirt/top")
+    't-shirt-top'
+    """
+    return re.sub("[^a-z0-9]+", "-", name.lower())
+
+
+def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Undo `normalize`: return images (N, C, H, W) as uint8.
+
+    >>> from dlconcepts.loading import normalize
+    >>> denormalize(normalize(torch.tensor([[[[7]]]], dtype=torch.uint8)), [0.5], [0.5])
+    tensor([[[[7]]]], dtype=torch.uint8)
+    """
+    by_channel = (-1, 1, 1)
+    shares = images * torch.tensor(std).view(by_channel) + torch.tensor(mean).view(by_channel)
+    return (255 * shares).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,165 @@
+"""Describe a failed law to the learner: the call, the result, the line, the mistakes like it."""
+
+import ast
+import functools
+import io
+import re
+import textwrap
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import reproduce_failure
+from hypothesis.errors import Flaky
+
+from dlconcepts.practice.check import Rows, place_rows
+from dlconcepts.practice.techniques import Law
+from dlconcepts.testing.claims import TESTS
+from dlconcepts.testing.hypothesis_bridge import subject_argument
+from dlconcepts.testing.laws import FAILURES, Case, name_of
+
+LONGEST = 600  # characters of one value
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# Hypothesis adds these notes to an error: the first names the law, the last can repeat the example.
+HEADING = re.compile(r"^(Falsifying example|Failing test case): \w+\(\n", flags=re.MULTILINE)
+REPEAT = re.compile(r"\n?^You can reproduce .*@reproduce_failure\((.+, b.+)\).*$", re.MULTILINE)
+
+
+class Calls:
+    """A learner's function, and its last call and result, recorded once `shown` is set.
+
+    >>> calls = Calls(abs)
+    >>> calls.shown = True
+    >>> calls.recorded(-1), calls.last
+    (1, [('called', 'abs(-1)'), ('came back', '1')])
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.shown, self.last = False, Rows()
+
+        @functools.wraps(function)
+        def recorded(*arguments: Any, **named: Any) -> Any:
+            if not self.shown:
+                return function(*arguments, **named)
+            # The call is described before it runs, since it may change its arguments.
+            parts = [short(value) for value in arguments]
+            parts += [f"{name}={short(value)}" for name, value in named.items()]
+            self.last = [("called", call_told(function.__name__, parts))]
+            try:
+                result = function(*arguments, **named)
+            except BaseException as error:
+                self.last.append(("came back", error_told(error)))
+                raise
+            self.last.append(("came back", short(result)))
+            return result
+
+        self.recorded = recorded
+
+
+def call_told(name: str, arguments: list[str]) -> str:
+    """Return a call as Python writes it, with one argument a line if one line is too short."""
+    line = f"{name}({', '.join(arguments)})"
+    if len(line) <= 80 and "\n" not in line:
+        return line
+    return f"{name}(\n" + textwrap.indent(",\n".join(arguments), "    ") + ",\n)"
+
+
+def short(value: Any) -> str:
+    """Return a value's repr, without addresses and cut off if it is long.
+
+    >>> short([0] * 1000).endswith("0,...")
+    True
+    """
+    if hasattr(value, "param_groups"):  # the repr of an optimizer fills a screen
+        return f"{type(value).__name__}(lr={value.param_groups[0]['lr']})"
+    try:
+        text = ADDRESS.sub("", repr(value))
+    except Exception as error:  # the learner's __init__ may have stopped halfway
+        text = f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def error_told(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+
+
+def error_rows(error: BaseException, folder: Path) -> Rows:
+    """Return an error and the line of the learner's files where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent == folder]
+    return place_rows(error_told(error), own)
+
+
+def failure_rows(error: BaseException, test: Any, calls: Calls | None, folder: Path) -> Rows:
+    """Describe how a law failed on a learner's function."""
+    notes, last = getattr(error, "__notes__", []), calls.last if calls else []
+    if isinstance(error, Flaky):
+        return [*last[:1], ("problem", "It gives different results for the same input.")]
+    smallest = ("smallest input", smallest_input(notes, subject_argument(test)))
+    if is_of_law(error, folder):
+        said, _, details = str(error).partition("\n")
+        return [*last, ("the law", said), ("", short_text(details)), smallest]
+    rows = [*last[:1], *error_rows(error, folder), smallest]
+    if isinstance(error, NotImplementedError):
+        rows.append(("problem", "This part is not written yet."))
+    return rows
+
+
+def is_of_law(error: BaseException, folder: Path) -> bool:
+    """Return whether an assertion of a law failed, not one in the learner's code.
+
+    The learner's function may call a function of the law, so the innermost of both decides.
+    """
+    folders = [Path(place.filename).parents for place in traceback.extract_tb(error.__traceback__)]
+    known = [folder in parents for parents in folders if folder in parents or TESTS in parents]
+    return isinstance(error, AssertionError | pytest.fail.Exception) and known[-1:] != [True]
+
+
+def short_text(text: str) -> str:
+    """Return the first lines of what pytest adds to an assertion's message."""
+    lines = ADDRESS.sub("", textwrap.dedent(text).strip()).splitlines()
+    return "\n".join([line[:200] for line in lines if line.strip() and "Use -v" not in line][:8])
+
+
+def smallest_input(notes: list[str], subject: str) -> str:
+    r"""Return the smallest input that Hypothesis found, without the subject and the law's name.
+
+    >>> smallest_input(["Falsifying example: test(\n    fit=...,\n    x=3,\n)"], "fit")
+    'x=3,'
+    """
+    text = HEADING.sub("", REPEAT.sub("", "\n".join(notes)))
+    useless = (f"    {subject}=", "    data=data(...)")
+    lines = [line for line in text.splitlines() if not line.startswith(useless) and line != ")"]
+    return ADDRESS.sub("", "\n".join(line.removeprefix("    ") for line in lines))[:2000]
+
+
+def mistakes_like(error: BaseException, test: Any, case: Case, law: Law) -> Rows:
+    """Return the mistakes that fail like an error, on the example that raised it.
+
+    They fail for their stated reason, and with the same message, values included. Hypothesis runs
+    the example again, since only Hypothesis can repeat what a law draws while it runs. In this
+    process, the law then runs on no other example.
+    """
+    found = REPEAT.search("\n".join(getattr(error, "__notes__", [])))
+    if found is None:
+        return []
+    repeated = reproduce_failure(*ast.literal_eval(f"({found[1]})"))(test)
+    rows = []
+    for mistake, reason in case.law.wrong.items():
+        name = name_of(mistake)
+        try:
+            with redirect_stdout(io.StringIO()):  # Hypothesis prints the example again
+                repeated(**{subject_argument(test): mistake})
+        except FAILURES as other:
+            if reason in str(other) and without_names(other) == without_names(error):
+                rows.append(("fails like", f"'{name.replace('_', ' ')}': {law.mistakes[name]}"))
+    return rows
+
+
+def without_names(error: BaseException) -> str:
+    # A message may show a function, as <function fit at 0x7f00>.
+    return re.sub(r"(?<=<function) \S+ at 0x\w+>|0x\w+", "", str(error))
