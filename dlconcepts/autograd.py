@@ -1,6 +1,9 @@
 """Lesson 3, autograd: a tensor's history, its gradients, and the chain rule by hand."""
 
+import copy
+import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,8 +155,10 @@ def accumulate(
 ) -> None:
     """Add the gradients of the mean loss over all examples, one micro-batch at a time.
 
-    `loss_fn` returns the mean over a batch, so each is weighted by its share of the examples. The
-    sum is the gradient of the whole batch, unless a layer mixes examples, as BatchNorm does.
+    `loss_fn` returns a mean over a batch, as `as_sum` says. The sum is the gradient of the whole
+    batch, unless a layer mixes examples, as BatchNorm does.
+
+    Raises the errors of `as_sum`.
     Source: PyTorch documentation, "Automatic Mixed Precision examples", gradient accumulation.
 
     >>> model = nn.Linear(1, 1)
@@ -163,10 +168,50 @@ def accumulate(
     torch.Size([1, 1])
     """
     micro_batches = list(micro_batches)
-    examples = sum(len(labels) for _, labels in micro_batches)
+    summed, divisor = as_sum(loss_fn)
+    total = sum(divisor(labels) for _, labels in micro_batches)
     for inputs, labels in micro_batches:
-        loss = loss_fn(model(inputs), labels) * (len(labels) / examples)
+        loss = summed(model(inputs), labels) / total
         loss.backward()
+
+
+def as_sum(loss_fn: LossFunction) -> tuple[LossFunction, Callable[[Tensor], float]]:
+    """Split a mean loss into a sum over examples and the divisor of the mean, from the labels.
+
+    A loss with an `ignore_index`, as `F.cross_entropy`, `nn.NLLLoss`, or a functools.partial of
+    them, divides by the sum of the weights of the labels that count. Any other loss, and a lambda
+    that calls one of these, must be a mean in which all examples count alike.
+
+    Raises ValueError if the reduction of the loss is "sum".
+    Source: PyTorch documentation, `torch.nn.CrossEntropyLoss`.
+
+    >>> summed, divisor = as_sum(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0])))
+    >>> divisor(torch.tensor([0, 1, 1]))
+    7.0
+    """
+    if isinstance(loss_fn, nn.Module):
+        known = vars(loss_fn) | dict(loss_fn.named_buffers())
+    else:
+        known = {k: p.default for k, p in inspect.signature(loss_fn).parameters.items()}
+    if known.get("reduction") == "sum":
+        raise ValueError(f"the loss must be a mean over the batch, but {loss_fn} returns a sum")
+    if not {"reduction", "ignore_index"} <= known.keys():
+        return lambda outputs, labels: loss_fn(outputs, labels) * len(labels), len
+    summed: Any
+    if isinstance(loss_fn, nn.Module):
+        summed = copy.copy(loss_fn)
+        summed.reduction = "sum"
+    else:
+        summed = partial(loss_fn, reduction="sum")  # type: ignore[call-arg]
+
+    def divisor(labels: Tensor) -> float:
+        if labels.is_floating_point():  # a probability for each class: every example counts 1
+            return labels.numel() / labels.shape[1]
+        counted = labels[labels != known["ignore_index"]]
+        weight = known.get("weight")
+        return counted.numel() if weight is None else weight[counted].sum().item()
+
+    return summed, divisor
 
 
 class ByHand(nn.Module):

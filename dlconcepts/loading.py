@@ -25,7 +25,8 @@ def normalize(
     images of shape (..., C, H, W). Output: a new float32 tensor of the same shape.
 
     Raises TypeError for any other dtype, since floats may be normalised already. Raises ValueError
-    if the number of channels does not match, or if a `std` is not above 0.
+    if the number of channels does not match, a `mean` is not finite, or a `std` is not finite and
+    above 0.
     Source: torchvision documentation, `Normalize`. Version 2 broadcasts a grey image instead.
 
     >>> normalize(torch.tensor([0, 51, 255], dtype=torch.uint8))
@@ -34,8 +35,12 @@ def normalize(
     if images.dtype != torch.uint8:
         raise TypeError(f"normalize takes uint8 images, but got {images.dtype}; pass the bytes")
     means, stds = _by_channel("mean", mean, images), _by_channel("std", std, images)
-    if not bool((stds > 0).all()):
-        raise ValueError(f"std must be above 0, but it is {std}; images are divided by it")
+    if not bool(means.isfinite().all()):
+        raise ValueError(f"mean must be finite, but it is {mean}")
+    if not bool(((stds > 0) & stds.isfinite()).all()):
+        raise ValueError(
+            f"std must be finite and above 0, but it is {std}; images are divided by it"
+        )
     # In torchvision's order, so its pretrained weights get the same bits as in training.
     floats = images.to(torch.float32).div_(255)
     return floats.sub_(means.to(images.device)).div_(stds.to(images.device))

@@ -11,9 +11,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
@@ -158,7 +160,7 @@ class Problem:
     """A network, a loss function and one labelled batch: what a training step needs."""
 
     model: nn.Sequential
-    loss_fn: nn.Module
+    loss_fn: Callable[[Tensor, Tensor], Tensor]
     inputs: Tensor
     labels: Tensor
 
@@ -221,6 +223,29 @@ def batches(
 
 
 @st.composite
+def losses(
+    draw: st.DrawFn, labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Draw cross-entropies, many with class weights, an ignored class and label smoothing.
+
+    At least one of `labels` counts, since the mean over no label is NaN.
+
+    >>> from hypothesis import find
+    >>> find(losses(torch.tensor([1]), 2), lambda loss_fn: True)
+    CrossEntropyLoss()
+    """
+    sizes = draw(st.lists(st.integers(0, 3), min_size=classes, max_size=classes))
+    weight = torch.tensor(sizes, dtype=dtype, device=labels.device)
+    ignored = draw(st.integers(-1, classes - 1))
+    options: dict[str, Any] = {"label_smoothing": draw(st.sampled_from([0.0, 0.25]))}
+    if bool(weight[labels[labels != ignored]].any()):
+        options |= {"weight": weight, "ignore_index": ignored}
+    if draw(st.booleans()):
+        return partial(F.cross_entropy, **options)
+    return nn.CrossEntropyLoss(**options)
+
+
+@st.composite
 def problems(
     draw: st.DrawFn,
     *,
@@ -228,8 +253,11 @@ def problems(
     max_size: int = 8,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    any_loss: bool = False,
 ) -> Problem:
     """Draw classification problems: a network, cross-entropy, and a batch that fits.
+
+    With `any_loss`, the cross-entropy is one of `losses`.
 
     >>> from hypothesis import find
     >>> find(problems(), lambda problem: len(problem.labels) == 2).inputs.shape[0]
@@ -240,7 +268,8 @@ def problems(
     model = draw(networks([*sizes, classes], dtype=dtype, device=device))
     size = {"min_size": min_size, "max_size": max_size}
     inputs, labels = draw(batches(sizes[0], classes, **size, dtype=dtype, device=device))
-    return Problem(model, nn.CrossEntropyLoss(), inputs, labels)
+    loss_fn = draw(losses(labels, classes, dtype=dtype)) if any_loss else nn.CrossEntropyLoss()
+    return Problem(model, loss_fn, inputs, labels)
 
 
 @dataclass(frozen=True)

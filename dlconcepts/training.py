@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
-from dlconcepts.autograd import gradient
+from dlconcepts.autograd import LossFunction, as_sum, gradient
 from dlconcepts.loading import batches, check_data, normalize
 from dlconcepts.support.errors import UserError
 from dlconcepts.support.runs import (
@@ -27,7 +27,7 @@ from dlconcepts.support.runs import (
     seeded,
     sum_over_workers,
 )
-from dlconcepts.validation import LossFunction, evaluate
+from dlconcepts.validation import evaluate
 
 Batch = tuple[Tensor, Tensor]
 Data = Batch | Dataset[Batch] | DataLoader[Batch]
@@ -90,7 +90,8 @@ def fit(
     `data` is a pair of tensors, a Dataset, or a DataLoader. It has images, (N, ...), and labels,
     (N,). Images of dtype uint8 are normalised; others are used as they are. `validate` is a pair of
     held-out images and labels. `batch_size` is 64 by default; a DataLoader has its own. The default
-    optimizer is Adam. The default loss is cross-entropy; any loss must be a mean over the batch.
+    optimizer is Adam. The default loss is cross-entropy; any loss must be a mean over the batch,
+    as `dlconcepts.autograd.as_sum` says.
     `accumulate` computes each batch in that many pieces, with the same step as a result. `callback`
     gets each epoch's record; `progress` draws a bar on a terminal.
 
@@ -174,9 +175,11 @@ def train_epoch(
 ) -> float:
     """Take one step for each batch of one pass over the data; return the mean loss per example.
 
-    The loss of a batch is computed before its step. After each batch, `report` gets a line of text.
+    The loss of a batch is computed before its step, and counts as `dlconcepts.autograd.as_sum`
+    says: by its examples, or by the weights of its labels. After each batch, `report` gets a line.
 
-    Raises ValueError if there is no batch, and DivergedError with the epoch and the batch.
+    Raises the errors of `as_sum`, ValueError if there is no batch, and DivergedError with the epoch
+    and the batch.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)
@@ -185,7 +188,8 @@ def train_epoch(
     >>> train_epoch(model, loader, F.mse_loss, sgd) > train_epoch(model, loader, F.mse_loss, sgd)
     True
     """
-    running_loss, seen, batch = 0.0, 0, 0
+    running_loss, seen, batch = 0.0, 0.0, 0
+    _, divisor = as_sum(loss_fn)
     model.train()
     try:
         for images, labels in loader:
@@ -194,13 +198,14 @@ def train_epoch(
                 model, loss_fn, optimizer, images, labels, accumulate=accumulate, workers=workers
             )
             # The last batch may be smaller; a mean of batch means would overweight its examples.
-            running_loss += loss * len(labels)
-            seen += len(labels)
+            count = divisor(labels)
+            running_loss += loss * count
+            seen += count
             if report:
                 report(f"epoch {epoch}, loss {running_loss / seen:.3f}")
     except DivergedError as error:
         raise DivergedError(f"epoch {epoch}, batch {batch}: {error}") from error
-    if not seen:
+    if not batch:
         raise ValueError("there are no examples: the data yielded no batch")
     return running_loss / seen
 
@@ -219,10 +224,11 @@ def train_step(
 
     `accumulate` computes the batch in that many pieces, to save memory. In `workers`, a group of
     torch.distributed, each process computes its part. Either way the step is the same as for the
-    whole batch, if the model treats each example independently (BatchNorm does not).
+    whole batch, if the model treats each example independently (BatchNorm does not) and
+    `dlconcepts.autograd.as_sum` knows the divisor of the loss.
 
-    Raises ValueError if images and labels differ in number, and DivergedError, before the step, if
-    the loss is not finite.
+    Raises ValueError if images and labels differ in number, the errors of `as_sum` if the batch is
+    cut, and DivergedError, before the step, if the loss is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)
@@ -237,11 +243,8 @@ def train_step(
         raise ValueError(f"a batch has {len(images)} images but {len(labels)} labels")
     batch_loss = 0.0
     optimizer.zero_grad()
-    for inputs, targets, share in pieces(images, labels, accumulate, workers):
-        outputs = model(inputs)
-        loss = loss_fn(outputs, targets)
-        if share != 1:
-            loss = loss * share  # the shares add up to the mean over the whole batch
+    for inputs, targets, piece_loss in pieces(images, labels, loss_fn, accumulate, workers):
+        loss = piece_loss(model(inputs), targets)
         loss.backward()
         batch_loss += loss.item()  # item() returns a number, so the graph can be freed
     if workers is not None:
@@ -256,19 +259,30 @@ def train_step(
 
 
 def pieces(
-    images: Tensor, labels: Tensor, accumulate: int, workers: dist.ProcessGroup | None
-) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Cut a batch, or this worker's part of it, into pieces; yield each with its share of it."""
-    examples = len(labels)
+    images: Tensor,
+    labels: Tensor,
+    loss_fn: LossFunction,
+    accumulate: int,
+    workers: dist.ProcessGroup | None,
+) -> Iterator[tuple[Tensor, Tensor, LossFunction]]:
+    """Cut a batch, or this worker's part of it, into pieces; yield each with its part of the loss.
+
+    The parts add up to the mean over the whole batch.
+    """
+    if accumulate == 1 and workers is None:
+        yield images, labels, loss_fn
+        return
+    summed, divisor = as_sum(loss_fn)
+    total = divisor(labels)
     if workers is not None:
         mine = slice(workers.rank(), None, workers.size())
         if not len(labels[mine]):
             # This worker must still join the sum, so it adds gradients that are all zero.
-            yield images[:1], labels[:1], 0.0
+            yield images[:1], labels[:1], lambda outputs, targets: 0 * summed(outputs, targets)
             return
         images, labels = images[mine], labels[mine]
     for inputs, targets in zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True):
-        yield inputs, targets, len(targets) / examples
+        yield inputs, targets, lambda outputs, targets: summed(outputs, targets) / total
 
 
 class Batches:

@@ -1,6 +1,6 @@
 """Lesson 5, inference and validation: how well a model does on examples it has not seen."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlconcepts.autograd import LossFunction
 from dlconcepts.loading import batches
 from dlconcepts.support.runs import find_model_device
 
 Data = tuple[Tensor, Tensor]
-LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 # exp(log-probabilities) sums to 1, give or take 3 % of rounding in bfloat16 with 1,000 classes.
 # exp(probabilities) sums to more than the number of classes, so a wide tolerance is safe.
@@ -240,9 +240,10 @@ def evaluate(
     """Measure the loss and the accuracy of a model; every example counts once.
 
     Images of shape (N, ...), uint8 or floating point, and labels of shape (N,), int64. `loss_fn`
-    takes logits and labels and returns the mean over a batch; the default is cross-entropy. The
-    result does not depend on `batch_size`. The model runs in eval mode without gradients. Its modes
-    and the random state are restored afterwards, even after an error.
+    is called once, with all logits and labels; the default is cross-entropy. The accuracy counts
+    every example, also if the loss ignores some. The result does not depend on `batch_size`. The
+    model runs in eval mode without gradients. Its modes and the random state are restored
+    afterwards, even after an error.
 
     Raises the errors of `dlconcepts.loading.batches` and `check_labels`.
     Source: PyTorch documentation, "Optimizing Model Parameters".
@@ -252,17 +253,17 @@ def evaluate(
     0.667
     """
     loss_fn = loss_fn or F.cross_entropy
-    total_loss, right, device = 0.0, 0, find_model_device(model)
+    device = find_model_device(model)
+    labels = data[1].to(device)
     generators = [] if device.type == "cpu" else [device]
     # A model that draws random numbers in eval mode must not disturb the training.
     with inference(model), torch.random.fork_rng(generators, device_type=device.type):
-        for images, labels in batches(data, batch_size, device=device):
-            logits = model(images)
-            check_labels(labels, logits)
-            # The last batch may be smaller: a mean of batch means would overweight its examples.
-            total_loss += loss_fn(logits, labels).item() * len(labels)
-            right += int(correct(logits.argmax(dim=1), labels).sum())
-    return Evaluation(total_loss / len(data[1]), right / len(data[1]))
+        # Losses of batches do not add up: each mean has a divisor that only the loss knows.
+        logits = torch.cat(
+            [model(images) for images, _ in batches(data, batch_size, device=device)]
+        )
+        right = accuracy(logits, labels)
+        return Evaluation(loss_fn(logits, labels).item(), right)
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:

@@ -29,9 +29,12 @@ CLAIMS = [
     "batch-is-dimension-zero",
     "parameters-come-initialised",
     "reinitialise",
+    "weight-data-is-unchecked",
     "flatten-images",
+    "dimension-of-the-classes",
     "call-forward",
     "class-scores",
     "sequential-is-the-same",
+    "sequential-takes-an-ordered-dict",
     "sequential-by-name",
 ]

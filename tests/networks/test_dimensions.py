@@ -135,6 +135,16 @@ class SkipsEmptyLayers(Network):
         super().__init__(max(1, in_features), kept, *rest, **options)
 
 
+class ChecksOnlyTheHidden(Network):
+    """A network that turns numbers of inputs and outputs into sizes that PyTorch accepts."""
+
+    def __init__(
+        self, in_features: Any, hidden_features: list[int], out_features: Any, **options: Any
+    ) -> None:
+        ends = (max(1, int(size)) for size in (in_features, out_features))
+        super().__init__(next(ends), hidden_features, next(ends), **options)
+
+
 class FallsBackToReLU(Network):
     """A network that uses ReLU if it does not know the activation."""
 
@@ -158,7 +168,12 @@ def invalid_arguments(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any], str]:
     if case == "size":
         # True is an int in Python, but nobody means a layer of size True.
         size = draw(st.sampled_from([0, -1, 2.0, True]))
-        return [sizes[0], [*sizes[1], size], sizes[2]], {}, f"at least 1.*{size}"
+        place = draw(st.sampled_from(["in_features", "hidden", "out_features"]))
+        if place == "hidden":
+            sizes[1].insert(draw(st.integers(0, len(sizes[1]))), size)
+        else:
+            sizes[0 if place == "in_features" else 2] = size
+        return sizes, {}, f"at least 1.*{size}"
     if case == "activation":
         name = draw(st.text(st.characters(codec="ascii", categories=["L"])))
         assume(name not in ACTIVATIONS)
@@ -172,6 +187,7 @@ def invalid_arguments(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any], str]:
     right=Network,
     wrong={
         SkipsEmptyLayers: "DID NOT RAISE",
+        ChecksOnlyTheHidden: "DID NOT RAISE",
         FallsBackToReLU: "DID NOT RAISE",
         ClampsDropout: "DID NOT RAISE",
     },

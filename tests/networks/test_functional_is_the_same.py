@@ -10,7 +10,7 @@ True
 False
 
 Notes: torch.nn.functional has the same functions.
-Verdict: holds
+Verdict: holds-if
 Truth: With the parameters and settings of the module as arguments, values and gradients are the
     same. One setting is the mode: `F.dropout` drops by default, even in a model in eval mode.
 """
@@ -143,3 +143,32 @@ def test_a_module_and_its_function_are_the_same(
     assert [bits(gradient) for gradient in found] == [bits(gradient) for gradient in gradients], (
         f"the function has the gradients of {name} in {mode} mode"
     )
+
+
+class ForgetsTheMode(nn.Module):
+    """A model that calls F.dropout(x), which knows nothing of its mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x)
+
+
+class PassesTheMode(nn.Module):
+    """A model that passes its mode to F.dropout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, training=self.training)
+
+
+@law(
+    right=ForgetsTheMode,
+    wrong={PassesTheMode: "drops in eval mode", nn.Dropout: "drops in eval mode"},
+)
+@given(seed=seeds)
+def test_f_dropout_drops_in_eval_mode_too(build: Callable[[], nn.Module], seed: int) -> None:
+    """Half of what F.dropout gets becomes 0 by default, though the model is in eval mode."""
+    torch.manual_seed(seed)
+
+    dropped = build().eval()(torch.ones(1000)) == 0
+
+    # The deviation is 16: chance leaves these limits once in 1e23 times.
+    assert 340 < int(dropped.sum()) < 660, "F.dropout drops in eval mode too, by default"

@@ -14,7 +14,8 @@ TypeError: 'DataLoader' object is not an iterator
 Notes: The train loader is a generator: call iter on it, then next.
 Verdict: corrected
 Truth: It is an iterable: `next(loader)` raises TypeError, and every `iter(loader)` starts a new
-    epoch. So `next(iter(loader))` in a loop never gets past the first batch, and several iterators
+    epoch. So `next(iter(loader))` in a loop never gets past the first batch; with shuffle=True it
+    draws new random batches, which show some examples twice and others never. Several iterators
     over one loader do not disturb one another.
 """
 
@@ -36,17 +37,51 @@ def a_new_iterator_each_time(loader: DataLoader[Any]) -> list[Batch]:
     return [next(iter(loader)) for _ in range(len(loader))]
 
 
-@law(right=list, wrong={a_new_iterator_each_time: "gets past the first batch"})
-@given(n=st.integers(0, 6), batch_size=st.integers(1, 3))
+@law(
+    right=list,
+    wrong={a_new_iterator_each_time: "gets past the first batch"},
+    cpu_only="a DataLoader shuffles with a generator on the CPU",
+)
+@given(n=st.integers(0, 6), batch_size=st.integers(1, 3), shuffle=st.booleans())
 def test_one_iterator_makes_one_epoch(
-    epoch: Callable[[DataLoader[Any]], list[Batch]], n: int, batch_size: int
+    epoch: Callable[[DataLoader[Any]], list[Batch]], n: int, batch_size: int, shuffle: bool
 ) -> None:
-    """One iterator gets past the first batch and yields every example."""
-    found = positions(epoch(DataLoader(numbered(n), batch_size)))
+    """One iterator gets past the first batch and yields every example once."""
+    # A loader refuses to shuffle no examples.
+    found = positions(epoch(DataLoader(numbered(n), batch_size, shuffle=shuffle and n > 0)))
 
-    assert list(itertools.chain.from_iterable(found)) == list(range(n)), (
-        "an epoch gets past the first batch"
-    )
+    seen = list(itertools.chain.from_iterable(found))
+    assert sorted(seen) == list(range(n)), "an epoch gets past the first batch"
+    assert shuffle or seen == list(range(n)), "without shuffle=True an epoch keeps the order"
+
+
+def shuffles(dataset: TensorDataset) -> DataLoader[Any]:
+    """Load single examples with shuffle=True."""
+    return DataLoader(dataset, batch_size=1, shuffle=True)
+
+
+def keeps_the_order(dataset: TensorDataset) -> DataLoader[Any]:
+    """Load single examples in their order."""
+    return DataLoader(dataset, batch_size=1)
+
+
+@law(
+    right=shuffles,
+    wrong={keeps_the_order: "are drawn anew"},
+    cpu_only="a DataLoader shuffles with a generator on the CPU",
+)
+@given(n=st.integers(40, 50))
+def test_a_new_iterator_of_a_shuffled_loader_draws_anew(
+    load: Callable[[TensorDataset], DataLoader[Any]], n: int
+) -> None:
+    """With shuffle=True, n first batches are n random draws, not one epoch and not one batch."""
+    loader = load(numbered(n))
+
+    (*seen,) = itertools.chain.from_iterable(positions(next(iter(loader)) for _ in range(n)))
+
+    # Of 40 draws all are equal once in 40**39 times, and all different once in 1e16.
+    assert len(set(seen)) > 1, "the first batches of a shuffled loader are drawn anew"
+    assert len(set(seen)) < n, "independent draws repeat some examples and miss others"
 
 
 def generates(dataset: TensorDataset, batch_size: int) -> Iterator[Batch]:

@@ -12,7 +12,8 @@ Notes: The loss layer compares the softmax output with the true label.
 Verdict: holds-if
 Truth: `nn.CrossEntropyLoss` applies the softmax itself (see
     validation.cross-entropy-expects-softmax). The loss is the mean of -log p(label) over the batch.
-    It is 0 only for certainty in the right class.
+    It is 0 only for certainty in the right class, up to rounding: with two classes, float32 gives
+    0.0 once the right logit leads by 17, and float64 once it leads by 37.
 """
 
 from collections.abc import Callable
@@ -96,6 +97,39 @@ def test_the_loss_is_minus_the_log_of_the_labels_probability(
         "the loss is minus the log of the probability of the label's class"
     )
     assert (loss == 0) == certain, "the loss is 0 for certainty in the right class only"
+
+
+def clips_the_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Clip the probability to at most 1 - 1e-7, so that the loss is never 0."""
+    return F.nll_loss(logits.softmax(1).clamp(1e-7, 1 - 1e-7).log(), labels)
+
+
+def rounds_to_bfloat16(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute in bfloat16, as autocast can."""
+    return F.cross_entropy(logits.bfloat16(), labels)
+
+
+@law(
+    right=F.cross_entropy,
+    wrong={clips_the_probability: "rounds to 0", rounds_to_bfloat16: "is above 0"},
+)
+@given(
+    # A probability rounds to 1 if the other is below half an epsilon: exp(-16.6) and exp(-36.7).
+    limits=st.sampled_from([(torch.float32, 16, 18), (torch.float64, 36, 38)]),
+    lead=st.floats(1, 100),
+)
+def test_a_small_loss_rounds_to_zero(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], limits: tuple[torch.dtype, int, int], lead: float
+) -> None:
+    """The loss of a right answer is log(1 + exp(-lead)), which rounding turns into 0."""
+    dtype, last_above, first_zero = limits
+
+    loss = loss_fn(torch.tensor([[lead, 0.0]], dtype=dtype), torch.tensor([0])).item()
+
+    if lead <= last_above:
+        assert loss > 0, f"the loss is above 0 at a lead of {lead}"
+    elif lead >= first_zero:
+        assert loss == 0, f"the loss rounds to 0 at a lead of {lead}"
 
 
 @law(

@@ -142,9 +142,17 @@ def broadcasts_grey(images: Tensor, *, mean: Statistics, std: Statistics) -> Ten
     return normalize(images, mean=mean, std=std)
 
 
+def checks_for_zero_alone(images: Tensor, *, mean: Statistics, std: Statistics) -> Tensor:
+    """Refuse a std of 0 or below, but take a mean or std that is not finite."""
+    numbers = not isinstance(mean, list) and not isinstance(std, list)
+    if images.dtype == torch.uint8 and numbers and std > 0:
+        return (images / 255 - mean) / std
+    return normalize(images, mean=mean, std=std)
+
+
 def divides_by_zero(images: Tensor, *, mean: Statistics, std: Statistics) -> Tensor:
     """Divide by a std of 0, as a constant image has."""
-    if images.dtype == torch.uint8 and not isinstance(std, list):
+    if images.dtype == torch.uint8 and not isinstance(mean, list) and not isinstance(std, list):
         return (images / 255 - mean) / std
     return normalize(images, mean=mean, std=std)
 
@@ -152,13 +160,21 @@ def divides_by_zero(images: Tensor, *, mean: Statistics, std: Statistics) -> Ten
 @st.composite
 def unfit_images(draw: st.DrawFn) -> tuple[Tensor, Any, Any, type[Exception], str]:
     """Draw images with a mean and std that do not fit, the error and a pattern of its message."""
-    case = draw(st.sampled_from(["floats", "no deviation", "mean", "std"]))
+    # "no deviation" and infinity are there twice, since only that pair shows one of the checks.
+    cases = ["floats", "no deviation", "no mean", "mean", "std", "no deviation"]
+    case = draw(st.sampled_from(cases))
     side = draw(st.integers(1, 3))
     if case == "floats":
         return draw(tensors((1, side, side))), 0.5, 0.5, TypeError, "uint8.*float32"
     grey = draw(tensors((1, side, side), torch.uint8))
     if case == "no deviation":
-        return grey, 0.5, draw(st.sampled_from([0.0, -1.0, math.nan])), ValueError, "above 0"
+        bad = draw(st.sampled_from([0.0, -1.0, math.nan, math.inf, math.inf]))
+        std = draw(st.sampled_from([bad, [bad]]))
+        return grey, 0.5, std, ValueError, "std must be finite and above 0"
+    if case == "no mean":
+        bad = draw(st.sampled_from([math.nan, math.inf, -math.inf]))
+        mean = draw(st.sampled_from([bad, [bad]]))
+        return grey, mean, 0.5, ValueError, "mean must be finite"
     count = draw(st.integers(2, 4))  # the image has one channel
     values = {"mean": 0.5, "std": 0.5, case: [0.5] * count}
     message = rf"^{case} has {count} values.*\(1, {side}, {side}\)"
@@ -171,13 +187,14 @@ def unfit_images(draw: st.DrawFn) -> tuple[Tensor, Any, Any, type[Exception], st
         takes_floats: "DID NOT RAISE",
         broadcasts_grey: "DID NOT RAISE",
         divides_by_zero: "DID NOT RAISE",
+        checks_for_zero_alone: "DID NOT RAISE",
     },
 )
 @given(case=unfit_images())
 def test_images_that_do_not_fit_their_statistics_are_refused(
     normalize: Callable[..., Tensor], case: tuple[Tensor, Any, Any, type[Exception], str]
 ) -> None:
-    """Floats, a grey image with the statistics of several channels, and a std of 0 raise."""
+    """Floats, statistics of other channels, a std of 0 and numbers that are not finite raise."""
     images, mean, std, error, message = case
     before = bits(images)
 

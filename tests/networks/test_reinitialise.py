@@ -12,8 +12,9 @@ False
 Notes: Biases can be set to zero and weights drawn from a normal distribution, through
     model.layer.weight.data.
 Verdict: holds-if
-Truth: In place, under no_grad (nn.init), so that the parameter stays the same object and the
-    optimizer still trains it.
+Truth: In place, so that the parameter stays the same object and the optimizer still trains it:
+    through nn.init, which uses no_grad, or through `.data`, as the notes do. Between forward and
+    backward no_grad raises in backward; `.data` does not (see networks.weight-data-is-unchecked).
 """
 
 import math
@@ -130,6 +131,12 @@ def test_an_optimizer_still_trains_the_layer(
     reinitialize: Callable[..., None], sizes: tuple[int, int], std: float
 ) -> None:
     """The Parameters stay the same objects, so an optimizer built earlier still moves them."""
+    check_that_the_optimizer_trains(reinitialize, sizes, std)
+
+
+def check_that_the_optimizer_trains(
+    reinitialize: Callable[..., None], sizes: tuple[int, int], std: float
+) -> None:
     layer = nn.Linear(*sizes)
     parameters = {"weight": layer.weight, "bias": layer.bias}
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -149,6 +156,41 @@ def test_an_optimizer_still_trains_the_layer(
     assert moved, "an optimizer built earlier still trains the layer"
     same_objects = all(getattr(layer, name) is part for name, part in parameters.items())
     assert same_objects, "the Parameters are the same objects"
+
+
+def through_data(layer: nn.Linear, std: float) -> None:
+    """Write into `.data`, as the notes do."""
+    layer.weight.data.normal_(std=std)
+    layer.bias.data.fill_(0)
+
+
+def into_a_copy(layer: nn.Linear, std: float) -> None:
+    """Write into a clone of `.data`, which the layer never sees."""
+    layer.weight.data.clone().normal_(std=std)
+    layer.bias.data.clone().fill_(0)
+
+
+@law(
+    right=through_data,
+    wrong={
+        into_a_copy: "the weights are new",
+        assigns_a_tensor: "cannot assign",
+        replaces_the_parameters: "an optimizer built earlier still trains the layer",
+    },
+)
+@given(sizes=st.tuples(sides, sides), std=st.sampled_from([0.01, 0.5, 2.0]))
+def test_data_reinitialises_in_place_too(
+    reinitialize: Callable[..., None], sizes: tuple[int, int], std: float
+) -> None:
+    """`.data.normal_()` changes the weights that the layer and its optimizer hold."""
+    check_that_the_optimizer_trains(reinitialize, sizes, std)
+    layer = nn.Linear(*sizes)
+    before = bits(layer.weight)
+
+    reinitialize(layer, std)
+
+    assert bits(layer.weight) != before, "the weights are new"
+    assert not bool(layer.bias.any()), "the bias is zero"
 
 
 def draws_from_the_global_generator(

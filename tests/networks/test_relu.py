@@ -10,10 +10,12 @@ tensor([0., 0., 0., 1.])
 
 Notes: ReLU is the hidden activation.
 Verdict: holds
-Truth: The gradient at exactly 0 is 0. NaN stays NaN, and a second ReLU changes nothing.
+Truth: The gradient at exactly 0 is 0. NaN stays NaN, and a second ReLU changes nothing. It is the
+    default activation of the library's `Network`, after every hidden layer and not after the last.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dlconcepts.networks import Network
 from dlconcepts.strategies import FLOATS, tensors
 from dlconcepts.support.bitwise import bits, same
 from dlconcepts.testing.laws import law
-from tests.networks.common import WRITABLE
+from tests.networks.common import WRITABLE, Sizes, deep, fill, inputs, seeds
 
 
 def absolute_value(x: Tensor) -> Tensor:
@@ -104,3 +107,52 @@ def test_the_gradient_of_relu_is_a_step(relu: Callable[[Tensor], Tensor], x: Ten
     (gradient,) = torch.autograd.grad(relu(x), x, incoming)
 
     assert same(gradient, incoming * (x > 0)), "the gradient is 1 above zero, and 0 at and below it"
+
+
+class UsesGELU(Network):
+    """A network whose default activation is GELU."""
+
+    def __init__(self, *sizes: Any, activation: str = "gelu") -> None:
+        super().__init__(*sizes, activation=activation)
+
+
+class HasNoActivation(Network):
+    """A network that chains its layers without an activation."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        for layer in self.hidden:
+            images = layer(images)
+        return self.output(images)
+
+
+class ActivatesItsScores(Network):
+    """A network with a ReLU after the last layer too, so no score is below 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).relu()
+
+
+@law(
+    right=Network,
+    wrong={
+        UsesGELU: "the hidden activation is ReLU",
+        HasNoActivation: "the hidden activation is ReLU",
+        ActivatesItsScores: "the hidden activation is ReLU",
+    },
+)
+@given(sizes=deep, seed=seeds, data=st.data())
+def test_relu_is_the_default_activation(
+    build: Callable[..., Network], sizes: Sizes, seed: int, data: st.DataObject
+) -> None:
+    """By default a network applies max(0, x) after each hidden layer alone."""
+    model = build(*sizes).double()
+    fill(model, seed)
+    images = data.draw(inputs(2, sizes[0]), label="images")
+
+    scores = model(images)
+
+    features = images
+    for layer in model.hidden:
+        features = F.linear(features, layer.weight, layer.bias).clamp(min=0)
+    expected = F.linear(features, model.output.weight, model.output.bias)
+    assert same(scores, expected), "the hidden activation is ReLU"

@@ -14,9 +14,10 @@ Traceback (most recent call last):
 ValueError: two layers have the name 'fc'...
 
 Notes: Sequential also takes an OrderedDict of names and layers; the keys must be unique.
-Verdict: corrected
-Truth: Nothing enforces it: a repeated key silently replaces the earlier layer, and the network is
-    shorter than written. The library's builder raises.
+Verdict: holds-if
+Truth: With unique keys each layer is reachable by name and by position. Nothing enforces unique
+    keys: a repeated one silently replaces the earlier layer, and the network is shorter than
+    written. The library's builder raises.
 """
 
 from collections import OrderedDict

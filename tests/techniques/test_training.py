@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,64 @@ def test_bad_input_is_refused(data: Any, options: dict[str, Any], reason: str) -
         fit(model, data, **options)
 
     assert [bits(parameter) for parameter in model.parameters()] == before
+
+
+PADDED, WEIGHT = torch.tensor([0, -100, -100, 2, 1]), torch.tensor([1.0, 5.0, 0.0])
+
+
+class CountsLabels(nn.Module):
+    """A loss whose ignore_index says nothing about its mean, since it has no reduction."""
+
+    ignore_index = 0
+
+    def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "labels"),
+    [
+        (F.cross_entropy, PADDED),
+        (nn.CrossEntropyLoss(), PADDED),
+        (nn.CrossEntropyLoss(WEIGHT), torch.rand(5, 3)),  # a probability for each class
+        (nn.NLLLoss(WEIGHT), PADDED),
+        (partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.1), PADDED),
+        (CountsLabels(), torch.arange(5) % 3),
+        (nn.MSELoss(), torch.rand(5, 3)),
+        (nn.BCEWithLogitsLoss(WEIGHT), torch.rand(5, 3)),  # this weight does not enter the divisor
+        (lambda outputs, labels: F.l1_loss(outputs, labels), torch.rand(5, 3)),
+    ],
+)
+def test_a_batch_in_pieces_has_the_loss_and_the_step_of_the_whole(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], labels: Tensor
+) -> None:
+    """Losses with padded labels, class weights or probabilities give one step, however cut."""
+    found = []
+    for accumulate in (1, 2, 5):
+        torch.manual_seed(0)
+        model = nn.Linear(2, 3)
+        sgd = SGD(model.parameters(), lr=0.5)
+        loss = train_step(model, loss_fn, sgd, examples(5)[0], labels, accumulate=accumulate)
+        found.append(torch.cat([torch.tensor([loss]), *map(torch.flatten, model.parameters())]))
+
+    for cut in found[1:]:
+        torch.testing.assert_close(cut, found[0])
+
+
+def test_a_loss_that_is_a_sum_is_refused() -> None:
+    """A sum has no mean per example, so `fit` raises ValueError before any step."""
+    with pytest.raises(ValueError, match="must be a mean over the batch, but CrossEntropyLoss"):
+        fit(nn.Linear(2, 2), examples(), epochs=1, loss_fn=nn.CrossEntropyLoss(reduction="sum"))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_of_which_no_label_counts_is_refused(accumulate: int) -> None:
+    """Its mean loss is NaN, whether or not it comes in pieces."""
+    model, labels = nn.Linear(2, 2), torch.full((6,), -100)
+    sgd = SGD(model.parameters(), lr=0.1)
+
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        train_step(model, F.cross_entropy, sgd, examples()[0], labels, accumulate=accumulate)
 
 
 def test_a_batch_is_computed_in_one_piece_by_default() -> None:

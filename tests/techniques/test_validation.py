@@ -117,6 +117,16 @@ def test_data_that_cannot_be_evaluated_is_refused(
     assert state_of(model) == before
 
 
+def test_the_accuracy_counts_examples_that_the_loss_ignores() -> None:
+    """`ignore_index` changes the loss, which is NaN if no label counts, but not the accuracy."""
+    data = torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1])
+
+    found = evaluate(nn.Identity(), data, loss_fn=nn.CrossEntropyLoss(ignore_index=1), batch_size=1)
+
+    assert found.accuracy == 0.5
+    assert found.loss == F.cross_entropy(data[0][:1], data[1][:1]).item()
+
+
 @given(runs=hnp.arrays(float, shapes(2, 2, min_side=1), elements=st.floats(0, 1)))
 @settings(max_examples=10)  # each example draws a figure, which is slow
 def test_runs_are_plotted_as_their_mean_in_a_band_from_lowest_to_highest(

@@ -11,7 +11,9 @@ repeated bit for bit.
 CLAIMS = [
     "gradient-descent-is-steepest",
     "optimizer-step-applies-the-gradient",
+    "backward-belongs-to-the-loss",
     "step-order",
+    "optimizer-is-built-once",
     "epoch-is-one-pass",
     "running-loss",
     "item-is-for-scalars",

@@ -12,8 +12,9 @@ Notes: Gradient descent always goes in the direction of fastest change, and that
 Verdict: corrected
 Truth: The negative gradient is the direction of steepest descent at that point, and a small enough
     step lowers the loss. On a quadratic with largest curvature L every step with lr < 2/L lowers
-    the loss, and a step with lr > 2/L raises it along the direction of largest curvature. So on
-    ill-conditioned losses descent zigzags slowly, and it finds a local minimum at best.
+    the loss, and a step with lr > 2/L raises it along the direction of largest curvature. At the
+    best rate for condition number k, it zigzags across the steep direction and comes closer by only
+    (k - 1) / (k + 1) in each step. It finds a local minimum at best.
 """
 
 import itertools
@@ -117,8 +118,9 @@ def takes_steps_of_one_length(
 
 @st.composite
 def bowls(draw: st.DrawFn) -> tuple[Tensor, float]:
-    """Draw a symmetric matrix with eigenvalues from 1 to 9, and the largest of them."""
-    eigenvalues = [float(draw(st.integers(1, 9))) for _ in range(2)]
+    """Draw a symmetric matrix with eigenvalues from 1 to 1000, and the largest of them."""
+    sizes = st.integers(1, 9) | st.sampled_from([100, 1000])
+    eigenvalues = [float(draw(sizes)) for _ in range(2)]
     angle = math.radians(draw(st.integers(0, 90)))
     rows = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     rotation = torch.tensor(rows, dtype=float64)
@@ -187,6 +189,59 @@ def test_a_long_step_raises_the_loss_and_zigzags(
         assert after**2 > before**2, "a step with lr above 2/L raises the loss"
     expected = start * (1.0 - length) ** np.arange(4)
     assert_close(points, expected, "each step multiplies by 1 - lr * L")
+
+
+def adds_momentum(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
+    """Add half of the step before, as momentum does."""
+    points, velocity = [start], torch.zeros_like(start)
+    for _ in range(steps):
+        velocity = velocity / 2 + gradient(function, points[-1])
+        points.append(points[-1] - lr * velocity)
+    return torch.stack(points)
+
+
+def divides_by_the_curvature(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
+    """Take Newton's steps, which need no second one on a quadratic."""
+    hessian = torch.autograd.functional.hessian(function, start)
+    minimum = start - torch.linalg.solve(hessian, gradient(function, start))
+    return torch.stack([start] + [minimum] * steps)
+
+
+@law(
+    right=gradient_descent,
+    wrong={
+        adds_momentum: "comes closer by",
+        divides_by_the_curvature: "comes closer by",
+        climbs: "comes closer by",
+    },
+)
+@given(
+    condition=st.sampled_from([2, 10, 100, 1000, 10_000]),
+    angle=st.integers(0, 90),
+    start=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_descent_zigzags_slowly_if_the_curvatures_differ(
+    descend: Callable[..., Tensor], condition: int, angle: int, start: tuple[int, int]
+) -> None:
+    """With curvatures 1 and k, each step at the best rate leaves (k - 1) / (k + 1) of the way."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    axes = torch.tensor([[cos, -sin], [sin, cos]], dtype=float64)
+    curvatures = torch.tensor([1.0, float(condition)], dtype=float64)
+    along = torch.tensor(start, dtype=float64)
+
+    # The best rate is 2 / (smallest + largest curvature): both directions then shrink alike.
+    points = descend(
+        lambda x: (curvatures * (axes.T @ x) ** 2).sum() / 2,
+        axes @ along,
+        lr=2 / (1 + condition),
+        steps=20,
+    )
+
+    shrink = (condition - 1) / (condition + 1)
+    factors = shrink ** np.arange(21)[:, None] * np.array([[1, 1], [1, -1]])[np.arange(21) % 2]
+    # Rounding in the steep direction, of a 1e16th part, is multiplied by the condition number.
+    message = f"each step comes closer by {shrink:.4f} and crosses the steep direction"
+    assert_close(points @ axes, factors * along.numpy(force=True), message, rtol=1e-8)
 
 
 def tries_another_start(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:

@@ -12,8 +12,9 @@
 
 Notes: Forward, loss, backward, step, with the gradients zeroed once in each iteration.
 Verdict: holds
-Truth: A step depends only on the current weights and on its own batch: it moves w to w - lr * the
-    gradient of that batch's loss.
+Truth: A step of plain SGD depends only on the current weights and on its own batch: it moves w to
+    w - lr * the gradient of that batch's loss. Momentum and Adam remember the gradients of earlier
+    batches in the optimizer. Neither depends on the gradients that a batch before left in `.grad`.
 """
 
 import math
@@ -21,6 +22,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -96,10 +98,24 @@ def reports_the_loss_after_the_step(
     return loss_fn(model(batch[0]), batch[1]).item()
 
 
+def averages_two_halves(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Cut the batch in two, and weight each mean by its examples, though class weights count."""
+    optimizer.zero_grad()
+    total = 0.0
+    for inputs, labels in zip(batch[0].chunk(2), batch[1].chunk(2), strict=True):
+        loss = loss_fn(model(inputs), labels) * len(labels) / len(batch[1])
+        loss.backward()
+        total += loss.item()
+    optimizer.step()
+    return total
+
+
 @st.composite
 def problems_with_a_past(draw: st.DrawFn) -> tuple[Problem, tuple[Tensor, Tensor]]:
     """Draw a problem, and an earlier batch for its model."""
-    problem = draw(problems(dtype=float64))
+    problem = draw(problems(dtype=float64, any_loss=True))
     sizes = problem.model[0].in_features, problem.model[-1].out_features
     return problem, draw(batches(*sizes, max_size=2, dtype=float64))
 
@@ -112,6 +128,7 @@ def problems_with_a_past(draw: st.DrawFn) -> tuple[Problem, tuple[Tensor, Tensor
         goes_back_twice: "its own batch alone",
         steps_before_backward: "its own batch alone",
         detaches_the_outputs: "its own batch alone",
+        averages_two_halves: "its own batch alone",
         reports_the_loss_after_the_step: "the loss before the step",
     },
 )
@@ -125,7 +142,7 @@ def test_a_step_follows_its_own_batch_alone(
     problem, earlier = drawn
     model, loss_fn = problem.model, problem.loss_fn
     optimizer = SGD(model.parameters(), lr=0.5)
-    loss_fn(model(earlier[0]), earlier[1]).backward()
+    F.cross_entropy(model(earlier[0]), earlier[1]).backward()
     loss = loss_fn(model(problem.inputs), problem.labels)
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     expected = [(p - 0.5 * g).detach() for p, g in zip(model.parameters(), slopes, strict=True)]
@@ -140,6 +157,42 @@ def test_a_step_follows_its_own_batch_alone(
     assert math.isclose(reported, loss.item(), rel_tol=1e-9, abs_tol=1e-12), (
         "the loss reported is the loss before the step"
     )
+
+
+def starts_without_momentum(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Build the optimizer anew in each iteration, so it forgets its momentum."""
+    fresh = SGD(model.parameters(), **optimizer.defaults)
+    return train_step(model, loss_fn, fresh, *batch)
+
+
+@law(right=train_step, wrong={starts_without_momentum: "continues the momentum"})
+@given(drawn=problems_with_a_past(), momentum=st.sampled_from([0.5, 0.9]))
+def test_a_step_continues_the_momentum(
+    train_step: Callable[..., float],
+    drawn: tuple[Problem, tuple[Tensor, Tensor]],
+    momentum: float,
+) -> None:
+    """With momentum m, a step moves w by -lr * (gradient + m * the previous velocity)."""
+    problem, earlier = drawn
+    model, loss_fn = problem.model, problem.loss_fn
+    optimizer = SGD(model.parameters(), lr=0.5, momentum=momentum)
+    first = torch.autograd.grad(F.cross_entropy(model(earlier[0]), earlier[1]), model.parameters())
+    for parameter, velocity in zip(model.parameters(), first, strict=True):
+        parameter.grad = velocity.clone()
+    optimizer.step()  # the first velocity is the gradient itself
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    loss = loss_fn(model(problem.inputs), problem.labels)
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+
+    train_step(model, loss_fn, optimizer, problem.inputs, problem.labels)
+
+    for parameter, start, velocity, g in zip(
+        model.parameters(), before, first, slopes, strict=True
+    ):
+        expected = start - 0.5 * (g + momentum * velocity)
+        assert_close(parameter, expected, "a step continues the momentum")
 
 
 def steps_on_anything(

@@ -12,6 +12,7 @@ CLAIMS = [
     "overfitting",
     "held-out-set",
     "log-softmax-is-stable",
+    "log-softmax-keeps-the-predictions",
     "log-softmax-plus-nll-is-cross-entropy",
     "cross-entropy-expects-softmax",
     "nll-expects-log-probabilities",

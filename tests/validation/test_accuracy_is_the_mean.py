@@ -8,10 +8,13 @@ RuntimeError: mean(): could not infer output dtype. ... Got: Bool
 >>> correct.float().mean()
 tensor(0.7500)
 
-Notes: Accuracy is the mean of that array; change its type first where mean is not available.
-Verdict: holds
-Truth: Accuracy is the number of correct answers divided by the number of examples. A bool tensor
-    has no mean until it is converted. Accuracy without examples is an error, not NaN.
+Notes: Accuracy is the mean of that array, over every element in your minibatch; change its type
+    first where mean is not available.
+Verdict: holds-if
+Truth: Accuracy is the number of correct answers divided by the number of examples. The mean over a
+    minibatch is the accuracy on that minibatch; the accuracy on a set needs the right answers of
+    all its minibatches (see validation.evaluate-goes-over-all-batches). A bool tensor has no mean
+    until it is converted. Accuracy without examples is an error, not NaN.
 """
 
 import math
@@ -51,6 +54,11 @@ def takes_the_lowest(scores: Tensor, labels: Tensor) -> float:
     return (scores.argmin(1) == labels).float().mean().item()
 
 
+def of_one_minibatch(scores: Tensor, labels: Tensor) -> float:
+    """Return the accuracy on the first minibatch of 4 examples for that on the set."""
+    return (scores.argmax(1) == labels)[:4].float().mean().item()
+
+
 # Strictly increasing on integers from -9 to 9 even when computed in bfloat16.
 INCREASING: list[Callable[[Tensor], Tensor]] = [lambda x: 3 * x + 1, torch.exp, lambda x: x**3]
 
@@ -62,6 +70,7 @@ INCREASING: list[Callable[[Tensor], Tensor]] = [lambda x: 3 * x + 1, torch.exp, 
         truncates: "correct answers over examples",
         divides_by_the_first_batch: "correct answers over examples",
         takes_the_lowest: "correct answers over examples",
+        of_one_minibatch: "correct answers over examples",
     },
 )
 @given(data=st.data())

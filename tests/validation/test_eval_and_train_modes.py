@@ -195,19 +195,20 @@ def test_an_evaluation_leaves_no_trace(
     """Modes, parameters, buffers, gradients and random state are as before, even after an error."""
     torch.manual_seed(seed)
     data = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 0, 1])
-    calls = []
+    counted, forwards = [], []
 
     def loss_fn(logits: Tensor, labels: Tensor) -> Tensor:
-        calls.append(len(labels))
-        if fault == "loss" and len(calls) == 2:
+        counted.extend(labels)
+        if fault == "loss" and len(counted) > 2:
             raise BrokenError
         return F.cross_entropy(logits, labels)
 
     def stumble(module: nn.Module, inputs: Any) -> None:
-        if fault == "batch" and calls:
+        if fault == "batch" and forwards:
             raise BrokenError
+        forwards.append(module)
 
-    # Both faults raise in the second batch: by then, the first has left its traces.
+    # Both faults raise after the first batch of two: by then, it has left its traces.
     model.register_forward_pre_hook(stumble)
     buffers = [bits(buffer) for buffer in model.buffers()]
     before, modes, random_state = state_of(model), modes_of(model), random_states()

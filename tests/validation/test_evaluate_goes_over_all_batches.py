@@ -9,8 +9,10 @@ tensor(0.8000)
 
 Notes: Loop over all test batches, adding up the test loss and the accuracy.
 Verdict: holds-if
-Truth: It holds if each batch counts by its number of examples. The course's code averages the means
-    of the batches: in the demonstration it would report 0.5 instead of 0.8.
+Truth: It holds if each batch counts by its number of examples; a loss with class weights or
+    `ignore_index` counts by the sum of the weights of the labels. The course's code averages the
+    means of the batches: in the demonstration it would report 0.5 instead of 0.8. Neither the cut
+    into batches nor the order of the examples changes the result.
 """
 
 import math
@@ -22,9 +24,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dlconcepts.loading import batches
+from dlconcepts.strategies import losses
 from dlconcepts.testing.laws import law
 from dlconcepts.validation import Data, Evaluation, accuracy, evaluate, inference
 from tests.validation.common import in_training_mode, mean_cross_entropy, scores_and_labels
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def logits_of(model: nn.Module, data: Data, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,23 +108,78 @@ def test_the_accuracy_does_not_depend_on_the_batches(
     )
 
 
-def adds_up_means(model: nn.Module, data: Data, *, batch_size: int) -> Evaluation:
+def adds_up_means(model: nn.Module, data: Data, *, batch_size: int, loss_fn: Loss) -> Evaluation:
     """Add up the mean losses of the batches and divide by the number of examples."""
-    losses = [F.cross_entropy(*pair).item() for pair in logits_of(model, data, batch_size)]
+    losses = [loss_fn(*pair).item() for pair in logits_of(model, data, batch_size)]
     return Evaluation(sum(losses) / len(data[1]), 0.0)
 
 
-@law(right=evaluate, wrong={mean_of_batch_means: EACH_ONCE, adds_up_means: EACH_ONCE})
-@given(data=scores_and_labels(min_classes=2), batch_size=st.integers(1, 7))
+def mean_of_mean_losses(
+    model: nn.Module, data: Data, *, batch_size: int, loss_fn: Loss
+) -> Evaluation:
+    """Average the mean losses of the batches, as the notes do."""
+    losses = [loss_fn(*pair).item() for pair in logits_of(model, data, batch_size)]
+    return Evaluation(sum(losses) / len(losses), 0.0)
+
+
+def weights_by_examples(
+    model: nn.Module, data: Data, *, batch_size: int, loss_fn: Loss
+) -> Evaluation:
+    """Weight each mean loss by its number of examples, though class weights count too."""
+    pairs = logits_of(model, data, batch_size)
+    total = sum(loss_fn(logits, labels).item() * len(labels) for logits, labels in pairs)
+    return Evaluation(total / len(data[1]), 0.0)
+
+
+def ignores_the_loss(model: nn.Module, data: Data, *, batch_size: int, loss_fn: Loss) -> Evaluation:
+    """Compute plain cross-entropy, whatever loss was given."""
+    return evaluate(model, data, batch_size=batch_size)
+
+
+@st.composite
+def data_with_a_loss(draw: st.DrawFn) -> tuple[Data, Loss]:
+    scores, labels = draw(scores_and_labels(min_classes=2))
+    return (scores, labels), draw(losses(labels, scores.shape[1], dtype=scores.dtype))
+
+
+@law(
+    right=evaluate,
+    wrong={
+        mean_of_mean_losses: EACH_ONCE,
+        adds_up_means: EACH_ONCE,
+        weights_by_examples: EACH_ONCE,
+        ignores_the_loss: EACH_ONCE,
+    },
+)
+@given(drawn=data_with_a_loss(), batch_size=st.integers(1, 7), data=st.data())
 def test_the_loss_does_not_depend_on_the_batches(
+    evaluate: Callable[..., Evaluation],
+    drawn: tuple[Data, Loss],
+    batch_size: int,
+    data: st.DataObject,
+) -> None:
+    """For every batch size and order, the loss is the loss of the whole set at once."""
+    (scores, labels), loss_fn = drawn
+    order = data.draw(st.permutations(range(len(labels))), label="order")
+    expected = loss_fn(scores, labels).item()
+
+    shuffled = scores[order], labels[order]
+    found = evaluate(identity(scores), shuffled, batch_size=batch_size, loss_fn=loss_fn).loss
+
+    assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9), (
+        f"each example counts once: the mean loss is {expected:.4g}, not {found:.4g}"
+    )
+
+
+@law(right=evaluate, wrong={mean_of_batch_means: EACH_ONCE})
+@given(data=scores_and_labels(min_classes=2), batch_size=st.integers(1, 7))
+def test_the_default_loss_is_the_mean_cross_entropy(
     evaluate: Callable[..., Evaluation], data: Data, batch_size: int
 ) -> None:
-    """For every batch size, the loss is the mean over the whole set."""
-    scores, labels = data
+    """Without a loss function, the loss is the mean of -log p(label) over the whole set."""
+    found = evaluate(identity(data[0]), data, batch_size=batch_size).loss
 
-    found = evaluate(identity(scores), data, batch_size=batch_size).loss
-
-    expected = mean_cross_entropy(scores, labels)
+    expected = mean_cross_entropy(*data)
     assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9), (
         f"each example counts once: the mean loss is {expected:.4g}, not {found:.4g}"
     )

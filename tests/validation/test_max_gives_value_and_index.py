@@ -9,14 +9,16 @@ tensor([[1],
         [0]])
 
 Notes: max over the class scores returns two tensors: the largest values and their indices.
-Verdict: holds
-Truth: The indices are the predicted classes. They are the same for logits, log-probabilities and
-    probabilities, except where rounding makes two scores equal. `topk(1)` returns the same values
-    but keeps the dimension.
+Verdict: holds-if
+Truth: It holds with `dim=1`. Without a dimension `torch.max` returns one tensor, the largest score
+    of the whole batch, which does not unpack. The indices are the predicted classes. They are the
+    same for logits, log-probabilities and probabilities, except where rounding makes two scores
+    equal. `topk(1)` returns the same values but keeps the dimension.
 """
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +81,45 @@ def test_max_gives_the_largest_score_and_its_class(
         found = torch.max(alike, dim=1)
         chosen = alike.gather(1, indices[:, None])[:, 0]
         assert same(chosen, found.values), "the class still has the largest score after the softmax"
+
+
+def over_the_classes(scores: Tensor) -> object:
+    """Take the maximum over dimension 1."""
+    return torch.max(scores, dim=1)
+
+
+def over_both_in_turn(scores: Tensor) -> object:
+    """Take the maximum over the classes, then over the examples, with indices."""
+    return torch.max(torch.max(scores, dim=1).values, dim=0)
+
+
+def column_by_column(scores: Tensor) -> object:
+    """Take the maximum over the examples, as numpy's axis=0 does."""
+    return scores.amax(dim=0)
+
+
+@law(
+    right=torch.max,
+    wrong={
+        over_the_classes: "is one tensor",
+        over_both_in_turn: "is one tensor",
+        column_by_column: "is a single number",
+    },
+)
+@given(data=scores_and_labels())
+def test_without_a_dimension_max_is_the_largest_of_all(
+    largest: Callable[[Tensor], Tensor], data: Data
+) -> None:
+    """torch.max(scores) has no indices: it is one number, the largest score of the batch."""
+    scores, _ = data
+
+    found = largest(scores)
+
+    assert isinstance(found, Tensor), "max without a dimension is one tensor"
+    assert found.shape == (), "max without a dimension is a single number"
+    assert found.item() == max(map(max, scores.tolist())), "it is the largest score of the batch"
+    with pytest.raises(TypeError, match="0-d tensor"):
+        tuple(found)
 
 
 def squeezes_the_one(scores: Tensor, k: int, dim: int) -> tuple[Tensor, Tensor]:
