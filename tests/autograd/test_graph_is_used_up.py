@@ -94,10 +94,7 @@ def checks_first(loss: Tensor) -> None:
     loss.backward()
 
 
-@law(
-    right=backward_twice,
-    wrong={undoes_the_walk: "already added", checks_first: "already added"},
-)
+@law(right=backward_twice, wrong={undoes_the_walk: "already added", checks_first: "already added"})
 @given(
     w=tensors(shapes(min_side=1, max_dims=2), float64, max_magnitude=9.0, requires_grad=True),
     b=tensors(shapes(min_side=1, max_dims=2), float64, max_magnitude=9.0, requires_grad=True),

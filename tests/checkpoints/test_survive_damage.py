@@ -255,10 +255,7 @@ def test_a_flipped_bit_is_found_before_anything_is_loaded(
     assert_refused(read, damaged, folder)
 
 
-@law(
-    right=load,
-    wrong={without_a_checksum: "DID NOT RAISE", trusts_the_archive: "DID NOT RAISE"},
-)
+@law(right=load, wrong={without_a_checksum: "DID NOT RAISE", trusts_the_archive: "DID NOT RAISE"})
 @given(length=st.integers(0, 2**14))
 def test_a_wrong_length_is_found_before_anything_is_loaded(
     read: Callable[[Path, Network], None], length: int, folder: Path

@@ -243,10 +243,7 @@ def moves_what_it_is_given(model: nn.Module, images: Tensor) -> Tensor:
     return model(images.to(next(model.parameters()).device))
 
 
-@law(
-    right=runs_the_model,
-    wrong={moves_what_it_is_given: "an input on another device is an error"},
-)
+@law(right=runs_the_model, wrong={moves_what_it_is_given: "an input on another device is an error"})
 @given(batch=st.integers(1, 3), model_is_away=st.booleans())
 def test_an_input_on_another_device_is_an_error_that_names_both(
     run: Callable[[nn.Module, Tensor], Tensor], batch: int, model_is_away: bool

@@ -77,10 +77,7 @@ def test_layers_are_reachable_by_name_and_position(
 
 
 @law(right=sequential, wrong={through_a_dict: "DID NOT RAISE"})
-@given(
-    names=st.lists(st.sampled_from(NAMES), unique=True, min_size=1, max_size=3),
-    data=st.data(),
-)
+@given(names=st.lists(st.sampled_from(NAMES), unique=True, min_size=1, max_size=3), data=st.data())
 def test_a_repeated_name_is_refused(
     build: Callable[..., nn.Sequential], names: list[str], data: st.DataObject
 ) -> None:

@@ -60,10 +60,7 @@ def rounds_for_display(tensor: Tensor) -> object:
 KINDS = {torch.bool: bool, torch.complex64: complex, torch.complex128: complex}
 
 
-@law(
-    right=Tensor.item,
-    wrong={goes_through_float: "the right kind", rounds_for_display: "exactly"},
-)
+@law(right=Tensor.item, wrong={goes_through_float: "the right kind", rounds_for_display: "exactly"})
 @given(
     tensor=easily_lost()
     | tensors(
