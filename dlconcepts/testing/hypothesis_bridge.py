@@ -34,8 +34,8 @@ def missing_parts() -> list[str]:
         "hypothesis.internal.conjecture.shrinker.Shrinker.check_calls": (
             hasattr(getattr(shrinking, "Shrinker", None), "check_calls")
         ),
-        "hypothesis.internal.conjecture.shrinker.StopShrinking": (
-            hasattr(shrinking, "StopShrinking")
+        "hypothesis.internal.conjecture.engine.ExitReason.very_slow_shrinking": (
+            hasattr(getattr(engine, "ExitReason", None), "very_slow_shrinking")
         ),
         "hypothesis.internal.conjecture.engine.ConjectureRunner.generate_mutations_from": (
             hasattr(getattr(engine, "ConjectureRunner", None), "generate_mutations_from")
@@ -64,14 +64,15 @@ OWN_CHECK = shrinking.Shrinker.check_calls
 
 
 def limit_shrinking(runs: int) -> None:
-    """Stop the search for a smaller counterexample after so many runs of the test.
+    """Stop the search for a smaller counterexample, and its explanation, after so many runs.
 
-    Hypothesis limits it by seconds, so that a busy machine would show a larger counterexample.
+    Hypothesis limits them by seconds, so that a busy machine would show a larger counterexample.
     """
 
     def check_calls(shrinker: Any) -> None:
         if shrinker.calls - shrinker.initial_calls >= runs:
-            raise shrinking.StopShrinking
+            # What Hypothesis does once its seconds are over, in both phases.
+            shrinker.engine.exit_with(engine.ExitReason.very_slow_shrinking)
         OWN_CHECK(shrinker)
 
     engine.MAX_SHRINKING_SECONDS = NEVER

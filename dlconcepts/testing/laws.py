@@ -16,8 +16,8 @@ from dlconcepts.testing import hypothesis_bridge
 
 # The search for a mistake's counterexample ends with the first one found, so many cost little.
 MISTAKE_EXAMPLES = 1_000
-# Runs of a law to make a counterexample smaller: most need fewer; a second for a law of 2 ms.
-SHRINKING_RUNS, FEWEST_RUNS = 500, 10
+# Runs of a law to make a counterexample smaller and to explain it; most need fewer than 200.
+SHRINKING_RUNS, FEWEST_RUNS = 250, 10
 FAILURES = (Exception, pytest.fail.Exception)  # the second is what pytest.raises fails with
 Subject = Callable[..., Any]
 
