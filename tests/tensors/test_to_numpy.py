@@ -88,7 +88,8 @@ def unfit_tensors(draw: st.DrawFn) -> tuple[Tensor, set[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch calls complex32 experimental
             if step == "dequantize":
-                return torch.quantize_per_tensor(numbers.real, 1.0, 0, torch.qint8), {step}
+                # On the CPU: few other devices have quantized tensors.
+                return torch.quantize_per_tensor(numbers.real.cpu(), 1.0, 0, torch.qint8), {step}
             return numbers.to(torch.complex32), {step}
     if step == "float":
         low = [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
