@@ -163,7 +163,7 @@ CHANGES = [
         "dlconcepts/training.py",
         "direction: Tensor = -slope / slope.norm()",
         "direction: Tensor = -slope / slope.norm(dim=-1, keepdim=True)",
-        "Each row is divided by a norm of its own, so a direction of two dimensions is neither unit nor steepest.",
+        "Each row is divided by its own norm, so a two-dimensional direction is neither unit nor steepest.",
     ),
     (
         "descent-in-float32",

@@ -22,7 +22,7 @@ part           what it is, and how the checks call it
 `train_step`   train_step(model, loss_fn, optimizer, inputs, targets)
 `fit`          one epoch: fit(model, loader, loss_fn, optimizer)
 `predict`      predict(model, inputs)
-`accuracy`     accuracy(outputs, targets): a number, or several, of which the first counts
+`accuracy`     accuracy(outputs, targets): a number, or several; the first one counts
 `evaluate`     evaluate(model, loader, loss_fn): a number, several, a dictionary or an object
 `save`         save(model, path) or save(model, optimizer, path)
 `load`         load(model, path), load(model, optimizer, path), or load(path), which returns them
