@@ -39,7 +39,8 @@ def unknown(name: str, claims: Sequence[Claim]) -> str:
     """Return an error that names the claims closest to an unknown one."""
     names = {claim.id: claim.id for claim in claims}
     names |= {claim.id.partition(".")[2]: claim.id for claim in claims}
-    near = list(dict.fromkeys(names[match] for match in get_close_matches(name, names)))
+    matches = [name] if name in names else get_close_matches(name, names)
+    near = list(dict.fromkeys(names[match] for match in matches))
     hint = f"did you mean {' or '.join(near)}?" if near else "`claims` lists them all"
     return f"there is no claim {name!r}; {hint}"
 

@@ -4,8 +4,6 @@ import pytest
 
 from tests.machinery.suites import Suite
 
-pytest_plugins = ["pytester"]
-
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> Suite:

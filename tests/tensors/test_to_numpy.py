@@ -114,7 +114,10 @@ def forgets_the_cast(tensor: Tensor) -> NDArray[Any]:
     try:
         return to_numpy(tensor)
     except TypeError as error:
-        raise TypeError(str(error).replace(".detach().float()", ".detach()")) from None
+        message = str(error)
+        raise TypeError(
+            message.replace(".float()", "") if ".detach()" in message else message
+        ) from None
 
 
 @law(
