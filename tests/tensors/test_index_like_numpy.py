@@ -42,15 +42,14 @@ from tests.tensors.common import HOST, WRITABLE
 
 
 def indices_of(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
-    """Draw an index of a shape: slices and integers, integer arrays, or a boolean mask."""
+    """Draw an index of a shape: slices and integers, integer arrays, or masks of leading axes."""
     basic = hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True)
     # torch refuses negative steps: a law below.
     kinds = [basic.filter(lambda index: not has_negative_step(index))]
     if shape and min(shape) > 0:  # an axis without elements has no valid position
         kinds += [hnp.integer_array_indices(shape, dtype=kind) for kind in ("int64", "int32")]
         kinds.append(hnp.integer_array_indices(shape[:1]))  # positions of rows
-    if shape:
-        kinds.append(hnp.arrays(bool, shape))
+    kinds += [hnp.arrays(bool, shape[:axes]) for axes in range(1, len(shape) + 1)]
     return st.one_of(kinds)
 
 
