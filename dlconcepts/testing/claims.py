@@ -29,7 +29,7 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from dlconcepts.support.errors import UserError
@@ -91,12 +91,12 @@ class Claim:
         """Path from the folder of the project."""
         return f"tests/{self.lesson}/{self.path.name}"
 
-    @cached_property
+    @property
     def tree(self) -> ast.Module:
         """The syntax tree of the file."""
         return parsed(self.path)
 
-    @cached_property
+    @property
     def shared(self) -> ast.Module:
         """The syntax tree of the lesson's `common.py`, empty if there is none."""
         path = self.path.with_name("common.py")
@@ -300,7 +300,7 @@ def parsed(path: Path) -> ast.Module:
     return _parsed(path, path.stat().st_mtime_ns)
 
 
-@cache
+@lru_cache(maxsize=4)  # a file, its lesson's two, one more: to keep all trees takes longer
 def _parsed(path: Path, saved: int) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
