@@ -27,8 +27,6 @@ from dlconcepts.tensors import centre, fill_through_view
 from dlconcepts.testing.laws import law
 from tests.tensors.common import WRITABLE, shapes_of
 
-EPSILON, SMALLEST = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).smallest_normal
-
 
 def copies(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Reshape a copy."""
@@ -109,8 +107,27 @@ def centres_the_view(tensor: Tensor) -> Tensor:
     return flat.sub_(flat.mean())
 
 
-@law(right=centre, wrong={centres_the_view: "stays as it was"})
-@given(tensor=tensors(shapes(min_side=1), layouts=WRITABLE, max_magnitude=1e3))
+def rounds_the_mean(tensor: Tensor) -> Tensor:
+    """Compute the mean in float32, whatever the dtype."""
+    return tensor.reshape(-1) - tensor.float().mean()
+
+
+def returns_float32(tensor: Tensor) -> Tensor:
+    """Convert to float32 and stay there."""
+    return centre(tensor.float())
+
+
+@law(
+    right=centre,
+    wrong={
+        centres_the_view: "stays as it was",
+        rounds_the_mean: "minus their mean",
+        returns_float32: "keeps the dtype",
+    },
+)
+@given(
+    tensor=tensors(shapes(min_side=1), st.sampled_from(FLOATS), layouts=WRITABLE, max_magnitude=1e3)
+)
 def test_a_view_is_not_a_copy(centre: Callable[[Tensor], Tensor], tensor: Tensor) -> None:
     """A function that returns a new tensor must not write through a view of its argument."""
     before = bits(tensor)
@@ -121,5 +138,7 @@ def test_a_view_is_not_a_copy(centre: Callable[[Tensor], Tensor], tensor: Tensor
     assert bits(tensor) == before, "the argument stays as it was"
     error = np.abs(centred.double().numpy(force=True) - (elements - elements.mean()))
     # A sum of n numbers is rounded n times, and the mean and the difference once more.
-    bound = (elements.size + 3) * EPSILON * np.abs(elements).max() + SMALLEST
+    limits = torch.finfo(tensor.dtype)
+    bound = (elements.size + 3) * limits.eps * np.abs(elements).max() + limits.smallest_normal
+    assert centred.dtype == tensor.dtype, "the result keeps the dtype"
     assert (error <= bound).all(), "the result is the elements minus their mean"
