@@ -50,12 +50,26 @@ def takes_every_jacobian_at_the_input(
     return product.detach()
 
 
+def takes_each_jacobian_at_the_output(
+    functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor
+) -> Tensor:
+    """Take a layer's Jacobian at what the layer returned, where ReLU has the same one."""
+    product = torch.eye(len(x), dtype=x.dtype)
+    for function in functions:
+        x = function(x)
+        product = torch.func.jacrev(function)(x) @ product
+    return product.detach()
+
+
 @st.composite
 def square_chains(draw: st.DrawFn) -> tuple[nn.Sequential, Tensor]:
     # Layers of one width, so that the Jacobians can be multiplied in any order.
     width, depth = draw(st.integers(1, 4)), draw(st.integers(2, 4))
     model = draw(networks([width] * depth, dtype=float64))
-    return model, draw(tensors((width,), float64, max_magnitude=9.0))
+    # ReLU has the same Jacobian at its output as at its input, the others do not.
+    activation = draw(st.sampled_from([nn.ReLU, nn.Tanh, nn.Softplus]))
+    layers = [activation() if isinstance(layer, nn.ReLU) else layer for layer in model]
+    return nn.Sequential(*layers), draw(tensors((width,), float64, max_magnitude=9.0))
 
 
 @law(
@@ -63,6 +77,7 @@ def square_chains(draw: st.DrawFn) -> tuple[nn.Sequential, Tensor]:
     wrong={
         multiplies_in_the_wrong_order: "product of the layers' Jacobians",
         takes_every_jacobian_at_the_input: "product of the layers' Jacobians",
+        takes_each_jacobian_at_the_output: "product of the layers' Jacobians",
     },
 )
 @given(chain=square_chains())
