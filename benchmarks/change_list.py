@@ -136,8 +136,8 @@ CHANGES = [
         "one-positive-std-is-enough",
         "networks",
         "dlconcepts/loading.py",
-        "if not bool((stds > 0).all()):",
-        "if not bool((stds > 0).any()):",
+        "if not bool(((stds > 0) & stds.isfinite()).all()):",
+        "if not bool(((stds > 0) & stds.isfinite()).any()):",
         "A std of 0 in one channel is let through if another channel has a positive one.",
     ),
     (

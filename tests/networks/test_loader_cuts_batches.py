@@ -157,6 +157,13 @@ def reads_once(data: Data, batch_size: int, *, order: Tensor | None = None) -> A
     return batches(data, batch_size, order=read)
 
 
+def cuts_within_reads(data: Data, batch_size: int, *, order: Tensor | None = None) -> Any:
+    """Read as many images as fit and cut each read, so there are short batches in the middle."""
+    order = torch.arange(len(data[1])) if order is None else order
+    reads = order.split(max(1, READ_AT_ONCE // data[0][0].numel()))
+    return itertools.chain(*(batches(data, batch_size, order=read) for read in reads))
+
+
 def leaves_bytes(data: Data, batch_size: int, *, order: Tensor | None = None) -> Any:
     """Convert bytes to floats without normalising them."""
     order = torch.arange(len(data[1])) if order is None else order
@@ -170,6 +177,7 @@ def leaves_bytes(data: Data, batch_size: int, *, order: Tensor | None = None) ->
         ignores_the_order: "the batches of a DataLoader",
         reorders_images_only: "the batches of a DataLoader",
         reads_once: "the batches of a DataLoader",
+        cuts_within_reads: "the batches of a DataLoader",
         leaves_bytes: "bytes come normalised",
     },
 )
@@ -177,8 +185,8 @@ def leaves_bytes(data: Data, batch_size: int, *, order: Tensor | None = None) ->
     order=st.integers(1, 8).flatmap(lambda n: st.permutations(range(n))),
     batch_size=st.integers(1, 5),
     as_bytes=st.booleans(),
-    # Two images of the larger size fill one read, so more of them need several reads.
-    values=st.sampled_from([1, READ_AT_ONCE // 2]),
+    # Two or five of the larger images fill one read, so more of them need several reads.
+    values=st.sampled_from([1, READ_AT_ONCE // 2, READ_AT_ONCE // 5]),
     reordered=st.booleans(),
 )
 def test_batches_match_a_data_loader(

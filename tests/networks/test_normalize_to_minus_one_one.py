@@ -137,8 +137,23 @@ def takes_floats(images: Tensor, *, mean: Statistics, std: Statistics) -> Tensor
 
 def broadcasts_grey(images: Tensor, *, mean: Statistics, std: Statistics) -> Tensor:
     """Broadcast a grey image over the statistics of several channels, as v2.Normalize does."""
-    if images.dtype == torch.uint8 and isinstance(mean, list) and images.shape[-3] == 1:
+    if images.dtype == torch.uint8 and isinstance(mean, list) and images.shape[-3:-2] == (1,):
         return v2.functional.normalize(images / 255, mean, std)
+    return normalize(images, mean=mean, std=std)
+
+
+def broadcasts_one_value(images: Tensor, *, mean: Statistics, std: Statistics) -> Tensor:
+    """Use a list of one value for every channel, or for an image that has no channels."""
+    lists = isinstance(mean, list) and isinstance(std, list)
+    if lists and 1 in (len(mean), len(std)) and 0 < min(std) < math.inf:
+        return (images / 255 - as_channels(mean)) / as_channels(std)
+    return normalize(images, mean=mean, std=std)
+
+
+def checks_one_channel(images: Tensor, *, mean: Statistics, std: Statistics) -> Tensor:
+    """Refuse a std of 0 only if no channel has another one."""
+    if isinstance(std, list) and max(std) > 0:
+        std = [value if 0 < value < math.inf else 0.5 for value in std]
     return normalize(images, mean=mean, std=std)
 
 
@@ -166,19 +181,26 @@ def unfit_images(draw: st.DrawFn) -> tuple[Tensor, Any, Any, type[Exception], st
     side = draw(st.integers(1, 3))
     if case == "floats":
         return draw(tensors((1, side, side))), 0.5, 0.5, TypeError, "uint8.*float32"
-    grey = draw(tensors((1, side, side), torch.uint8))
+    grey, colour = (draw(tensors((channels, side, side), torch.uint8)) for channels in (1, 3))
     if case == "no deviation":
         bad = draw(st.sampled_from([0.0, -1.0, math.nan, math.inf, math.inf]))
-        std = draw(st.sampled_from([bad, [bad]]))
-        return grey, 0.5, std, ValueError, "std must be finite and above 0"
+        std, images = draw(st.sampled_from([(bad, grey), ([bad], grey), ([0.5, bad, 0.5], colour)]))
+        return images, 0.5, std, ValueError, "std must be finite and above 0"
     if case == "no mean":
         bad = draw(st.sampled_from([math.nan, math.inf, -math.inf]))
-        mean = draw(st.sampled_from([bad, [bad]]))
-        return grey, mean, 0.5, ValueError, "mean must be finite"
-    count = draw(st.integers(2, 4))  # the image has one channel
-    values = {"mean": 0.5, "std": 0.5, case: [0.5] * count}
-    message = rf"^{case} has {count} values.*\(1, {side}, {side}\)"
-    return grey, values["mean"], values["std"], ValueError, message
+        mean, images = draw(
+            st.sampled_from([(bad, grey), ([bad], grey), ([0.5, 0.5, bad], colour)])
+        )
+        return images, mean, 0.5, ValueError, "mean must be finite"
+    # Three values and a grey image, one value and three channels, or no channels at all.
+    shape = draw(st.sampled_from([(1, side, side), (3, side, side), (2, 3, side, side), (3, side)]))
+    fitting = shape[-3] if len(shape) > 2 else 0
+    count = draw(st.integers(1, 4).filter(lambda count: count != fitting))
+    values = {"mean": [0.5] * (fitting or 1), "std": [0.5] * (fitting or 1), case: [0.5] * count}
+    wrong = "mean" if not fitting else case  # without channels both are wrong
+    message = rf"^{wrong} has {len(values[wrong])} values.*\({', '.join(map(str, shape))}\)"
+    images = draw(tensors(shape, torch.uint8))
+    return images, values["mean"], values["std"], ValueError, message
 
 
 @law(
@@ -186,7 +208,9 @@ def unfit_images(draw: st.DrawFn) -> tuple[Tensor, Any, Any, type[Exception], st
     wrong={
         takes_floats: "DID NOT RAISE",
         broadcasts_grey: "DID NOT RAISE",
+        broadcasts_one_value: "DID NOT RAISE",
         divides_by_zero: "DID NOT RAISE",
+        checks_one_channel: "DID NOT RAISE",
         checks_for_zero_alone: "DID NOT RAISE",
     },
 )

@@ -112,6 +112,12 @@ def deletes_and_assigns_a_tensor(layer: nn.Linear, std: float) -> None:
     layer.weight = weight
 
 
+def replaces_the_memory(layer: nn.Linear, std: float) -> None:
+    """Give `.data` a new tensor of the default dtype, which views of the old one do not see."""
+    layer.weight.data = torch.randn(layer.weight.shape) * std
+    layer.bias.data = torch.zeros(layer.bias.shape)
+
+
 def writes_under_autograd(layer: nn.Linear, std: float) -> None:
     """Write into the weights while autograd records, without no_grad."""
     layer.weight.normal_(std=std)
@@ -123,6 +129,7 @@ def writes_under_autograd(layer: nn.Linear, std: float) -> None:
         replaces_the_parameters: "an optimizer built earlier still trains the layer",
         assigns_a_tensor: "cannot assign",
         deletes_and_assigns_a_tensor: "stays a Parameter",
+        replaces_the_memory: "keeps its memory",
         writes_under_autograd: "a leaf Variable that requires grad",
     },
 )
@@ -137,8 +144,9 @@ def test_an_optimizer_still_trains_the_layer(
 def check_that_the_optimizer_trains(
     reinitialize: Callable[..., None], sizes: tuple[int, int], std: float
 ) -> None:
-    layer = nn.Linear(*sizes)
+    layer = nn.Linear(*sizes).double()
     parameters = {"weight": layer.weight, "bias": layer.bias}
+    views = {name: parameter.detach() for name, parameter in parameters.items()}
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
 
     try:
@@ -149,12 +157,16 @@ def check_that_the_optimizer_trains(
     for name in parameters:
         stays = isinstance(getattr(layer, name), nn.Parameter)
         assert stays, f"the {name} stays a Parameter"
+    same_objects = all(getattr(layer, name) is part for name, part in parameters.items())
+    if same_objects:  # else the optimizer, below, says it more plainly
+        for name, view in views.items():
+            kept = bits(view) == bits(parameters[name])
+            assert kept, f"the {name} keeps its memory, its dtype and its views"
     before = {name: bits(getattr(layer, name)) for name in parameters}
-    layer(torch.ones(1, sizes[0])).sum().backward()
+    layer(torch.ones(1, sizes[0], dtype=torch.float64)).sum().backward()
     optimizer.step()
     moved = all(bits(getattr(layer, name)) != before[name] for name in parameters)
     assert moved, "an optimizer built earlier still trains the layer"
-    same_objects = all(getattr(layer, name) is part for name, part in parameters.items())
     assert same_objects, "the Parameters are the same objects"
 
 
@@ -176,6 +188,7 @@ def into_a_copy(layer: nn.Linear, std: float) -> None:
         into_a_copy: "the weights are new",
         assigns_a_tensor: "cannot assign",
         replaces_the_parameters: "an optimizer built earlier still trains the layer",
+        replaces_the_memory: "keeps its memory",
     },
 )
 @given(sizes=st.tuples(sides, sides), std=st.sampled_from([0.01, 0.5, 2.0]))
