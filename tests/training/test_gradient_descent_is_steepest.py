@@ -44,16 +44,21 @@ def steps_up(function: Function, x: Tensor) -> Tensor:
 
 
 def along_one_coordinate(function: Function, x: Tensor) -> Tensor:
-    """Step along the coordinate with the largest slope, by its sign."""
+    """Step along the coordinates with the largest slope, by their signs."""
     slope = gradient(function, x)
-    step = torch.zeros_like(x)
-    step[slope.abs().argmax()] = -slope[slope.abs().argmax()].sign()
-    return step
+    largest = slope.abs() == slope.abs().max()
+    return -slope.sign() * largest / largest.double().sum().sqrt()
 
 
 def along_all_signs(function: Function, x: Tensor) -> Tensor:
     """Use only the sign of each coordinate of the gradient, not its size."""
-    return -F.normalize(gradient(function, x).sign(), dim=0)
+    signs = gradient(function, x).sign()
+    return -signs / signs.norm()
+
+
+def normalizes_each_row(function: Function, x: Tensor) -> Tensor:
+    """Divide each row of a matrix by its own length."""
+    return -F.normalize(gradient(function, x), dim=-1)
 
 
 def as_long_as_the_gradient(function: Function, x: Tensor) -> Tensor:
@@ -67,17 +72,20 @@ def as_long_as_the_gradient(function: Function, x: Tensor) -> Tensor:
         steps_up: "falls faster",
         along_one_coordinate: "falls faster",
         along_all_signs: "falls faster",
+        normalizes_each_row: "one unit long",
         as_long_as_the_gradient: "one unit long",
     },
 )
 @given(
-    slope=tensors((3,), float64, max_magnitude=9.0),
-    other=tensors((3,), float64, max_magnitude=9.0),
+    pair=st.sampled_from([(3,), (2, 3), (2, 1, 2)]).flatmap(
+        lambda shape: st.tuples(*[tensors(shape, float64, max_magnitude=9.0)] * 2)
+    )
 )
 def test_no_direction_falls_faster_than_against_the_gradient(
-    direction: Callable[[Function, Tensor], Tensor], slope: Tensor, other: Tensor
+    direction: Callable[[Function, Tensor], Tensor], pair: tuple[Tensor, Tensor]
 ) -> None:
     """Of all unit vectors, the negative gradient has the smallest directional derivative."""
+    slope, other = pair
     # Without a gradient there is no direction; a tiny vector cannot be normalized accurately.
     assume(bool(slope.norm() > 1e-6) and bool(other.norm() > 1e-6))
     before = bits(slope)
@@ -89,7 +97,7 @@ def test_no_direction_falls_faster_than_against_the_gradient(
     assert abs(length - 1) < 1e-9, "a direction is one unit long"
     rounding = 1e-9 * float(slope.norm())  # a million times what float64 needs
     for unit in (other / other.norm(), -slope / slope.norm()):
-        assert float(slope @ found) <= float(slope @ unit) + rounding, (
+        assert float((slope * found).sum()) <= float((slope * unit).sum()) + rounding, (
             "no other direction falls faster"
         )
     assert bits(slope) == before, "the function is unchanged"

@@ -15,10 +15,12 @@ Verdict: holds
 Truth: A step of plain SGD depends only on the current weights and on its own batch: it moves w to
     w - lr * the gradient of that batch's loss. Momentum and Adam remember the gradients of earlier
     batches in the optimizer. Neither depends on the gradients that a batch before left in `.grad`.
+    zero_grad sets them to None, so a parameter that takes no part in a batch stays where it is.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from dlconcepts.strategies import Problem, batches, problems
 from dlconcepts.support.bitwise import bits
@@ -193,6 +195,41 @@ def test_a_step_continues_the_momentum(
     ):
         expected = start - 0.5 * (g + momentum * velocity)
         assert_close(parameter, expected, "a step continues the momentum")
+
+
+def keeps_zeros(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor
+) -> float:
+    """Set the gradients to 0 instead of None, so momentum and weight decay still act."""
+    optimizer.zero_grad(set_to_none=False)
+    return never_zeroes(model, loss_fn, optimizer, *batch)
+
+
+@law(
+    right=train_step,
+    wrong={keeps_zeros: "takes no part", never_zeroes: "takes no part"},
+)
+@given(
+    problem=problems(dtype=float64),
+    make=st.sampled_from([partial(SGD, momentum=0.9), partial(SGD, weight_decay=0.1), Adam]),
+)
+def test_a_parameter_that_takes_no_part_stays(
+    train_step: Callable[..., float],
+    problem: Problem,
+    make: Callable[..., Optimizer],
+) -> None:
+    """A parameter without a gradient stays, whatever the optimizer remembers of it."""
+    model = problem.model
+    model.other = nn.Parameter(torch.ones(2, dtype=float64))  # the forward pass does not use it
+    optimizer = make([model.other], lr=0.1)
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    model.other.grad = torch.ones_like(model.other)  # as a batch before may have left it
+    optimizer.step()
+    before = bits(model.other)
+
+    train_step(model, problem.loss_fn, optimizer, problem.inputs, problem.labels)
+
+    assert bits(model.other) == before, "a parameter that takes no part in a batch stays"
 
 
 def steps_on_anything(
