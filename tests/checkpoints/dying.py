@@ -51,6 +51,22 @@ def die(when: str, where: Any) -> None:
         sys.setprofile(watch)
 
 
+@contextmanager
+def interrupted(call: str, error: type[BaseException]) -> Iterator[None]:
+    """Raise an error just before the next call of a function written in C with this name."""
+
+    def watch(frame: Any, event: str, function: Any) -> None:
+        if event == "c_call" and function.__name__ == call:
+            raise error  # which also ends the watch
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
 # A program, because a process that has not imported PyTorch dies in a tenth of the time. Its child
 # only writes files of 64 KiB, one after another, so that a signal within 2 ms hits a write.
 KILLS = """

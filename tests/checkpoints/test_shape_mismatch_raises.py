@@ -238,6 +238,42 @@ def test_a_tensor_is_loaded_unchanged_or_not_at_all(
         assert state_of(model) == before, "after the error the model is as it was"
 
 
+def ends_at_once(model: nn.Module, state_dict: State) -> None:
+    """Restore the model after an Exception, which KeyboardInterrupt is not."""
+    before = snapshot(model)
+    try:
+        model.load_state_dict(state_dict)
+    except Exception:
+        model.load_state_dict(before)
+        raise
+
+
+@law(
+    right=restore,
+    wrong={loads_half: "as it was", lets_torch_convert: "as it was", ends_at_once: "as it was"},
+)
+@given(error=st.sampled_from([KeyboardInterrupt, SystemExit, MemoryError]), at=st.integers(1, 2))
+def test_an_interrupted_load_changes_nothing(
+    bring: Callable[[nn.Module, State], None], error: type[BaseException], at: int
+) -> None:
+    """Ctrl-C, or any error that is not about the tensors, leaves the model as it was."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1), nn.Linear(1, 1))
+    before = state_of(model)
+    new = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    errors = [error()]  # raised once: restoring the model runs the hook again
+
+    def interrupt(*_: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    model[at].register_load_state_dict_pre_hook(interrupt)
+
+    with pytest.raises(error):
+        bring(model, new)
+
+    assert state_of(model) == before, "after the error the model is as it was"
+
+
 @law(right=restore, wrong={lets_torch_convert: "DID NOT RAISE", takes_over_dtypes: "DID NOT RAISE"})
 @given(in_features=st.integers(1, 3), out_features=st.integers(1, 3))
 def test_a_lazy_layer_is_refused(

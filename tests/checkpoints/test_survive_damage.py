@@ -36,9 +36,17 @@ from dlconcepts.support.bitwise import bits, state_of
 from dlconcepts.support.checkpoint_files import CheckpointError, load_file, save_file
 from dlconcepts.testing.laws import law
 from tests.checkpoints.common import GADGETS, PLACES, Store, a_trap, forge, parts_of
-from tests.checkpoints.dying import CAN_FORK, die, is_killed, kill_200_times, room_for
+from tests.checkpoints.dying import (
+    CAN_FORK,
+    die,
+    interrupted,
+    is_killed,
+    kill_200_times,
+    room_for,
+)
 
 FILES = "writing a file computes nothing"
+INTERRUPTIONS = [KeyboardInterrupt, SystemExit, MemoryError]
 MODEL = Network(2, [2], 2)
 
 
@@ -164,6 +172,42 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_file(
     for rest in folder.glob(".killed.bin.*.tmp"):  # killed writers leave their temporary files
         rest.unlink()
     assert not error, error
+
+
+def cleans_up_after_the_system(path: Path, content: bytes) -> None:
+    """Delete the temporary file after an OSError, but not after Ctrl-C."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
+
+
+@law(
+    right=write_atomically,
+    wrong={
+        overwrites: "the old file or the new one",
+        cleans_up_after_the_system: "nothing is left beside it",
+    },
+    cpu_only=FILES,
+)
+@given(call=st.sampled_from(["write", "close", "replace"]), error=st.sampled_from(INTERRUPTIONS))
+def test_an_interrupted_writer_cleans_up(
+    write: Callable[[Path, bytes], None], call: str, error: type[BaseException], folder: Path
+) -> None:
+    """Ctrl-C, or any error, while writing leaves the old file, or the new one, and no other."""
+    path = folder / "interrupted" / "model.pt"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+
+    with suppress(error), interrupted(call, error):
+        write(path, b"new")
+
+    assert path.read_bytes() in (b"old", b"new"), "the old file or the new one is there, whole"
+    assert list(path.parent.iterdir()) == [path], "nothing is left beside it"
 
 
 def copies_the_new_file(content: Any, path: Path) -> None:
