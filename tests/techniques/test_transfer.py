@@ -167,7 +167,7 @@ def test_every_frozen_module_is_in_eval_mode() -> None:
         ),
         (
             lambda model: replace_head(model, nn.Linear(4, 2), ""),
-            "Pretrained has no module ''; choose from stem, conv, norm, dropout, fc",
+            "Pretrained has no module ''; choose from stem, conv, dropout, fc_norm, fc",
         ),
         (lambda model: freeze(model, nn.Linear(4, 2)), "not a module of the model"),
         (lambda model: extract_features(model, model.fc, []), "no images"),

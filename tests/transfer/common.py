@@ -70,8 +70,8 @@ class Pretrained(nn.Module):
     """A small stand-in for a pretrained network, with BatchNorm and dropout.
 
     Images (B, 3) become 4 features, and these become scores of 5 classes in the head. `head` is the
-    dotted name of the last layer. Parameters have 1, 2 and `dims` + 2 dimensions, and one, like the
-    class token of a ViT, is in no layer.
+    dotted name of the last layer, and the name of a BatchNorm begins with it (fc_norm). Parameters
+    have 1, 2 and `dims` + 2 dimensions, and one, like the class token of a ViT, is in no layer.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class Pretrained(nn.Module):
         self.stem = nn.Linear(3, 4, dtype=dtype)
         self.shift = nn.Parameter(torch.ones(4, dtype=dtype))
         self.conv = CONVOLUTIONS[dims](4, 4, kernel_size=1, dtype=dtype)
-        self.norm = nn.BatchNorm1d(4, dtype=dtype)
         self.dropout = nn.Dropout(dropout)
         parent, _, child = head.rpartition(".")
         if parent:
             self.add_module(parent, nn.Module())
+        setattr(self.get_submodule(parent), f"{child}_norm", nn.BatchNorm1d(4, dtype=dtype))
         setattr(self.get_submodule(parent), child, nn.Linear(4, 5, dtype=dtype))
         self.head_name = head
 
@@ -98,7 +98,8 @@ class Pretrained(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         shifted = self.stem(images) + self.shift
         maps = self.conv(shifted.view(-1, *self.conv.weight.shape[1:]))
-        features: Tensor = self.dropout(self.norm(maps.flatten(1)))
+        norm = self.get_submodule(f"{self.head_name}_norm")
+        features: Tensor = self.dropout(norm(maps.flatten(1)))
         return features
 
     def forward(self, images: Tensor) -> Tensor:

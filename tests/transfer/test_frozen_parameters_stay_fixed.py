@@ -185,9 +185,24 @@ def remembers_the_modules(model: nn.Module, head: nn.Module) -> None:
     model.register_forward_pre_hook(put_in_eval)
 
 
+def takes_a_prefix_for_the_head(model: nn.Module, head: nn.Module) -> None:
+    """Take fc_norm for a part of the head fc, since its name begins alike."""
+    freeze(model, head).remove()
+    name = next(name for name, module in model.named_modules() if module is head)
+
+    def put_in_eval(model: nn.Module, *_: object) -> None:
+        for part, module in model.named_modules():
+            module.train(part.startswith(name))
+
+    model.register_forward_pre_hook(put_in_eval)
+
+
 @law(
     right=freeze,
-    wrong={remembers_the_modules: "every frozen buffer stays"},
+    wrong={
+        remembers_the_modules: "every frozen buffer stays",
+        takes_a_prefix_for_the_head: "every frozen buffer stays",
+    },
     share=0.5,
     because="each example trains a network",
 )
