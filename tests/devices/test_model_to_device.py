@@ -16,6 +16,7 @@ Truth: If the result is kept: x.to(device) alone does nothing to a tensor. Param
     it along: its state stays behind, and on some devices it steps the old parameters.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,12 +61,19 @@ def turns_tuples_into_lists(batch: Any, device: torch.device) -> Any:
     return to_device(batch, device)
 
 
+def rebuilds_plain_dicts(batch: Any, device: torch.device) -> Any:
+    """Rebuild every mapping as a plain dict, whatever it was."""
+    if isinstance(batch, dict):
+        return {key: rebuilds_plain_dicts(value, device) for key, value in batch.items()}
+    return to_device(batch, device)
+
+
 def outline(batch: Any) -> Any:
     """Return the containers and other values of a batch, and shape and dtype of each tensor."""
     if isinstance(batch, Tensor):
         return batch.shape, batch.dtype
     if isinstance(batch, dict):
-        return dict, {key: outline(value) for key, value in batch.items()}
+        return type(batch), {key: outline(value) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
         return type(batch), [outline(item) for item in batch]
     return batch
@@ -80,6 +88,7 @@ batches = st.recursive(
         | st.tuples(inner, inner)
         | st.builds(Pair, inner, inner)
         | st.dictionaries(st.sampled_from(["images", "labels"]), inner)
+        | st.dictionaries(st.sampled_from(["images", "labels"]), inner).map(OrderedDict)
     ),
     max_leaves=4,
 )
@@ -91,6 +100,7 @@ batches = st.recursive(
         forgets_the_result: "every tensor of the result is on the device",
         moves_the_outermost_only: "every tensor of the result is on the device",
         turns_tuples_into_lists: "the batch keeps its structure",
+        rebuilds_plain_dicts: "the batch keeps its structure",
     },
 )
 @given(batch=batches)
