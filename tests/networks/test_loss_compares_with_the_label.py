@@ -16,6 +16,7 @@ Truth: `nn.CrossEntropyLoss` applies the softmax itself (see
     0.0 once the right logit leads by 17, and float64 once it leads by 37.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dlconcepts.testing.laws import law
+from dlconcepts.validation import cross_entropy
 from tests.networks.common import inputs
 
 
@@ -67,7 +69,7 @@ def scored_batches(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 @law(
-    right=F.cross_entropy,
+    right=cross_entropy,
     wrong={
         compares_with_the_prediction: "probability of the label's class",
         squared_error_on_class_numbers: "probability of the label's class",
@@ -97,6 +99,8 @@ def test_the_loss_is_minus_the_log_of_the_labels_probability(
         "the loss is minus the log of the probability of the label's class"
     )
     assert (loss == 0) == certain, "the loss is 0 for certainty in the right class only"
+    torchs = F.cross_entropy(logits, labels).item()
+    assert math.isclose(torchs, loss, rel_tol=1e-12, abs_tol=1e-12), "PyTorch's loss is the same"
 
 
 def clips_the_probability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ def rounds_to_bfloat16(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @law(
-    right=F.cross_entropy,
+    right=cross_entropy,
     wrong={clips_the_probability: "rounds to 0", rounds_to_bfloat16: "is above 0"},
 )
 @given(
@@ -124,16 +128,16 @@ def test_a_small_loss_rounds_to_zero(
     """The loss of a right answer is log(1 + exp(-lead)), which rounding turns into 0."""
     dtype, last_above, first_zero = limits
 
-    loss = loss_fn(torch.tensor([[lead, 0.0]], dtype=dtype), torch.tensor([0])).item()
-
-    if lead <= last_above:
-        assert loss > 0, f"the loss is above 0 at a lead of {lead}"
-    elif lead >= first_zero:
-        assert loss == 0, f"the loss rounds to 0 at a lead of {lead}"
+    batch = torch.tensor([[lead, 0.0]], dtype=dtype), torch.tensor([0])
+    for loss in (loss_fn(*batch).item(), F.cross_entropy(*batch).item()):
+        if lead <= last_above:
+            assert loss > 0, f"the loss is above 0 at a lead of {lead}"
+        elif lead >= first_zero:
+            assert loss == 0, f"the loss rounds to 0 at a lead of {lead}"
 
 
 @law(
-    right=F.cross_entropy,
+    right=cross_entropy,
     wrong={
         compares_with_the_prediction: "falls as the probability of the label's class grows",
         squared_error_on_class_numbers: "falls as the probability of the label's class grows",
@@ -157,7 +161,7 @@ def test_the_loss_falls_as_the_right_class_gains(
     assert bool(falls), "the loss falls as the probability of the label's class grows"
 
 
-@law(right=F.cross_entropy, wrong={averages_one_at_a_time: "does not depend on the order"})
+@law(right=cross_entropy, wrong={averages_one_at_a_time: "does not depend on the order"})
 @given(batch=scored_batches(), data=st.data())
 def test_the_loss_does_not_depend_on_the_order(
     loss_fn: Callable[[Tensor, Tensor], Tensor],

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dlconcepts.networks import Network
+from dlconcepts.networks import ACTIVATIONS, Network
 from dlconcepts.strategies import FLOATS, tensors
 from dlconcepts.support.bitwise import bits, same
 from dlconcepts.testing.laws import law
@@ -52,7 +52,7 @@ def chooses_where_positive(x: Tensor) -> Tensor:
 
 
 @law(
-    right=torch.relu,
+    right=ACTIVATIONS["relu"],
     wrong={
         absolute_value: "max(0, x)",
         leaks: "max(0, x)",
@@ -95,7 +95,7 @@ def cuts_the_gradient(x: Tensor) -> Tensor:
 
 
 @law(
-    right=torch.relu,
+    right=ACTIVATIONS["relu"],
     wrong={
         absolute_value: "1 above zero, and 0 at and below it",
         leaks: "1 above zero, and 0 at and below it",

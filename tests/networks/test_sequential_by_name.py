@@ -22,15 +22,18 @@ Truth: With unique keys each layer is reachable by name and by position. Nothing
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from dlconcepts.networks import sequential
+from dlconcepts.support.bitwise import same
 from dlconcepts.testing.laws import law
 
 
@@ -74,6 +77,9 @@ def test_layers_are_reachable_by_name_and_position(
     for place, (name, layer) in enumerate(layers):
         assert model[place] is layer, "a layer is reachable by position"
         assert getattr(model, name) is layer, "a layer is reachable by name"
+    x = torch.ones(1, 1)
+    expected = reduce(lambda value, pair: pair[1](value), layers, x)
+    assert same(model(x), expected), "the layers run in the order of the list"
 
 
 @law(right=sequential, wrong={through_a_dict: "DID NOT RAISE"})

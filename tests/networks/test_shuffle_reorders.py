@@ -16,6 +16,7 @@ Truth: Each epoch is a permutation of the examples, and all permutations are equ
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,35 +25,53 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
+from dlconcepts.loading import batches
+from dlconcepts.support.runs import make_generator
 from dlconcepts.testing.laws import law
+from dlconcepts.training import Batches
 from tests.networks.common import Batch, numbered, positions
 
 GENERATOR = "a DataLoader shuffles with a generator on the CPU"
 
+Examples = TensorDataset | Subset[Any]
+
 run_seeds = st.integers(0, 2**32)  # 2**32 is the first that does not fit in 32 bits
 
 
-def shuffles(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
-    """Shuffle with a seeded generator, so the seed fixes the order."""
-    generator = torch.Generator().manual_seed(seed)
-    return DataLoader(dataset, batch_size, shuffle=True, generator=generator)
+# `Batches` cuts two tensors by index, and makes a DataLoader for any other dataset.
+def as_tensors(n: int) -> Examples:
+    return numbered(n)
 
 
-def shuffles_separately(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def as_a_subset(n: int) -> Examples:
+    return Subset(numbered(n), range(n))
+
+
+KINDS = (as_a_subset, as_tensors)
+
+
+def shuffles(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
+    """Shuffle as `fit` does, with a seeded generator, so the seed fixes the order."""
+    return Batches(dataset, batch_size, make_generator(seed), torch.device("cpu"))
+
+
+def shuffles_separately(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Shuffle the images and the labels with different permutations."""
     generator = torch.Generator().manual_seed(seed)
-    parts = [part[torch.randperm(len(dataset), generator=generator)] for part in dataset.tensors]
-    return DataLoader(TensorDataset(*parts), batch_size)
+    orders = [torch.randperm(len(dataset), generator=generator) for _ in range(2)]
+    parts = [torch.stack(part) for part in zip(*dataset, strict=True)]
+    whole = [part[order] for part, order in zip(parts, orders, strict=True)]
+    return DataLoader(TensorDataset(*whole), batch_size)
 
 
-def forgets_the_seed(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def forgets_the_seed(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Shuffle with the global generator, in whatever state it is."""
     return DataLoader(dataset, batch_size, shuffle=True)
 
 
-def draws_with_replacement(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def draws_with_replacement(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Draw each example from the whole dataset, so some repeat and others are missing."""
     generator = torch.Generator().manual_seed(seed)
     sampler = RandomSampler(dataset, replacement=True, generator=generator)
@@ -68,12 +87,18 @@ def draws_with_replacement(dataset: TensorDataset, batch_size: int, seed: int) -
     },
     cpu_only=GENERATOR,
 )
-@given(n=st.integers(1, 12), batch_size=st.integers(1, 5), seed=run_seeds)
+@given(
+    n=st.integers(1, 12), batch_size=st.integers(1, 5), seed=run_seeds, kind=st.sampled_from(KINDS)
+)
 def test_a_shuffled_epoch_is_a_permutation(
-    shuffle: Callable[..., Iterable[Batch]], n: int, batch_size: int, seed: int
+    shuffle: Callable[..., Iterable[Batch]],
+    n: int,
+    batch_size: int,
+    seed: int,
+    kind: Callable[[int], Examples],
 ) -> None:
     """An epoch yields each example once with its label, in an order that the seed fixes."""
-    first, again = (positions(shuffle(numbered(n), batch_size, seed)) for _ in range(2))
+    first, again = (positions(shuffle(kind(n), batch_size, seed)) for _ in range(2))
 
     assert sorted(itertools.chain.from_iterable(first)) == list(range(n)), (
         "each example comes exactly once"
@@ -81,7 +106,7 @@ def test_a_shuffled_epoch_is_a_permutation(
     assert first == again, "the same seed gives the same order"
 
 
-def reuses_one_permutation(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def reuses_one_permutation(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Shuffle once and use that order in every epoch."""
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     return DataLoader(dataset, batch_size, sampler=order.tolist())
@@ -93,7 +118,7 @@ class SeedsEveryEpoch(DataLoader[Any]):
         return super().__iter__()
 
 
-def seeds_every_epoch(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def seeds_every_epoch(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Seed the generator when an epoch begins instead of once when the run begins."""
     return SeedsEveryEpoch(dataset, batch_size, shuffle=True, generator=torch.Generator())
 
@@ -107,12 +132,18 @@ def seeds_every_epoch(dataset: TensorDataset, batch_size: int, seed: int) -> Ite
     cpu_only=GENERATOR,
 )
 # With 20 or more examples, two of three epochs agree by chance with probability 3 / 20! < 2e-18.
-@given(n=st.integers(20, 30), batch_size=st.integers(1, 8), seed=run_seeds)
+@given(
+    n=st.integers(20, 30), batch_size=st.integers(1, 8), seed=run_seeds, kind=st.sampled_from(KINDS)
+)
 def test_each_epoch_has_a_new_order(
-    shuffle: Callable[..., Iterable[Batch]], n: int, batch_size: int, seed: int
+    shuffle: Callable[..., Iterable[Batch]],
+    n: int,
+    batch_size: int,
+    seed: int,
+    kind: Callable[[int], Examples],
 ) -> None:
     """Three epochs of one loader have three different orders."""
-    loader = shuffle(numbered(n), batch_size, seed)
+    loader = shuffle(kind(n), batch_size, seed)
 
     epochs = [list(itertools.chain.from_iterable(positions(loader))) for _ in range(3)]
 
@@ -122,27 +153,27 @@ def test_each_epoch_has_a_new_order(
 
 
 class EpochsOf:
-    def __init__(self, dataset: TensorDataset, draw: Callable[[], list[list[int]]]) -> None:
+    def __init__(self, dataset: Examples, draw: Callable[[], list[list[int]]]) -> None:
         self.dataset, self.draw = dataset, draw
 
     def __iter__(self) -> Iterator[Any]:
         return (self.dataset[batch] for batch in self.draw())
 
 
-def shuffles_inside_batches(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def shuffles_inside_batches(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Cut the batches first, then shuffle each of them."""
     orders = random.Random(seed)
     cut = [list(part) for part in np.array_split(range(len(dataset)), [batch_size])]
     return EpochsOf(dataset, lambda: [orders.sample(part, len(part)) for part in cut])
 
 
-def starts_anywhere(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def starts_anywhere(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Start at a random example and wrap around, so only n orders occur."""
     starts, n = random.Random(seed), len(dataset)
     return EpochsOf(dataset, lambda: [np.roll(range(n), starts.randrange(n)).tolist()])
 
 
-def swaps_with_any(dataset: TensorDataset, batch_size: int, seed: int) -> Iterable[Batch]:
+def swaps_with_any(dataset: Examples, batch_size: int, seed: int) -> Iterable[Batch]:
     """Swap each position with any position, not only a later one, which favours some orders."""
     places = random.Random(seed)
 
@@ -164,21 +195,23 @@ def swaps_with_any(dataset: TensorDataset, batch_size: int, seed: int) -> Iterab
         swaps_with_any: "each order comes equally often",
     },
     share=0.01,
-    because="each example shuffles 10,000 epochs",
+    because="each example shuffles 20,000 epochs",
     cpu_only=GENERATOR,
 )
 @given(seed=run_seeds)
 def test_each_order_comes_equally_often(shuffle: Callable[..., Iterable[Batch]], seed: int) -> None:
     """Each of the 24 orders of 4 examples has probability 1 / 24."""
-    # In batches of 2, so that a shuffle inside the batches never yields most of the 24 orders.
-    loader = shuffle(numbered(4), 2, seed)
-    epochs = [tuple(torch.cat([labels for _, labels in loader]).tolist()) for _ in range(10_000)]
-
-    for order in itertools.permutations(range(100, 104)):
-        # The exact two-sided test of a binomial count. At 1e-13 for each of the 24 orders, chance
-        # fails an example with probability 2.4e-12 at most.
-        chance = binomtest(epochs.count(order), len(epochs), 1 / 24).pvalue
-        assert chance > 1e-13, f"each order comes equally often, {order} too"
+    for kind in KINDS:
+        # In batches of 2, so that a shuffle inside the batches never yields most of the 24 orders.
+        loader = shuffle(kind(4), 2, seed)
+        counts = Counter(
+            tuple(torch.cat([labels for _, labels in loader]).tolist()) for _ in range(10_000)
+        )
+        for order in itertools.permutations(range(100, 104)):
+            # The exact two-sided test of a binomial count. At 1e-13 for each of the 48 counts,
+            # chance fails an example with probability 4.8e-12 at most.
+            chance = binomtest(counts[order], 10_000, 1 / 24).pvalue
+            assert chance > 1e-13, f"each order comes equally often, {order} too"
 
 
 def always_shuffles(dataset: TensorDataset, batch_size: int, shuffle: bool) -> Iterable[Batch]:
@@ -197,3 +230,4 @@ def test_without_shuffle_the_order_is_kept(
     assert list(itertools.chain.from_iterable(found)) == list(range(n)), (
         "shuffle=False keeps the order"
     )
+    assert positions(batches(numbered(n).tensors, batch_size)) == found, "so do the library's"

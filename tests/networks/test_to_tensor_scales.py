@@ -29,7 +29,7 @@ from torch import Tensor
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from dlconcepts.loading import Pixels
+from dlconcepts.loading import Pixels, image_pipeline
 from dlconcepts.strategies import tensors
 from dlconcepts.support.bitwise import same
 from dlconcepts.testing.laws import law
@@ -84,6 +84,7 @@ def test_bytes_become_floats_from_0_to_1_channel_first(
     assert tuple(tensor.shape) == expected.shape, "the channels come first"
     # v / 255 in float64, rounded to float32, is what one float32 division returns.
     assert (tensor.numpy() == expected.astype(np.float32)).all(), "each value is exactly v / 255"
+    assert same(image_pipeline(mean=0, std=1)(image), tensor), "the library's pipeline scales alike"
 
 
 def divides_floats_too(image: NDArray[Any]) -> Tensor:
