@@ -69,6 +69,9 @@ def test_grad_fn_leads_back_through_the_operations(
     assert met == names[::-1], "the history names the operations, the last operation first"
     assert name_of(node) == "AccumulateGrad", "the history ends where gradients accumulate"
     assert node.variable is x, "the history ends at the leaf itself"
+    assert [name_of(node) for node in history(result)] == [*met, "AccumulateGrad"], (
+        "the library's history is the same"
+    )
 
 
 def follows_the_first_input(tensor: Tensor) -> list[Any]:

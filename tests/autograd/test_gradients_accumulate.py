@@ -16,13 +16,14 @@ Truth: After k backwards `grad` is the sum of k gradients; after `zero_grad` the
     Rprop leave it, but change their state and so the next step.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dlconcepts.autograd import LossFunction, accumulate
 from dlconcepts.strategies import Problem, batches, problems
 from dlconcepts.support.bitwise import same
 from dlconcepts.testing.laws import law
@@ -36,22 +37,21 @@ from tests.autograd.common import (
 )
 
 
-def backward_for_each(model: nn.Module, losses: Iterable[Tensor]) -> None:
-    for loss in losses:
-        loss.backward()
+def backward_for_each(model: nn.Module, loss_fn: LossFunction, many: MicroBatches) -> None:
+    for batch in many:
+        accumulate(model, loss_fn, [batch])
 
 
-def overwrites(model: nn.Module, losses: Iterable[Tensor]) -> None:
+def overwrites(model: nn.Module, loss_fn: LossFunction, many: MicroBatches) -> None:
     """Replace the stored gradient each time."""
-    for loss in losses:
+    for inputs, labels in many:
         model.zero_grad()
-        loss.backward()
+        loss_fn(model(inputs), labels).backward()
 
 
-def averages(model: nn.Module, losses: Iterable[Tensor]) -> None:
+def averages(model: nn.Module, loss_fn: LossFunction, many: MicroBatches) -> None:
     """Average the losses, so the gradients are averaged too."""
-    losses = list(losses)
-    (torch.stack(losses).mean()).backward()
+    torch.stack([loss_fn(model(inputs), labels) for inputs, labels in many]).mean().backward()
 
 
 @st.composite
@@ -69,14 +69,14 @@ def many_batches(draw: st.DrawFn) -> tuple[Problem, MicroBatches]:
 )
 @given(drawn=many_batches())
 def test_gradients_of_several_backwards_add(
-    backward: Callable[[nn.Module, Iterable[Tensor]], None], drawn: tuple[Problem, MicroBatches]
+    backward: Callable[..., None], drawn: tuple[Problem, MicroBatches]
 ) -> None:
     """After k backwards, the grad of each parameter is the sum of k gradients."""
     problem, many = drawn
     model, loss_fn = problem.model, problem.loss_fn
     separate = [gradients_of(model, loss_fn, *batch) for batch in many]
 
-    backward(model, [loss_fn(model(inputs), labels) for inputs, labels in many])
+    backward(model, loss_fn, many)
 
     for found, parts in zip(gradients(model), zip(*separate, strict=True), strict=True):
         assert_close(found, sum(parts[1:], start=parts[0]), "grad is the sum of the k gradients")
