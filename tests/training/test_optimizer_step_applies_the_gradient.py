@@ -28,6 +28,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from dlconcepts.strategies import Problem, problems, tensors
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
+from dlconcepts.training import train_step
 from tests.training.common import Array, assert_close, float64
 
 Parameters = list[nn.Parameter]
@@ -192,54 +193,47 @@ def test_adam_follows_its_publication(
     assert_formula(make_optimizer, adam_formula, run, settings, message)
 
 
-def replace_head_and_step(
-    model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
-) -> None:
-    """Replace the last layer first, then build the optimizer, call backward and step."""
-    model[-1] = head
-    optimizer = SGD(model.parameters(), lr=lr)
-    loss().backward()
-    optimizer.step()
+def replace_head_and_step(problem: Problem, head: nn.Module, lr: float) -> None:
+    """Replace the last layer first, then build the optimizer and take a step."""
+    problem.model[-1] = head
+    optimizer = SGD(problem.model.parameters(), lr=lr)
+    train_step(problem.model, problem.loss_fn, optimizer, problem.inputs, problem.labels)
 
 
-def builds_on_another_model(
-    model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
-) -> None:
+def loss_of(problem: Problem) -> Tensor:
+    return problem.loss_fn(problem.model(problem.inputs), problem.labels)
+
+
+def builds_on_another_model(problem: Problem, head: nn.Module, lr: float) -> None:
     """Build the optimizer on a copy of the model."""
-    model[-1] = head
-    optimizer = SGD(copy.deepcopy(model).parameters(), lr=lr)
-    loss().backward()
+    problem.model[-1] = head
+    optimizer = SGD(copy.deepcopy(problem.model).parameters(), lr=lr)
+    loss_of(problem).backward()
     optimizer.step()
 
 
-def builds_before_the_head(
-    model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
-) -> None:
+def builds_before_the_head(problem: Problem, head: nn.Module, lr: float) -> None:
     """Build the optimizer before replacing the last layer, so it misses the new one."""
-    optimizer = SGD(model.parameters(), lr=lr)
-    model[-1] = head
-    loss().backward()
+    optimizer = SGD(problem.model.parameters(), lr=lr)
+    problem.model[-1] = head
+    loss_of(problem).backward()
     optimizer.step()
 
 
-def steps_without_backward(
-    model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
-) -> None:
+def steps_without_backward(problem: Problem, head: nn.Module, lr: float) -> None:
     """Step before backward, when there are no gradients yet."""
-    model[-1] = head
-    optimizer = SGD(model.parameters(), lr=lr)
+    problem.model[-1] = head
+    optimizer = SGD(problem.model.parameters(), lr=lr)
     optimizer.step()
-    loss().backward()
+    loss_of(problem).backward()
 
 
-def moves_the_frozen(
-    model: nn.Sequential, head: nn.Module, loss: Callable[[], Tensor], lr: float
-) -> None:
+def moves_the_frozen(problem: Problem, head: nn.Module, lr: float) -> None:
     """Make every parameter trainable, including the frozen ones."""
-    model[-1] = head
-    model.requires_grad_(True)
-    optimizer = SGD(model.parameters(), lr=lr)
-    loss().backward()
+    problem.model[-1] = head
+    problem.model.requires_grad_(True)
+    optimizer = SGD(problem.model.parameters(), lr=lr)
+    loss_of(problem).backward()
     optimizer.step()
 
 
@@ -271,7 +265,7 @@ def test_a_step_moves_the_parameters_it_was_given_and_no_others(
     }
     data, bias = (bits(inputs), bits(labels)), bits(head.bias)
 
-    step(model, head, lambda: problem.loss_fn(model(inputs), labels), 0.5)
+    step(problem, head, 0.5)
 
     if frozen:
         assert bits(head.bias) == bias, "a frozen parameter stays where it is"
