@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dlconcepts.testing.laws import law
-from dlconcepts.validation import Data
+from dlconcepts.validation import Data, cross_entropy
 from tests.validation.common import close, mean_cross_entropy, scores_and_labels
 
 
@@ -47,18 +47,19 @@ def test_cross_entropy_is_the_same_on_logits_and_log_probabilities(
     """The log-softmax of a log-softmax is itself, so it does no harm before the loss."""
     logits, labels = data
 
-    loss = F.cross_entropy(output(logits), labels)
+    losses = [loss_fn(output(logits), labels) for loss_fn in (cross_entropy, F.cross_entropy)]
 
     expected = torch.tensor(mean_cross_entropy(logits, labels), dtype=torch.float64)
-    assert close(loss, expected), "the output has the same loss as the logits"
+    for loss in losses:
+        assert close(loss, expected), "the output has the same loss as the logits"
 
 
 def softmax_first(logits: Tensor, labels: Tensor) -> Tensor:
     """Apply a softmax before the cross-entropy, as a network that ends in softmax does."""
-    return F.cross_entropy(logits.softmax(1), labels)
+    return cross_entropy(logits.softmax(1), labels)
 
 
-@law(right=F.cross_entropy, wrong={softmax_first: "costs almost nothing"})
+@law(right=cross_entropy, wrong={softmax_first: "costs almost nothing"})
 @given(data=scores_and_labels(min_classes=2), margin=st.floats(1, 100))
 def test_a_confident_right_answer_costs_almost_nothing(
     loss_fn: Callable[[Tensor, Tensor], Tensor], data: Data, margin: float
