@@ -282,6 +282,11 @@ def test_a_mirrored_image_has_left_and_right_swapped(
     pixels = np.asarray(image)
     assert (np.asarray(mirrored) == pixels[:, ::-1]).all(), SWAPPED
     assert mirror(mirrored).tobytes() == image.tobytes(), "mirrored twice is the identity"
+    outputs = []
+    for flip in (0, 1):  # the same crop, rotated alike
+        torch.manual_seed(seed)
+        outputs.append(train_pipeline(8, flip=flip)(image))
+    assert bits(outputs[1]) == bits(outputs[0].flip(-1)), "so they do in the library's pipeline"
 
 
 def mirrors_with(flip: float) -> Transform:
