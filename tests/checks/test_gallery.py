@@ -511,7 +511,7 @@ def test_each_check_becomes_an_item_of_pytest(pytester):
         """
     )
 
-    result = pytester.runpytest_subprocess("-rs", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-rs", "-p", "no:cacheprovider")
 
     counts = result.parseoutcomes()
     assert counts["failed"] == 1

@@ -208,7 +208,8 @@ def test_the_records_survive_workers(suite: Suite) -> None:
     """With pytest-xdist the properties of every item are in the one results file."""
     pytest.importorskip("xdist", reason="pytest-xdist is not installed (extra `test`)")
 
-    suite.run(MARK + LAW, "-n", "2").assert_outcomes(passed=3)
+    # One worker is enough: what is recorded there must reach the file of the main process.
+    suite.run(MARK + LAW, "-n", "1").assert_outcomes(passed=3)
 
     assert {record["kind"] for record in suite.records()} == {"right", "wrong"}
 

@@ -1,10 +1,11 @@
 """Techniques of devices beyond the claims: bad input, edge cases, timing."""
 
 import functools
+import importlib.util
 import itertools
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,18 +162,31 @@ def test_each_timed_call_stands_between_two_waits(monkeypatch: pytest.MonkeyPatc
 # ------------------------------------------------- the benchmark
 
 
-def run_benchmark(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", *options]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return the program, in this process: another would spend seconds on importing torch."""
+    found = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
+    assert found is not None
+    assert found.loader is not None
+    program = importlib.util.module_from_spec(found)
+    found.loader.exec_module(program)
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+        status: int = program.main()
+        return status
+
+    return run
 
 
-def test_the_benchmark_runs_on_the_cpu_and_gives_reasons_for_what_it_skips(tmp_path: Path) -> None:
+def test_the_benchmark_runs_on_the_cpu_and_gives_reasons_for_what_it_skips(
+    benchmark: Callable[..., int], tmp_path: Path
+) -> None:
     """Each way to train has its row, with figures or with the reason why it was skipped."""
     small = ["--images", "128", "--batch", "64", "--rounds", "1", "--deep-batch", "2"]
 
-    result = run_benchmark("--device", "cpu", *small, "--side", "32", "--out", str(tmp_path))
+    assert benchmark("--device", "cpu", *small, "--side", "32", "--out", str(tmp_path)) == 0
 
-    assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))["rows"]
     assert len(rows) == 6
     skipped = [row["skipped"] for row in rows if "skipped" in row]
@@ -181,10 +195,12 @@ def test_the_benchmark_runs_on_the_cpu_and_gives_reasons_for_what_it_skips(tmp_p
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_the_benchmark_without_cuda_fails_at_once_with_the_reason() -> None:
+def test_the_benchmark_without_cuda_fails_at_once_with_the_reason(
+    benchmark: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The error names the device and the reason, and suggests the CPU."""
-    result = run_benchmark()
+    assert benchmark() == 2
 
-    assert result.returncode == 2
-    assert "device 'cuda' is not available: " in result.stderr
-    assert "--device cpu" in result.stderr
+    printed = capsys.readouterr().err
+    assert "device 'cuda' is not available: " in printed
+    assert "--device cpu" in printed

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from dlconcepts import checkpoints, training
 from dlconcepts.autograd import ByHand
+from dlconcepts.cli import main
 from dlconcepts.strategies import Problem, problems
 from dlconcepts.support.bitwise import bits
 from dlconcepts.support.runs import joined_workers, one_thread
@@ -422,19 +423,22 @@ def test_a_trained_model_is_in_training_mode() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_two_processes_of_torchrun_train_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_of_torchrun_train_as_one_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two processes print and write once, and end with the weights of a single process."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     options = ["train", "--epochs=1", "--batch-size=999", "--hidden", "8", "--dropout=0", "--out"]
-    outputs = []
-    for name, launcher in (("one", []), ("two", torchrun)):
-        command = [sys.executable, *launcher, "-m", "dlconcepts", *options, str(tmp_path / name)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        finished = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment
-        )
-        outputs.append([line for line in finished.stdout.splitlines() if "seconds" not in line])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *torchrun, "-m", "dlconcepts", *options, str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
+    assert main([*options, str(tmp_path / "one")]) == 0
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+    outputs = [
+        [line for line in text.splitlines() if "seconds" not in line]
+        for text in (capsys.readouterr().out, finished.stdout)
+    ]
     one, two = (
         checkpoints.load(tmp_path / name / "checkpoint.pt").model.state_dict()
         for name in ("one", "two")
