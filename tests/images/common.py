@@ -1,5 +1,6 @@
 """Shared by several claims of the lesson images."""
 
+import functools
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -8,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import note
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from dlconcepts.images import train_pipeline
 from dlconcepts.loading import image_pipeline
+from dlconcepts.networks import Network
+from dlconcepts.training import fit
+from dlconcepts.validation import accuracy, predict
 
 HOST = "PIL images live in the memory of the CPU"
 MODES = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "I;16": 2}  # to bytes
@@ -48,6 +54,56 @@ def places() -> Image.Image:
     """Return an image that shows where each pixel is: red is 4x, green is 4y, blue is 128."""
     y, x = np.mgrid[:SIDE, :SIDE]
     return Image.fromarray(np.stack([4 * x, 4 * y, np.full_like(x, 128)], axis=2).astype(np.uint8))
+
+
+def shapes(count: int, seed: int) -> tuple[list[Image.Image], Tensor]:
+    """Return small images of a disc, a cross or a frame, in turn, and their labels."""
+    generator = np.random.default_rng(seed)
+    images = []
+    for label in range(count):
+        image = Image.fromarray(generator.integers(200, 256, (24, 24, 3), np.uint8))
+        x, y = (int(place) for place in generator.integers(4, 7, 2))
+        pen, box = ImageDraw.Draw(image), (x, y, x + 13, y + 13)
+        if label % 3 == 0:
+            pen.ellipse(box, fill="black")
+        elif label % 3 == 1:
+            pen.line((x, y + 6, x + 13, y + 6), "black", width=4)
+            pen.line((x + 6, y, x + 6, y + 13), "black", width=4)
+        else:
+            pen.rectangle(box, outline="black", width=3)
+        images.append(image)
+    return images, torch.arange(count) % 3
+
+
+def find_steps(output: Tensor) -> tuple[NDArray[Any], NDArray[Any], float]:
+    """Return where one step right and one step down in a distorted `places()` lead in the original.
+
+    They come from the affine function that fits best, in pixels (x, y); the third is its error.
+    """
+    red, green, blue = output.double().numpy() * 255
+    image = np.abs(blue - 128) < 0.5  # not the white of the corners
+    assert image.sum() > 100, "the colours are kept"
+    rows, columns = np.nonzero(image)
+    out = np.stack([columns, rows, np.ones_like(rows)], axis=1)
+    source = np.stack([red[image], green[image]], axis=1) / 4
+    affine, *_ = np.linalg.lstsq(out, source, rcond=None)
+    return affine[0], affine[1], float(np.abs(out @ affine - source).max())
+
+
+@functools.cache
+def right_on_distorted(pipeline: Callable[[int], Transform], seed: int) -> int:
+    """Train a network on 30 images, 20 times each; return on how many of 60 others it is right."""
+    images, labels = shapes(30, seed)
+    torch.manual_seed(seed)
+    transform = pipeline(12)
+    inputs = torch.stack([transform(image) for _ in range(20) for image in images])
+    torch.manual_seed(seed)  # the same initial weights, whatever the pipeline has drawn
+    model = Network(inputs[0].numel(), [32], 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    fit(model, (inputs, labels.repeat(20)), epochs=10, batch_size=30, optimizer=optimizer)
+    others, answers = shapes(60, seed + 2**33)  # of which no network is trained
+    distorted = torch.stack([train_pipeline(12)(image) for image in others])
+    return round(60 * accuracy(predict(model, distorted), answers))
 
 
 @st.composite

@@ -7,11 +7,12 @@ tensor([[1, 2, 3],
         [3, 2, 1]])
 
 Notes: Augmentation makes the model robust to distorted images.
-Verdict: holds
-Truth: The pipeline rotates, crops and mirrors within limits, so that the label stays true; where
-    left and right matter, as in digits, `flip=0` turns the mirror off. The draws come from torch's
-    generator: a seed repeats them, and no epoch or worker repeats another's. How much accuracy
-    that brings depends on the images, and is not proven here.
+Verdict: holds-if
+Truth: It helps against distortions like those of training: a network trained on distorted shapes
+    is right on more new ones than the same network trained on the plain shapes. The pipeline
+    rotates, crops and mirrors within limits, so that the label stays true; where left and right
+    matter, as in digits, `flip=0` turns the mirror off. The draws come from torch's generator: a
+    seed repeats them, and no epoch or worker repeats another's.
 """
 
 import math
@@ -25,7 +26,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.stats import binomtest
 from torch import Tensor
@@ -36,25 +36,21 @@ from dlconcepts.images import eval_pipeline, image_folder, to_rgb, train_pipelin
 from dlconcepts.loading import image_pipeline
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
-from tests.images.common import HOST, RAW, SIDE, Transform, loads, picture, places, saved
+from tests.images.common import (
+    HOST,
+    RAW,
+    SIDE,
+    Transform,
+    find_steps,
+    loads,
+    picture,
+    places,
+    right_on_distorted,
+    saved,
+)
 
 SIZE = 32  # of the distorted images
 seeds = st.integers(0, 2**32)
-
-
-def find_steps(output: Tensor) -> tuple[NDArray[Any], NDArray[Any], float]:
-    """Return where one step right and one step down in a distorted `places()` lead in the original.
-
-    They come from the affine function that fits best, in pixels (x, y); the third is its error.
-    """
-    red, green, blue = output.double().numpy() * 255
-    image = np.abs(blue - 128) < 0.5  # not the white of the corners
-    assert image.sum() > 100, "the colours are kept"
-    rows, columns = np.nonzero(image)
-    out = np.stack([columns, rows, np.ones_like(rows)], axis=1)
-    source = np.stack([red[image], green[image]], axis=1) / 4
-    affine, *_ = np.linalg.lstsq(out, source, rcond=None)
-    return affine[0], affine[1], float(np.abs(out @ affine - source).max())
 
 
 def distorts_with(step: Callable[[Image.Image], Image.Image]) -> Transform:
@@ -69,11 +65,6 @@ def right_way_up() -> Transform:
 def swaps_the_colours() -> Transform:
     """Mirror the last axis of an array (H, W, C), which is the axis of the colours."""
     return distorts_with(lambda image: Image.fromarray(np.asarray(image)[..., ::-1].copy()))
-
-
-def inverts() -> Transform:
-    """Make a negative, as if colours meant nothing."""
-    return distorts_with(ImageOps.invert)
 
 
 def turns_upside_down() -> Transform:
@@ -117,7 +108,6 @@ def waves() -> Transform:
     right=right_way_up,
     wrong={
         swaps_the_colours: "the colours are kept",
-        inverts: "the colours are kept",
         turns_upside_down: "up stays up",
         turns_too_far: "rotated by 30 degrees at most",
         shears: "right angles stay right",
@@ -132,10 +122,7 @@ def waves() -> Transform:
 def test_a_distorted_image_is_rotated_cropped_and_mirrored(
     pipeline: Callable[[], Transform], seed: int
 ) -> None:
-    """All pixels are rotated, scaled and mirrored together, within limits.
-
-    Such a distortion is affine, with orthogonal steps right and down.
-    """
+    """All pixels are rotated, scaled and mirrored together: an affine function, within limits."""
     torch.manual_seed(seed)
 
     output = pipeline()(places())
@@ -181,12 +168,9 @@ def never_rotates() -> Transform:
 )
 @given(seed=seeds)
 def test_each_distortion_happens(pipeline: Callable[[], Transform], seed: int) -> None:
-    """Of 50 draws some are cropped to half of the area, some rotated by 8 degrees, some mirrored.
-
-    The area is uniform from 8 % to 100 % and the angle from -30 to 30 degrees. So one draw stays
-    below these limits with probability at most 0.55 or 0.4, and is mirrored, or not, with 0.5. By
-    chance an example fails with probability 0.55 ** 50 + 2 * 0.5 ** 50 + 0.4 ** 50 < 2e-13.
-    """
+    """Of 50 draws some are cropped to half of the area, some rotated, and some mirrored."""
+    # The area is uniform from 8 % to 100 %, the angle from -30 to 30 degrees. By chance an example
+    # fails with probability 0.55 ** 50 + 2 * 0.5 ** 50 + 0.4 ** 50 < 2e-13.
     torch.manual_seed(seed)
     transform = pipeline()
 
@@ -231,10 +215,8 @@ def seeds_itself(size: int) -> Transform:
 def test_draws_differ_and_a_seed_repeats_them(
     pipeline: Callable[[int], Transform], seed: int
 ) -> None:
-    """One seed gives one image, and 80 draws are not all the same.
-
-    If they were, all or none would be mirrored: the probability is below 2 ** -79 = 2e-24.
-    """
+    """One seed gives one image, and 80 draws are not all the same."""
+    # If they were, all or none would be mirrored: the probability is below 2 ** -79 = 2e-24.
     transform, image = pipeline(8), places()
     torch.manual_seed(seed)
     first = bits(transform(image))
@@ -252,41 +234,30 @@ def flips_the_rows(image: Image.Image) -> Image.Image:
     return ImageOps.flip(image)
 
 
-def turns_round(image: Image.Image) -> Image.Image:
-    """Rotate by 180 degrees, which is also the identity when done twice."""
-    return image.rotate(180)
-
-
 def shifts_by_one(image: Image.Image) -> Image.Image:
     """Mirror around the wrong axis, one column to the right."""
     return Image.fromarray(np.roll(np.asarray(ImageOps.mirror(image)), 1, axis=1))
 
 
-SWAPPED = "left and right change places"
-
-
 @law(
     right=v2.RandomHorizontalFlip(1),
-    wrong={flips_the_rows: SWAPPED, turns_round: SWAPPED, shifts_by_one: SWAPPED},
+    wrong={flips_the_rows: "change places", shifts_by_one: "change places"},
     cpu_only=HOST,
 )
 @given(width=st.integers(1, 5), height=st.integers(1, 5), seed=st.integers(0, 2**16))
 def test_a_mirrored_image_has_left_and_right_swapped(
     mirror: Callable[[Image.Image], Image.Image], width: int, height: int, seed: int
 ) -> None:
-    """Column x becomes column width - 1 - x, so that twice is the identity."""
+    """Column x becomes column width - 1 - x, alone and at the end of the library's pipeline."""
     image = picture("RGB", (width, height), seed)
 
-    mirrored = mirror(image)
-
-    pixels = np.asarray(image)
-    assert (np.asarray(mirrored) == pixels[:, ::-1]).all(), SWAPPED
-    assert mirror(mirrored).tobytes() == image.tobytes(), "mirrored twice is the identity"
+    swapped = np.asarray(image)[:, ::-1]
+    assert (np.asarray(mirror(image)) == swapped).all(), "left and right change places"
     outputs = []
-    for flip in (0, 1):  # the same crop, rotated alike
-        torch.manual_seed(seed)
-        outputs.append(train_pipeline(8, flip=flip)(image))
-    assert bits(outputs[1]) == bits(outputs[0].flip(-1)), "so they do in the library's pipeline"
+    for flip in (0, 1):
+        torch.manual_seed(seed)  # the same rotation, and the same crop
+        outputs.append(train_pipeline(width, flip=flip)(image))
+    assert bits(outputs[1]) == bits(outputs[0].flip(-1)), "in the pipeline they change places too"
 
 
 def mirrors_with(flip: float) -> Transform:
@@ -331,6 +302,35 @@ def test_an_image_is_mirrored_as_often_as_asked(
     # The number is binomial. So small a p-value makes chance fail one example in 10 ** 13.
     chance = binomtest(mirrored, 100, flip).pvalue
     assert chance > 1e-13, f"flip={flip} mirrors that share, but mirrored {mirrored} of 100"
+
+
+def distorts_otherwise(size: int) -> Transform:
+    """Augment with negatives, which no test image is."""
+    plain = eval_pipeline(size)
+    return lambda image: plain(ImageOps.invert(image) if torch.rand(()) < 0.5 else image)
+
+
+@law(
+    right=train_pipeline,
+    wrong={eval_pipeline: "is right on more", distorts_otherwise: "is right on more"},
+    share=0.01,
+    because="each example trains twelve networks",
+    cpu_only=HOST,
+)
+@given(seed=seeds)
+def test_a_network_trained_on_distorted_images_knows_more_of_them(
+    pipeline: Callable[[int], Transform], seed: int
+) -> None:
+    """Training on distorted shapes gives more right answers on others than training on plain ones.
+
+    Of 100 networks, each tested on 60 shapes, the gain was 10.1 on average, with a deviation of
+    3.5. That six together gain nothing is seven deviations away, a chance of 1e-12.
+    """
+    runs = range(seed, seed + 6)
+
+    gain = sum(right_on_distorted(pipeline, k) - right_on_distorted(eval_pipeline, k) for k in runs)
+
+    assert gain > 0, f"a network trained on distorted images is right on more of them, not {gain}"
 
 
 def augments_when_read(root: Path, num_workers: int) -> DataLoader[Any]:
@@ -385,11 +385,9 @@ def copies_its_generator(root: Path, num_workers: int) -> DataLoader[Any]:
 # Since Python 3.12 a fork warns if the process has threads, and torch starts some.
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_no_draw_repeats_another(load: Callable[[Path, int], DataLoader[Any]], seed: int) -> None:
-    """Two batches of the same image differ, whether from two workers, one, or two epochs.
-
-    By chance 40 images are mirrored like 40 others with probability 2 ** -40. With eight pairs, an
-    example fails by chance with probability 8e-12.
-    """
+    """Two batches of the same image differ, whether from two workers, one, or two epochs."""
+    # By chance 40 images are mirrored like 40 others with probability 2 ** -40. With eight pairs,
+    # an example fails by chance with probability 8e-12.
     torch.manual_seed(seed)
     copies = {f"cat/{number:02}.ppm": places().resize((16, 16)) for number in range(80)}
     for num_workers in (0, 2):  # of two workers, each loads one of the two batches
