@@ -11,10 +11,12 @@
 {'cat': 0, 'dog': 1}
 
 Notes: ImageFolder takes each folder as a class and the images inside as its examples.
-Verdict: holds
-Truth: An image belongs to its topmost folder. torchvision's ImageFolder also takes hidden files for
-    examples, follows links in circles, and finds a damaged image only when it is read; the
-    library's `image_folder` does none of these.
+Verdict: holds-if
+Truth: It takes each folder, so every folder must be a class: a hidden `.cache` with an image is
+    class 0 and moves all other labels up by one; without an image it raises. An image belongs to
+    its topmost folder. torchvision's ImageFolder also takes hidden files for examples, follows
+    links in circles, and finds a damaged image only when it is read; the library's `image_folder`
+    does none of these, and skips hidden folders.
 """
 
 import functools
@@ -164,6 +166,50 @@ def test_a_folder_is_a_class(open_folder: Callable[[Path], Any], tree: dict[str,
     assert folder.classes == classes, "classes are numbered in the order of their names"
     assert folder.targets == [label for _, label in found], "the targets are the labels"
     assert len(folder) == len(found), "the length is the number of images"
+
+
+def skips_hidden_folders(root: Path) -> ImageFolder:
+    """Skip hidden folders, as one would expect and as `image_folder` does."""
+    return image_folder(root)
+
+
+def puts_hidden_folders_last(root: Path) -> ImageFolder:
+    """Give hidden folders the last numbers."""
+    folder = torchvision.datasets.ImageFolder(root)
+    classes = sorted(folder.classes, key=lambda name: (name[0] == ".", name))
+    return relabelled(ImageFolder(folder.classes, folder.samples), classes)
+
+
+@law(
+    right=torchvision.datasets.ImageFolder,
+    wrong={
+        skips_hidden_folders: "a hidden folder is a class",
+        puts_hidden_folders_last: "a hidden folder is a class, the first",
+    },
+    cpu_only=HOST,
+)
+@given(
+    classes=st.lists(names, min_size=1, max_size=3, unique_by=str.lower),
+    hidden=st.sampled_from([".cache", ".ipynb_checkpoints"]),
+    empty=st.booleans(),
+)
+def test_torchvision_counts_hidden_folders(
+    open_folder: Callable[[Path], Any], classes: list[str], hidden: str, empty: bool
+) -> None:
+    """A hidden folder with an image is class 0, and moves the labels; without one it raises."""
+    file = f"{hidden}/notes.txt" if empty else f"{hidden}/1.png"
+    with written([*(f"{name}/1.png" for name in classes), file]) as root:
+        if empty:
+            with pytest.raises(FileNotFoundError, match=re.escape(f"the classes {hidden}")):
+                open_folder(root)
+        else:
+            found = open_folder(root)
+            first = f"a hidden folder is a class, the first, but they are {found.classes}"
+            assert found.classes == [hidden, *sorted(classes)], first
+            labels = {Path(path).parent.name: label for path, label in found.samples}
+            without = image_folder(root).classes
+            moved = {name: label + 1 for label, name in enumerate(without)}
+            assert labels == {hidden: 0, **moved}, "every other label moves up by one"
 
 
 def ignores_links_to_folders(root: Path) -> ImageFolder:
