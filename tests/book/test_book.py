@@ -4,6 +4,8 @@ It is built once, then read as files and in headless Chromium. Tests that need t
 Chromium are skipped without them.
 """
 
+import doctest
+import importlib
 import json
 import os
 import re
@@ -11,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,34 @@ RESULTS = ROOT / "docs" / "results"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install chromium")
 WIDTHS = {"desktop": 1280, "phone": 390}
-# axe checks the whole page, but only the first dozen folds are open: a lesson has hundreds.
-UNFOLD = "[...document.querySelectorAll('details')].slice(0, 12).forEach(d => { d.open = true })"
-REPORT = {"resultTypes": ["violations"]}
+# A lesson has hundreds of folds: only the first dozen are opened and checked.
+UNFOLD = """() => {
+  [...document.querySelectorAll('details')].slice(0, 12).forEach(d => { d.open = true })
+  document.querySelectorAll('details:not([open]) > :not(summary)').forEach(e => e.remove())
+}"""
+# Contrast depends on the style of a text and on what is painted behind it. axe takes milliseconds
+# for each text, and a lesson has thousands in a few dozen styles: mark three texts of each, since
+# axe cannot judge one that something covers. It skips single characters.
+SAMPLE = """() => {
+  const marked = {}
+  for (const text of document.body.querySelectorAll('*')) {
+    const words = [...text.childNodes].filter(node => node.nodeType === Node.TEXT_NODE)
+    if (words.map(node => node.data).join('').trim().length < 2) continue
+    if (!text.checkVisibility({ visibilityProperty: true })) continue
+    const { color, fontSize, fontWeight } = getComputedStyle(text)
+    let style = [color, fontSize, fontWeight].join()
+    for (let behind = text; behind; behind = behind.parentElement) {
+      const { backgroundColor, backgroundImage, opacity } = getComputedStyle(behind)
+      const paint = [backgroundColor, backgroundImage, opacity].join()
+      if (paint !== 'rgba(0, 0, 0, 0),none,1') style += paint
+    }
+    marked[style] = (marked[style] ?? 0) + 1
+    if (marked[style] <= 3) text.dataset.sample = ''
+  }
+}"""
+SAMPLED = {"include": [["[data-sample]"]]}
+CONTRAST = {"resultTypes": ["violations"], "runOnly": ["color-contrast"]}
+OTHERS = {"resultTypes": ["violations"], "rules": {"color-contrast": {"enabled": False}}}
 KINDS = (
     *("index", "search", "genindex"),
     *(
@@ -179,38 +206,36 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
     assert shown > 100, "the lessons show counterexamples"
 
 
-def with_the_book(program: str, *arguments: str) -> str:
-    """Return the output of a program that imports the book's own modules."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Import the book's own modules, which are on no path; forget them afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("book", "record", "rot"):
+            del sys.modules[name]
 
 
-def test_a_law_without_a_record_is_shown_as_not_run_yet(tmp_path: Path) -> None:
+def test_a_law_without_a_record_is_shown_as_not_run_yet(
+    modules: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a record, a law is "not run yet" and its mistake has no counterexample."""
-    program = (
-        "import sys; from pathlib import Path; from book import records;"
-        "records.RESULTS = Path(sys.argv[1]); from book import pages;"
-        "from book.suite import chapters; law = chapters()[0].laws[0];"
-        "print(pages.word(law, law.right), pages.counterexample(law, law.mistakes[0]))"
-    )
+    monkeypatch.setattr(modules("book.records"), "RESULTS", tmp_path)
+    pages, law = modules("book.pages"), modules("book.suite").chapters()[0].laws[0]
 
-    assert with_the_book(program, str(tmp_path)).strip() == "not run yet None"
+    assert pages.word(law, law.right) == "not run yet"
+    assert pages.counterexample(law, law.mistakes[0]) is None
 
 
-def test_a_fault_that_no_law_catches_is_listed() -> None:
+def test_a_fault_that_no_law_catches_is_listed(modules: Callable[[str], Any]) -> None:
     """It is counted and listed as not caught. Without a record, the page says so."""
     missed = {"lesson": "tensors", "sentence": "It is off.", "breaks": ["torch.sin"]}
     record = {"faults": 1, "noticed": 0, "by_a_crash": 0, "seconds": 1, "rows": [missed]}
     record |= {"command": "python power.py", "date": "today", "versions": {"torch": "2"}}
-    program = (
-        "import json, sys; from book.pages import environment;"
-        "page = environment().get_template('power.rst');"
-        "print(page.render(faults=json.loads(sys.argv[1]), mutants=None, kinds=None))"
-    )
+    page = modules("book.pages").environment().get_template("power.rst")
 
-    found, empty = (with_the_book(program, json.dumps(faults)) for faults in (record, None))
+    found, empty = (page.render(faults=each, mutants=None, kinds=None) for each in (record, None))
 
     assert "They caught 0 of 1 faults" in found
     assert "Broken: ``torch.sin``. Not caught." in found
@@ -240,18 +265,15 @@ def test_every_drawing_belongs_to_a_law() -> None:
     assert [name for name in names if name not in laws] == []
 
 
-def test_the_doctests_of_the_book_s_modules_pass() -> None:
+def test_the_doctests_of_the_book_s_modules_pass(modules: Callable[[str], Any]) -> None:
     """The book's modules are outside the folders that pytest collects by default."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    folders = ["docs/book", "docs/record.py", "docs/rot.py"]
-    ignored = "--ignore=docs/book/notebook_setup.py"  # a notebook cell, not a module
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+    files = sorted((ROOT / "docs" / "book").glob("*.py"))
+    names = [f"book.{path.stem}" for path in files if path.stem != "notebook_setup"]  # a cell
 
-    done = subprocess.run(
-        [*command, ignored, *folders], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    results = [doctest.testmod(modules(name)) for name in (*names, "record", "rot")]
 
-    assert done.returncode == 0, done.stdout
+    assert sum(result.attempted for result in results) > 0
+    assert [result for result in results if result.failed] == []
 
 
 def test_every_lesson_is_a_notebook(book: Path) -> None:
@@ -411,24 +433,27 @@ def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_pages_are_accessible_and_fit(book: Path, browser: Any, width: str, scheme: str) -> None:
-    """On every kind of page, axe finds no serious violation, and nothing is too wide."""
-    # Lessons are large, so they are checked only in two of the four pairs.
+    """On every lesson and kind of page, axe finds no serious violation, nothing is too wide."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     context = browser.new_context(
         viewport={"width": WIDTHS[width], "height": 800}, color_scheme=scheme
     )
     page = context.new_page()
     lessons = [f"generated/lessons/{path.stem}" for path in (book / "generated/lessons").iterdir()]
-    if (width, scheme) not in (("desktop", "light"), ("phone", "dark")):
-        lessons = []
+    checks: list[tuple[Any, Any]] = [(SAMPLED, CONTRAST)]
+    # These see each width and each scheme in two of the four pairs.
+    if (width, scheme) in (("desktop", "light"), ("phone", "dark")):
+        checks.append((None, OTHERS))
     found = []
     for name in dict.fromkeys([*KINDS, *lessons]):
         page.goto((book / f"{name}.html").as_uri())
         page.evaluate(UNFOLD)
+        page.evaluate(SAMPLE)
         inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         if inner[0] > inner[1]:
             found.append(f"{name}: {inner[0]} pixels on {inner[1]}")
-        for violation in axe.run(page, options=REPORT).response["violations"]:
+        results = [axe.run(page, part, options).response for part, options in checks]
+        for violation in [each for result in results for each in result["violations"]]:
             if violation["impact"] in ("serious", "critical"):
                 nodes = [node["html"][:150] for node in violation["nodes"]][:3]
                 found.append(
