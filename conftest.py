@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -37,3 +38,17 @@ torch.set_num_threads(1)
 def first_optimizer() -> None:
     """Import what the first optimizer takes a second to import, outside the laws."""
     importlib.import_module("torch._dynamo")
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, give each worker a block of the suite, and let the one that is done first steal.
+
+    Tests that share a dear fixture, such as the built book, then stay together: xdist's default
+    deals them out, so that each worker builds the fixture, or waits until another has.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler.worksteal import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
