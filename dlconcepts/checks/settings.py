@@ -39,7 +39,11 @@ SETTINGS: tuple[Pair, ...] = (
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch, Python and numpy."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        # torch.manual_seed would also format the stack, to tell it if CUDA ever starts.
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed)

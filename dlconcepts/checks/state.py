@@ -1,6 +1,7 @@
 """Find everything that is reachable from a project's parts, save it, and restore it."""
 
 import collections
+import operator
 import random
 import sys
 import types
@@ -185,9 +186,9 @@ class Snapshot:
 def same_items(one: Any, other: Any) -> bool:
     if isinstance(one, set):
         return bool(one == other)
-    if isinstance(one, dict):
-        one, other = ([x for item in items.items() for x in item] for items in (one, other))
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+    if len(one) != len(other) or not all(map(operator.is_, one, other)):
+        return False
+    return not isinstance(one, dict) or all(map(operator.is_, one.values(), other.values()))
 
 
 def changed(tensor: Tensor, before: Tensor) -> bool:
