@@ -35,6 +35,7 @@ MARKERS = (
     "law(...): a test that accepts the right subject and rejects mistakes; see testing.laws.law",
     "right(case): the run of a law on its right subject, made by the law mark",
     "mistake(case): the run of a law on a mistake, made by the law mark",
+    "data(name): the photographs and weights that an item runs on, for the report",
     "demonstration: the lines at the top of a claim file",
     "slow: takes seconds",
 )
@@ -183,6 +184,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.dtest.globs = {**DEMONSTRATION_NAMES, "__name__": "demonstration"}
         item.add_marker("demonstration")
         record["kind"] = "demonstration"
+    if data := item.get_closest_marker("data"):
+        record["data"] = data.args[0]
     item.user_properties.extend(record.items())
 
 

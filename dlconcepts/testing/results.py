@@ -146,6 +146,7 @@ class Report:
         broken = {item.function for item in right if item.outcome != "ok"}
         mistakes = [item.outcome == "ok" for claim in self.claims for item in claim.mistakes]
         shown = [item.outcome for item in self.items if item.kind == "demonstration"]
+        data = dict.fromkeys(item.record["data"] for item in right if "data" in item.record)
         return {
             "claims": count(claim.outcome for claim in self.claims),
             "laws": f"{len(laws - broken)} of {len(laws)} hold",
@@ -153,6 +154,7 @@ class Report:
             "mistakes": f"{sum(mistakes)} of {len(mistakes)} rejected",
             "demonstrations": count(shown) or "none",
             "other tests": count(item.outcome for item in self.others) or "none",
+            **({"photographs": "; ".join(data)} if data else {}),
             "test time": f"{sum(item.seconds for item in self.items):.1f} s",
         }
 

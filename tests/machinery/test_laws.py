@@ -7,11 +7,14 @@ import inspect
 import platform
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 
 import pytest
 import torch
 
 from dlconcepts import testing
+from dlconcepts.testing.claims import all_claims
+from dlconcepts.testing.results import read
 from tests.machinery.suites import LAW, Suite
 
 MARK = "@law(right=double, wrong={squares: 'twice the number'})"
@@ -193,6 +196,20 @@ def test_the_results_name_torch_and_the_hardware(suite: Suite) -> None:
     results = ET.parse(suite.pytester.path / "results.xml")
     found = {p.get("name"): p.get("value") for p in results.iterfind("./testsuite/properties/*")}
     assert (found["torch"], found["cpu"]) == (str(torch.__version__), platform.machine())
+
+
+def test_the_results_say_which_data_a_law_ran_on(suite: Suite) -> None:
+    """Each item of the law has the mark's name, and the totals have each name once."""
+    law = LAW.replace("test_doubling(double, x)", "test_doubling(double, album, x)")
+    albums = ", ".join(
+        f"pytest.param(1, marks=pytest.mark.data('{it}'))" for it in ("drawn", "real")
+    )
+    suite.run(f"@pytest.mark.parametrize('album', [{albums}])\n{MARK}{law}")
+
+    assert Counter(record["data"] for record in suite.records()) == {"drawn": 2, "real": 2}
+    (claim,) = all_claims(suite.tests, ["tensors"])
+    report = read(suite.pytester.path / "results.xml", [claim])
+    assert report.totals["photographs"] == "drawn; real"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
