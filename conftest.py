@@ -47,8 +47,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     Tests that share a dear fixture, such as the built book, then stay together: xdist's default
     deals them out, so that each worker builds the fixture, or waits until another has.
     """
-    if config.getoption("dist") != "load":
-        return None
+    if config.getoption("dist") != "load" or config.getoption("maxschedchunk"):
+        return None  # somebody asked for another order
     from xdist.scheduler.worksteal import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)
