@@ -488,8 +488,8 @@ CHANGES = [
         "dict-loses-its-type",
         "devices",
         "dlconcepts/devices.py",
-        "found = type(found)((key, to_device(value, device)) for key, value in found.items())",
-        "found = {key: to_device(value, device) for key, value in found.items()}",
+        "found = copy.copy(found)  # keeps what",
+        "found = dict(found)  # keeps what",
         "An OrderedDict comes back as a plain dict.",
     ),
     (

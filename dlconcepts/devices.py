@@ -1,5 +1,6 @@
 """Lesson 9, devices: move batches and models, time a call, and repeat it bit for bit."""
 
+import copy
 import os
 import statistics
 import time
@@ -30,7 +31,8 @@ def to_device(batch: T, device: torch.device | str) -> T:
     if isinstance(found, Tensor):
         found = found.to(device)
     elif isinstance(found, dict):
-        found = type(found)((key, to_device(value, device)) for key, value in found.items())
+        found = copy.copy(found)  # keeps what its type keeps, such as the factory of a defaultdict
+        found.update({key: to_device(value, device) for key, value in found.items()})
     elif isinstance(found, tuple) and hasattr(found, "_fields"):
         found = type(found)(*(to_device(value, device) for value in found))
     elif isinstance(found, (list, tuple)):

@@ -37,11 +37,14 @@ def add_claims_arguments(add: Add) -> None:
 
 
 def add_verify_arguments(add: Add) -> None:
+    add("claim", nargs="*", metavar="CLAIM", help="only this claim, such as networks.relu")
     add("--device", nargs="+", action="extend", help="cpu (default), cuda, mps, xpu, or all")
     names = f"only the laws of {ONE_OF}"
     add("--lesson", nargs="+", action="extend", choices=LESSONS, metavar="NAME", help=names)
     add("--profile", choices=PROFILES, default="ci", help="number of examples (%(default)s)")
-    add("--jobs", type=int, default=1, metavar="N", help="number of processes (%(default)s)")
+    add("--jobs", type=int, metavar="N", help="number of processes (one for each core)")
+    sooner = "stop at the first failure; what failed before runs first, then the fastest laws"
+    add("--fail-fast", action="store_true", help=sooner)
     add_out(add, "verify")
 
 

@@ -1,58 +1,148 @@
 """`python -m dlconcepts verify`: run the laws, print the verdict on each claim, write a report."""
 
 import argparse
+import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from dlconcepts.testing.results import Judged, Report
-from dlconcepts.testing.run import verify
+from dlconcepts.cli.claims import unknown
+from dlconcepts.support.errors import UserError
+from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims, name_of_file
+from dlconcepts.testing.results import Item, Judged, Report
+from dlconcepts.testing.run import Run, require_tests, verify
 
 WIDEST = 120  # columns; a longer row is hard to follow
 COLOURS = {
     **{"holds": "green", "holds-if": "yellow", "corrected": "magenta", "opinion": "blue"},
-    **{"ok": "green", "FAILED": "bold red", "skipped": "yellow"},
+    **{"ok": "green", "FAILED": "bold red", "skipped": "yellow", "unfinished": "yellow"},
 }
+FEW = 5  # claims to name one by one; of more, the lessons
+INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the laws; return 0 if all is well, 1 if anything failed."""
-    with progress_of_tests() as progress:
-        report, status = verify(
+    """Run the laws; return 0 if all is well, 1 if anything failed, 130 after Ctrl-C."""
+    claims = chosen(arguments)
+    jobs = processes(len(claims)) if arguments.jobs is None else arguments.jobs
+    # Each process computes with one thread: the tensors of the laws are small.
+    print(f"{plural(len(claims), 'claim')}, {plural(jobs, 'process', 'es')} of one thread")
+    with Display(claims) as display:
+        found = verify(
+            claims,
             arguments.device or ["cpu"],
-            arguments.lesson or [],
             profile=arguments.profile,
-            jobs=arguments.jobs,
+            jobs=jobs,
             out=arguments.out,
-            progress=progress,
+            fail_fast=arguments.fail_fast,
+            watch=display,
         )
-    show(report)
+    show(found.report)
     print(f"wrote {arguments.out / 'results.xml'}\nwrote {arguments.out / 'report.html'}")
-    return 1 if status or report.failed else 0
+    if found.interrupted:
+        print(f"stopped; go on with `{rest_of(found, arguments.lesson or [])}`")
+        return INTERRUPTED
+    return 1 if found.status or found.report.failed or found.report.unfinished else 0
 
 
-@contextmanager
-def progress_of_tests() -> Iterator[Callable[[int], None]]:
-    """Yield a function that shows a percentage: as a bar, or in a file as a line every 10 %."""
-    shown = 0
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("running the laws", total=100)
+def chosen(arguments: argparse.Namespace) -> list[Claim]:
+    """Return the claims that the arguments name, in course order."""
+    lessons = arguments.lesson or LESSONS
+    claims = all_claims(TESTS, lessons)
+    if not claims:
+        require_tests()
+        raise UserError(f"there are no laws for {', '.join(lessons)}; choose another --lesson")
+    for name in arguments.claim:
+        if name not in {claim.id for claim in claims}:
+            raise UserError(unknown(name, claims))
+    return [claim for claim in claims if claim.id in arguments.claim or not arguments.claim]
 
-        def advance(percent: int) -> None:
-            nonlocal shown
-            bar.update(task, completed=percent)
-            if bar.disable and percent >= shown + 10:
-                shown = percent
-                print(f"{percent} % of the tests have run", flush=True)
 
-        yield advance
+def processes(claims: int) -> int:
+    """Return how many processes to use: one for each core, and no more than claims."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, claims)
+
+
+def plural(number: int, name: str, ending: str = "s") -> str:
+    """Return a number of things in words.
+
+    >>> plural(1, "claim"), plural(2, "process", "es")
+    ('1 claim', '2 processes')
+    """
+    return f"{number} {name}{'' if number == 1 else ending}"
+
+
+def rest_of(run: Run, lessons: Sequence[str]) -> str:
+    """Return the command that runs the claims of an interrupted run that it did not finish."""
+    names = [claim.id for claim in run.report.unfinished]
+    left = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    if len(names) > FEW:
+        return f"python -m dlconcepts verify --lesson {' '.join(left)}"
+    return f"python -m dlconcepts verify {' '.join(names)}"
+
+
+class Display:
+    """Show a bar, the current claim, and each failure at once; in a file, a line for each claim."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self.items: dict[str, list[Item]] = {claim.id: [] for claim in claims}
+        self.claims = {claim.id: claim for claim in claims}
+        self.done = 0
+        console = Console(highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal or console.is_dumb_terminal,
+        )
+        self.task = self.bar.add_task("starting", total=len(claims))
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Item | str) -> None:
+        """Show that an item started, by its id, or ended."""
+        if isinstance(event, str):
+            path = Path(event.partition("::")[0])
+            self.bar.update(self.task, description=f"{path.parent.name}.{name_of_file(path)}")
+            return
+        if event.outcome == "FAILED":
+            said = event.message.partition("\n")[0]
+            self.say(f"FAILED {event.title} [{event.parameters}]: {said}", "bold red")
+        name = event.record.get("claim", "")
+        if name in self.items:
+            self.items[name].append(event)
+            claim = Judged(self.claims[name], self.items[name])
+            if claim.is_complete and any(item.kind == "demonstration" for item in claim.items):
+                self.finish(claim)
+
+    def finish(self, claim: Judged) -> None:
+        """Count a claim as judged."""
+        del self.items[claim.id]
+        self.done += 1
+        self.bar.update(self.task, completed=self.done)
+        if self.bar.disable:
+            place = f"{self.done:>{len(str(len(self.claims)))}}/{len(self.claims)}"
+            self.say(f"{place}  {claim.outcome:<10}  {claim.id}  {claim.seconds:.1f} s")
+
+    def say(self, line: str, style: str = "") -> None:
+        """Print a line above the bar."""
+        self.bar.console.print(Text(line, style))
 
 
 def show(report: Report) -> None:
@@ -64,6 +154,9 @@ def show(report: Report) -> None:
     for item in report.failed:
         console.print(Text(f"FAILED {item.function} {item.parameters}", "bold red"))
         console.print(Text(item.details or item.message))
+    if report.unfinished:
+        console.print(Text(f"did not finish ({len(report.unfinished)})", "bold"))
+        console.print(Text("\n".join(f"  {claim.id}" for claim in report.unfinished)))
     if report.skipped:
         console.print(Text(f"skipped ({len(report.skipped)})", "bold"))
         console.print(Text("\n".join(f"  {line}" for line in report.skipped)))

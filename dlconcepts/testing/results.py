@@ -14,7 +14,8 @@ import jinja2
 
 from dlconcepts.testing.claims import LESSONS, Claim, title_of
 
-OUTCOMES = ("ok", "opinion", "skipped", "FAILED")  # the last that occurs is that of the claim
+# The last that occurs is that of the claim. Unfinished: some of its laws or mistakes did not run.
+OUTCOMES = ("ok", "opinion", "skipped", "unfinished", "FAILED")
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class Item:
         return self.record["subject"]
 
     @property
+    def law(self) -> str:
+        """Name of the test function."""
+        return self.function.rpartition(".")[2]
+
+    @property
     def title(self) -> str:
         """Name of the test as a sentence."""
-        return title_of(self.function.rpartition(".")[2])
+        return title_of(self.law)
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,22 @@ class Judged:
         return sum(item.seconds for item in self.items)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether each law ran, and each of its mistakes, which run after it."""
+        right = {item.law for item in self.right}
+        wrong = Counter(item.law for item in self.mistakes)
+        return all(
+            law.name in right and wrong[law.name] >= len(law.wrong) for law in self.claim.laws
+        )
+
+    @property
     def outcome(self) -> str:
-        """Outcome of the claim: ok only if it has laws and all of its items ran and passed."""
+        """Outcome of the claim: ok only if all of its laws and mistakes ran and passed."""
         outcomes = {item.outcome for item in self.items}
-        if not self.right:
-            outcomes.add("opinion" if self.verdict == "opinion" else "skipped")
+        if not self.is_complete:
+            outcomes.add("unfinished")
+        elif self.verdict == "opinion":
+            outcomes.add("opinion")
         return max(outcomes, key=OUTCOMES.index)
 
 
@@ -131,12 +148,14 @@ class Report:
 
     @property
     def skipped(self) -> list[str]:
-        """What was skipped and why, and the claims of which no law ran."""
+        """What was skipped, and why."""
         skipped = [item for item in self.items if item.outcome == "skipped"]
-        lines = [f"{item.title}: {item.message}" for item in skipped]
-        testable = [claim for claim in self.claims if claim.verdict != "opinion"]
-        lines += [f"{claim.id}: no law ran" for claim in testable if not claim.right]
-        return list(dict.fromkeys(lines))
+        return list(dict.fromkeys(f"{item.title}: {item.message}" for item in skipped))
+
+    @property
+    def unfinished(self) -> list[Judged]:
+        """Claims that were not judged to the end."""
+        return [claim for claim in self.claims if not claim.is_complete]
 
     @property
     def totals(self) -> dict[str, str]:
@@ -171,12 +190,16 @@ def count(outcomes: Iterable[str]) -> str:
 
 def read(results: Path, claims: Iterable[Claim]) -> Report:
     """Read the results of a run of these claims."""
-    judged: dict[str, list[Item]] = {claim.id: [] for claim in claims}
+    return judge(map(read_item, ET.parse(results).iter("testcase")), claims)
+
+
+def judge(items: Iterable[Item], claims: Iterable[Claim]) -> Report:
+    """Return the outcome of each claim: what its items say."""
+    found: dict[str, list[Item]] = {claim.id: [] for claim in claims}
     others: list[Item] = []
-    for case in ET.parse(results).iter("testcase"):
-        item = read_item(case)
-        judged.get(item.record.get("claim", ""), others).append(item)
-    return Report([Judged(claim, judged[claim.id]) for claim in claims], others)
+    for item in items:
+        found.get(item.record.get("claim", ""), others).append(item)
+    return Report([Judged(claim, found[claim.id]) for claim in claims], others)
 
 
 def read_item(case: ET.Element) -> Item:

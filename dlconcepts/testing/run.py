@@ -1,55 +1,190 @@
-"""Run the laws in a separate pytest process and read its results.xml."""
+"""Run the laws in a separate pytest process, and keep each verdict as soon as it is there."""
 
-import importlib.util
+import json
+import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 from dlconcepts.support.errors import UserError, explaining, writing
-from dlconcepts.testing.claims import LESSONS, TESTS, all_claims
-from dlconcepts.testing.results import Report, read, render
+from dlconcepts.testing.claims import LESSONS, TESTS, Claim
+from dlconcepts.testing.results import Item, Report, judge, read_item, render
 
-PERCENT = re.compile(r"\[ *(\d+)%\]")  # in each line that `pytest -v` prints
+POLL = 0.1  # seconds between two looks at what pytest wrote
+GRACE = 1.0  # seconds for pytest's processes to remove their files after Ctrl-C
+TAIL = 20  # lines of pytest's output to show if it ran nothing
+
+
+@dataclass
+class Run:
+    """A run of the laws of some claims, while it goes on and after it."""
+
+    claims: Sequence[Claim]
+    cases: list[ET.Element]
+    environment: Mapping[str, str]
+    status: int = 0
+    interrupted: bool = False
+
+    @property
+    def report(self) -> Report:
+        """What has been judged so far."""
+        return judge(map(read_item, self.cases), self.claims)
 
 
 def verify(
+    claims: Sequence[Claim],
     devices: Sequence[str],
-    lessons: Sequence[str],
     *,
     profile: str,
     jobs: int,
     out: Path,
-    progress: Callable[[int], None],
-) -> tuple[Report, int]:
-    """Run the laws, write results.xml and report.html into `out`; return report and exit status.
+    fail_fast: bool = False,
+    watch: Callable[[Item | str], None],
+) -> Run:
+    """Run the laws of these claims, write results.xml and report.html into `out`.
 
-    Raises UserError if an argument is wrong, before a law runs, and if pytest writes no results.
-    The files appear once both are complete. `progress` is called with the percentage of tests run.
+    `watch` is called with the id of a test when it starts, and with each item when it ends.
+    Ctrl-C and SIGTERM end the run within two seconds; the report then has what was judged before.
+    Raises UserError if an argument is wrong, before a law runs, and if pytest runs nothing.
     """
-    tests = find_tests(lessons, jobs)
-    claims = all_claims(TESTS, lessons or LESSONS)
-    found = find_devices(devices)
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {jobs}")
+    if list(devices) != ["cpu"]:
+        devices = list(find_devices(devices))
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         working = tempfile.TemporaryDirectory(prefix=".", dir=out)  # so `out` has no partial file
     with working as name:
         folder = Path(name).resolve()
-        options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in found)]
-        options += ["-n", str(jobs)] if jobs > 1 else []
-        status = run_pytest(tests, options, folder / "results.xml", progress)
-        report = read(folder / "results.xml", claims)
-        page = render(report, environment(found, profile))
-        (folder / "report.html").write_text(page, encoding="utf-8")
-        for path in folder.iterdir():
-            path.replace(out / path.name)
-    return report, status
+        options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in devices)]
+        if fail_fast:
+            options += ["-x", f"--first-failure={(out / 'results.xml').resolve()}"]
+        if jobs > 1:
+            # A claim stays in one process, unless the first failure is wanted as soon as possible.
+            options += ["-n", str(jobs)]
+            options += ["--maxschedchunk=1"] if fail_fast else ["--dist=loadfile"]
+            options += [] if fail_fast else ["--no-loadscope-reorder"]
+        run = Run(claims, [], {})
+        run_pytest(run, options, folder, watch)
+        with writing(out):
+            write(run, folder / "results.xml")
+            page = render(run.report, run.environment)
+            (folder / "report.html").write_text(page, encoding="utf-8")
+            for file in ("results.xml", "report.html"):
+                (folder / file).replace(out / file)
+    return run
+
+
+def run_pytest(
+    run: Run, options: Sequence[str], folder: Path, watch: Callable[[Item | str], None]
+) -> None:
+    """Run pytest in a process group of its own, and add what it writes to the run."""
+    stream, output = folder / "stream", folder / "output"
+    stream.touch()
+    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "--tb=short"]
+    command += ["-p", "dlconcepts.testing.stream", f"--stream={stream}", *options]
+    command += [str(claim.path) for claim in run.claims]
+    rest = ""
+
+    def follow(new: TextIO) -> None:
+        nonlocal rest
+        *lines, rest = (rest + new.read()).split("\n")
+        for line in lines:
+            take(run, ET.fromstring(json.loads(line)), watch)
+
+    with output.open("wb") as log, stream.open(encoding="utf-8") as new, stopping_at_signals():
+        process = subprocess.Popen(
+            command, cwd=TESTS.parent, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                follow(new)
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            run.interrupted = True
+        finally:
+            end(process)
+            follow(new)
+    run.status = process.returncode
+    if not run.cases and not run.interrupted:
+        text = output.read_text(encoding="utf-8", errors="replace")
+        last = "\n".join(text.splitlines()[-TAIL:])
+        raise UserError("pytest ran no law; its last lines are:", last)
+
+
+@contextmanager
+def stopping_at_signals() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt, and ignore the next ones."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End pytest and every process that it started."""
+    if process.poll() is None:
+        signal_group(process, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a process and to all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def take(run: Run, element: ET.Element, watch: Callable[[Item | str], None]) -> None:
+    """Add to the run what pytest wrote."""
+    if element.tag == "start":
+        watch(element.get("nodeid", ""))
+    elif element.tag == "testcase":
+        run.cases.append(element)
+        watch(read_item(element))
+    else:
+        run.environment = {p.get("name", ""): p.get("value", "") for p in element.iter("property")}
+
+
+def write(run: Run, file: Path) -> None:
+    """Write the run as JUnit XML, in the order of the claims whatever process was first."""
+    places = {f"tests.{claim.lesson}.{claim.path.stem}": n for n, claim in enumerate(run.claims)}
+    cases = sorted(run.cases, key=lambda case: places.get(case.get("classname", ""), len(places)))
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.find("failure") is not None for case in cases)),
+        "skipped": str(sum(case.find("skipped") is not None for case in cases)),
+    }
+    suite = ET.Element("testsuite", {"name": "dlconcepts", **counts})
+    properties = ET.SubElement(suite, "properties")
+    for name, value in run.environment.items():
+        ET.SubElement(properties, "property", name=name, value=value)
+    suite.extend(cases)
+    ET.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
 
 
 def require_tests() -> None:
@@ -59,19 +194,6 @@ def require_tests() -> None:
             f"there are no laws in {TESTS}, since the installed package does not include them; "
             "clone the repository and run `pip install -e .` there"
         )
-
-
-def find_tests(lessons: Sequence[str], jobs: int) -> list[Path]:
-    """Return the folders of the lessons; raise UserError if they cannot run."""
-    require_tests()
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, not {jobs}")
-    if jobs > 1 and importlib.util.find_spec("xdist") is None:
-        raise UserError("--jobs needs pytest-xdist; run `pip install pytest-xdist`")
-    for lesson in lessons:
-        if not (TESTS / lesson).is_dir():
-            raise UserError(f"there are no laws for {lesson}; choose another --lesson")
-    return [path for lesson in lessons or LESSONS if (path := TESTS / lesson).is_dir()]
 
 
 def find_devices(names: Sequence[str]) -> dict[str, str]:
@@ -100,32 +222,6 @@ def processor() -> str:
         text = ""
     models = re.findall(r"^model name\s*: (.*)$", text, flags=re.MULTILINE)
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def run_pytest(
-    tests: Iterable[Path], options: Sequence[str], results: Path, progress: Callable[[int], None]
-) -> int:
-    """Run the laws in a separate pytest process and return its exit status."""
-    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "--color=no", *map(str, tests)]
-    with subprocess.Popen(
-        [*command, f"--junitxml={results}", *options],
-        cwd=TESTS.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    ) as process:
-        last_lines = deque[str](maxlen=20)
-        try:
-            for line in process.stdout or ():
-                last_lines.append(line)
-                if percent := PERCENT.search(line):
-                    progress(int(percent[1]))
-        except BaseException:  # Ctrl-C, above all
-            process.terminate()
-            raise
-    if not results.is_file():
-        raise UserError("pytest wrote no results; its last lines are:", "".join(last_lines))
-    return process.returncode
 
 
 def environment(devices: Mapping[str, str], profile: str) -> dict[str, str]:

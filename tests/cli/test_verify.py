@@ -1,6 +1,5 @@
 """`python -m dlconcepts verify` reports what a run of the laws proved, no more and no less."""
 
-import importlib.util
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -49,19 +48,9 @@ def broken(): raise OSError("no such thing")
 def test_that_cannot_start(broken): pass
 '''
 HALVES = CLAIM.replace("Verdict: holds", "Verdict: holds-if\nTruth: For even numbers & zero.")
-COMMON = '''
-def one():
-    """Return one.
-
-    >>> one()
-    1
-    """
-    return 1
-'''
 SUITE = {
     "tests/__init__.py": "",
     "tests/tensors/__init__.py": 'CLAIMS = ["doubles", "taste", "halves"]',
-    "tests/tensors/common.py": COMMON,
     "tests/tensors/test_doubles.py": CLAIM + HEAD + DOUBLES,
     "tests/tensors/test_taste.py": OPINION,
     "tests/tensors/test_halves.py": HALVES + HEAD + SKIPPED,
@@ -111,10 +100,16 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tests"
 
 
+def use(tests: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let `verify` find the laws in this folder."""
+    for module in ("cli.verify", "testing.run"):
+        patch.setattr(f"dlconcepts.{module}.TESTS", tests)
+
+
 @pytest.fixture
 def verifying(suite: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let `verify` find the small suite."""
-    monkeypatch.setattr("dlconcepts.testing.run.TESTS", suite)
+    use(suite, monkeypatch)
     return suite
 
 
@@ -123,7 +118,7 @@ def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamesp
     """Verify the whole suite: status, folder, report and page."""
     out = tmp_path_factory.mktemp("out") / "new" / "verify"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dlconcepts.testing.run.TESTS", suite)
+        use(suite, patch)
         status = run(f"verify --profile dev --out {out}")
     report = read(out / "results.xml", all_claims(suite))
     html = (out / "report.html").read_text(encoding="utf-8")
@@ -174,7 +169,7 @@ def test_examples_mistakes_and_other_tests_are_counted(whole: SimpleNamespace) -
         "laws": "1 of 3 hold",
         "mistakes": "2 of 4 rejected",
         "demonstrations": "4 ok",
-        "other tests": "1 ok",
+        "other tests": "none",
     }
 
 
@@ -206,7 +201,7 @@ def test_one_lesson_can_be_verified_alone(
     doubles = next(row for row in rows if row[:1] == ["tensors.doubles"])
     assert [*doubles[1:5], doubles[-1]] == ["holds", "cpu", "100", "2/2", "ok"]
     assert "skipped (1)" in printed
-    assert "100 % of the tests have run" in printed
+    assert "/3  ok          tensors.doubles" in printed
     assert f"wrote {tmp_path / 'report.html'}" in printed
 
 
@@ -283,18 +278,18 @@ def outcomes(report: Report) -> Mapping[str, str]:
     return {claim.id: claim.outcome for claim in report.claims}
 
 
-def test_a_claim_without_a_law_in_the_results_is_skipped(suite: Path, tmp_path: Path) -> None:
+def test_a_claim_without_a_law_in_the_results_is_unfinished(suite: Path, tmp_path: Path) -> None:
     """A file that cannot be imported runs no law: its claim is not ok."""
     error = '<error message="collection failure">ImportError</error>'
 
     report = results(suite, tmp_path, case("tests.tensors.test_doubles", error))
 
     testable = ["tensors.doubles", "tensors.halves", "autograd.adds"]
-    assert [name for name, outcome in outcomes(report).items() if outcome == "skipped"] == testable
-    assert report.skipped == [f"{name}: no law ran" for name in testable]
+    assert [claim.id for claim in report.unfinished] == testable
+    assert {outcomes(report)[name] for name in testable} == {"unfinished"}
     assert report.totals["laws"] == "0 of 0 hold"
     assert report.totals["other tests"] == "1 FAILED"
-    assert "tensors.halves: no law ran" in Page(render(report, {})).text
+    assert "no verdict on 3 of 4 claims" in Page(render(report, {})).text
 
 
 def test_an_error_before_a_law_runs_fails_its_claim(suite: Path, tmp_path: Path) -> None:
@@ -324,12 +319,15 @@ def test_a_failed_demonstration_fails_its_claim(suite: Path, tmp_path: Path) -> 
 
 def test_a_law_on_two_devices_holds_if_it_holds_on_both(suite: Path, tmp_path: Path) -> None:
     """The examples of all devices are added, the devices named, and one failure is enough."""
-    record = {"claim": "tensors.doubles", "kind": "right", "examples": "100"}
-    cpu = case("test_x[cpu-a]", device="cpu", **record)
-    cuda = {"device": "cuda", **record}
+    law = "test_doubling_adds_a_number_to_itself"
+    record = {"claim": "tensors.doubles", "examples": "100"}
+    cpu = case(f"{law}[cpu-a]", kind="right", device="cpu", **record)
+    wrong = (case(f"{law}[wrong-{name}]", kind="wrong", **record) for name in "bc")
+    others = cpu, *wrong
+    cuda = {"device": "cuda", "kind": "right", **record}
 
-    passed = results(suite, tmp_path, cpu, case("test_x[cuda-a]", **cuda)).claims[0]
-    failed = results(suite, tmp_path, cpu, case("test_x[cuda-a]", "<failure/>", **cuda))
+    passed = results(suite, tmp_path, *others, case(f"{law}[cuda-a]", **cuda)).claims[0]
+    failed = results(suite, tmp_path, *others, case(f"{law}[cuda-a]", "<failure/>", **cuda))
 
     assert (passed.outcome, passed.devices, passed.examples) == ("ok", "cpu, cuda", 200)
     assert failed.totals["laws"] == "0 of 1 hold"
@@ -345,7 +343,6 @@ def test_a_law_on_two_devices_holds_if_it_holds_on_both(suite: Path, tmp_path: P
         ("--device gpu", "unknown device 'gpu'"),
         ("--device cpu xpu", "no xpu here"),
         ("--jobs 0", "--jobs must be at least 1, not 0"),
-        ("--jobs 2", "pip install pytest-xdist"),
         ("--lesson images", "there are no laws for images"),
         ("--out conftest.py/verify", "cannot write to the folder conftest.py"),
     ],
@@ -359,7 +356,6 @@ def test_bad_options_are_explained_before_the_laws_run(
 ) -> None:
     """The command ends with one sentence and status 2, and writes nothing."""
     monkeypatch.chdir(verifying.parent)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("it ran"))
 
     assert_explained(f"verify {options}", capsys, words)
@@ -371,7 +367,7 @@ def test_a_broken_claim_file_is_explained(
     """The error has the file and the remedy, before a law runs."""
     (folder / "tests" / "tensors").mkdir(parents=True)
     (folder / "tests" / "tensors" / "__init__.py").write_text('CLAIMS = ["lost"]')
-    monkeypatch.setattr("dlconcepts.testing.run.TESTS", folder / "tests")
+    use(folder / "tests", monkeypatch)
 
     assert_explained("verify", capsys, "'lost' has no file; write test_lost.py")
 
@@ -380,7 +376,7 @@ def test_an_installed_package_without_laws_is_explained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error says how to get the repository."""
-    monkeypatch.setattr("dlconcepts.testing.run.TESTS", folder / "tests")
+    use(folder / "tests", monkeypatch)
 
     assert_explained("verify", capsys, "clone the repository and run `pip install -e .`")
 
@@ -388,12 +384,15 @@ def test_an_installed_package_without_laws_is_explained(
 def test_a_failure_of_pytest_is_shown_and_leaves_the_old_report(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Devices and profile reach pytest; if it writes no results, its last lines are printed."""
-    (folder / "tests" / "tensors").mkdir(parents=True)
+    """Devices and profile reach pytest; if it runs no law, its last lines are printed."""
+    lesson = folder / "tests" / "tensors"
+    lesson.mkdir(parents=True)
+    (lesson / "__init__.py").write_text('CLAIMS = ["doubles"]')
+    (lesson / "test_doubles.py").write_text(CLAIM)
     (folder / "conftest.py").write_text(REFUSES)
     (folder / "verify").mkdir()
     (folder / "verify" / "report.html").write_text("old")
-    monkeypatch.setattr("dlconcepts.testing.run.TESTS", folder / "tests")
+    use(folder / "tests", monkeypatch)
     monkeypatch.setattr(
         "dlconcepts.testing.run.find_devices", lambda names: dict.fromkeys(names, "a name")
     )
@@ -401,6 +400,30 @@ def test_a_failure_of_pytest_is_shown_and_leaves_the_old_report(
     assert run("verify --device cpu cuda --profile thorough") == 2
     assert "asked for ['cpu', 'cuda'], thorough" in capsys.readouterr().err
     assert [path.read_text() for path in (folder / "verify").iterdir()] == ["old"]
+
+
+@pytest.mark.usefixtures("verifying")
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("tensors.double", "did you mean tensors.doubles"), ("adds", "did you mean autograd.adds?")],
+)
+def test_an_unknown_claim_is_explained(
+    name: str, hint: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names the nearest claim."""
+    assert_explained(f"verify {name}", capsys, f"there is no claim {name!r}; {hint}")
+
+
+@pytest.mark.usefixtures("verifying")
+def test_one_claim_can_be_verified_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its laws and mistakes run in one process."""
+    assert run(f"verify tensors.doubles --profile ci --out {tmp_path}") == 0
+
+    printed = capsys.readouterr().out
+    assert "1 claim, 1 process of one thread" in printed
+    assert "laws: 1 of 1 hold" in printed
 
 
 @pytest.mark.usefixtures("only_cpu")

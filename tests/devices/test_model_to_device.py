@@ -16,8 +16,9 @@ Truth: If the result is kept: x.to(device) alone does nothing to a tensor. Param
     it along: its state stays behind, and on some devices it steps the old parameters.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -68,12 +69,22 @@ def rebuilds_plain_dicts(batch: Any, device: torch.device) -> Any:
     return to_device(batch, device)
 
 
+def fills_an_empty_mapping(batch: Any, device: torch.device) -> Any:
+    """Fill a new mapping of the same type, which knows no default value."""
+    if isinstance(batch, dict):
+        moved = type(batch)()
+        moved.update({key: fills_an_empty_mapping(batch[key], device) for key in batch})
+        return moved
+    return to_device(batch, device)
+
+
 def outline(batch: Any) -> Any:
     """Return the containers and other values of a batch, and shape and dtype of each tensor."""
     if isinstance(batch, Tensor):
         return batch.shape, batch.dtype
     if isinstance(batch, dict):
-        return type(batch), {key: outline(value) for key, value in batch.items()}
+        default = getattr(batch, "default_factory", None)
+        return type(batch), default, {key: outline(value) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
         return type(batch), [outline(item) for item in batch]
     return batch
@@ -87,8 +98,11 @@ batches = st.recursive(
         st.lists(inner, max_size=3)
         | st.tuples(inner, inner)
         | st.builds(Pair, inner, inner)
-        | st.dictionaries(st.sampled_from(["images", "labels"]), inner)
-        | st.dictionaries(st.sampled_from(["images", "labels"]), inner).map(OrderedDict)
+        | st.builds(
+            lambda make, values: make(values),
+            st.sampled_from([dict, OrderedDict, partial(defaultdict, list)]),
+            st.dictionaries(st.sampled_from(["images", "labels"]), inner),
+        )
     ),
     max_leaves=4,
 )
@@ -101,6 +115,7 @@ batches = st.recursive(
         moves_the_outermost_only: "every tensor of the result is on the device",
         turns_tuples_into_lists: "the batch keeps its structure",
         rebuilds_plain_dicts: "the batch keeps its structure",
+        fills_an_empty_mapping: "the batch keeps its structure",
     },
 )
 @given(batch=batches)

@@ -73,14 +73,21 @@ def batches(
     return images, torch.tensor(labels)
 
 
-def check_all(model: nn.Module, run: nn.Module, batch: Batch) -> None:
+# One step is the first of several. Of a compiled model the optimizer's steps are not compiled.
+SEVERAL = [name for name in TECHNIQUES if not name.startswith("1 step of")]
+OF_THE_MODEL = [name for name in SEVERAL if "Adam" not in name and name != "transforms"]
+
+
+def check_all(
+    model: nn.Module, run: nn.Module, batch: Batch, techniques: Sequence[str] = SEVERAL
+) -> None:
     """Compare each technique with its float64 result, TF32 off, from the same weights."""
     subject = Subject(model, run, Arithmetic.of(batch[0].dtype))
     before = copy.deepcopy(model.state_dict())
-    for name, technique in TECHNIQUES.items():
+    for name in techniques:
         model.load_state_dict(before)
         with parity.precision(tf32=False):
-            found = compare(technique(subject, batch))
+            found = compare(TECHNIQUES[name](subject, batch))
         assert found.holds, f"{WITHIN}, which follows from the dtype and the sums: {name}, {found}"
 
 
@@ -159,7 +166,7 @@ def test_a_compiled_model_gives_the_float64_result_within_rounding(
 
     run = compile_model(model)
 
-    check_all(model, run, batch)
+    check_all(model, run, batch, OF_THE_MODEL)
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -245,8 +252,6 @@ FAULTS_OF_FLOAT32 = {
     "TF32 factors": multiplies_in_tf32,
     "a logit off": moves_one_logit(4096),
 }
-
-
 CAUGHT = "a planted fault is caught"
 
 
