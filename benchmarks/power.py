@@ -36,7 +36,10 @@ from results import write
 from rich.console import Console
 from rich.table import Table
 
+from dlconcepts.testing.claims import LESSONS
+
 ROOT = Path(__file__).parents[1]
+EVERY = "every lesson"
 LIMIT = 600  # seconds; a longer run counts as hanging
 # Slow imports happen once, before the fork. dlconcepts is imported after it, to get the fault.
 HEAVY = (
@@ -100,7 +103,8 @@ def examine(
     if fault is not None:
         fault.apply()
     watch = Watch(seconds)
-    arguments = [f"tests/{lesson}", "-q", "-p", "no:cacheprovider"]
+    folders = LESSONS if lesson == EVERY else [lesson]
+    arguments = [*(f"tests/{name}" for name in folders), "-q", "-p", "no:cacheprovider"]
     # pytest warns that it cannot rewrite Hypothesis, which was imported before the fork.
     arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     with contextlib.nullcontext() if show else contextlib.redirect_stdout(io.StringIO()):
