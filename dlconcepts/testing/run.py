@@ -61,6 +61,8 @@ def verify(
     """
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
+    if fail_fast:
+        require_readable(out / "results.xml")
     if list(devices) != ["cpu"]:
         devices = list(find_devices(devices))
     with writing(out):
@@ -194,6 +196,18 @@ def require_tests() -> None:
             f"there are no laws in {TESTS}, since the installed package does not include them; "
             "clone the repository and run `pip install -e .` there"
         )
+
+
+def require_readable(results: Path) -> None:
+    """Raise UserError if the results of an earlier run are there, but not whole."""
+    try:
+        if results.exists():
+            ET.parse(results)
+    except (ET.ParseError, OSError) as error:
+        raise UserError(
+            f"cannot read {results}, which orders the laws: {error}; delete it, or choose another "
+            "--out"
+        ) from error
 
 
 def find_devices(names: Sequence[str]) -> dict[str, str]:

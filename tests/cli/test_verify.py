@@ -403,6 +403,19 @@ def test_a_failure_of_pytest_is_shown_and_leaves_the_old_report(
 
 
 @pytest.mark.usefixtures("verifying")
+@pytest.mark.parametrize("text", ["", "<testsuite><testcase", "\x00", "{}"])
+def test_results_of_an_earlier_run_that_are_not_whole_are_explained(
+    text: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--fail-fast reads them for the order of the laws; the error says what to do."""
+    (folder / "results.xml").write_text(text)
+
+    assert_explained(
+        f"verify --fail-fast --out {folder}", capsys, "cannot read", "delete it, or choose another"
+    )
+
+
+@pytest.mark.usefixtures("verifying")
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("tensors.double", "did you mean tensors.doubles"), ("adds", "did you mean autograd.adds?")],
