@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dlconcepts.testing.claims import LESSONS
+from dlconcepts.testing.records import clean_case
 from dlconcepts.testing.run import processor
 
 ROOT = Path(__file__).parents[1]
@@ -190,10 +191,6 @@ def compare_loads(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def said(out: Path) -> dict[str, str]:
     """Return what a run says of each item: all of its record but times and paths."""
-    # Imported here: it imports the lessons, which `notice` must import after a fault is there.
-    sys.path.insert(0, str(ROOT / "docs"))
-    from record import clean_case
-
     cases = ET.parse(out / "results.xml").iter("testcase")
     texts = ((f"{c.get('classname')}.{c.get('name')}", clean_case(c)) for c in cases)
     return {name: ET.tostring(case, encoding="unicode") for name, case in texts}

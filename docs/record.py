@@ -1,6 +1,7 @@
 """Record what the book shows: runs of the laws, benchmarks, and training runs with pictures.
 
     python docs/record.py laws --device cpu --jobs 2        # run the laws in this environment
+    python docs/record.py laws --torch 2.9.1 2.10.0         # install and run other versions
     python docs/record.py laws --from results.xml           # record a finished run
     python docs/record.py benchmark strategies --rounds 5   # the output of benchmarks/strategies.py
     python docs/record.py runs                              # train and transfer, with pictures
@@ -12,27 +13,44 @@ memory addresses, so two runs with the same results write the same file.
 import argparse
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from PIL import Image
 
 from dlconcepts.data.make_photographs import PHOTOGRAPHS
-from dlconcepts.testing.claims import LESSONS
+from dlconcepts.testing.records import clean_case, clean_text, digest, load, sources
 from dlconcepts.testing.run import environment, find_devices
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-TEMPORARY = tempfile.gettempdir()  # where tests write files
-DROPPED = {"seconds", "torch", "verdict"}  # timings, and facts recorded once for the run
+REFERENCE = "torch-2.14.1-cpu.xml"  # the one record that is whole
+MACHINES = ("x86_64", "AMD64", "aarch64", "arm64")
+# The last patch of each minor version, and the torchvision that was made for it.
+TORCHVISION = {
+    "2.6.0": "0.21.0",
+    "2.7.1": "0.22.1",
+    "2.8.0": "0.23.0",
+    "2.9.1": "0.24.1",
+    "2.10.0": "0.25.0",
+    "2.11.0": "0.26.0",
+    "2.12.1": "0.27.1",
+    "2.13.0": "0.28.0",
+    "2.14.1": "0.29.1",
+    "2.15.0": "0.29.2",
+}
+# What `verify` needs besides.
+SAME = (
+    *("numpy", "scipy", "pillow", "matplotlib", "rich", "jinja2"),
+    *("hypothesis", "pytest", "pytest-xdist"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     laws.add_argument("--device", nargs="+", default=["cpu"])
     laws.add_argument("--profile", default="book")
     laws.add_argument("--jobs", type=int, default=1)
+    laws.add_argument("--torch", nargs="+", help="versions to install and run, one after another")
     laws.add_argument("--from", dest="source", type=Path, metavar="RESULTS.XML")
     benchmark = commands.add_parser("benchmark", help="run a benchmark and record its output")
     benchmark.add_argument("name", help="the file in benchmarks/, without .py")
@@ -59,23 +78,103 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def record_laws(arguments: argparse.Namespace) -> None:
-    """Record a run of the laws: run them here, or read the results.xml that --from names."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = arguments.source or Path(folder) / "results.xml"
-        if arguments.source is None:
-            command = [sys.executable, "-m", "dlconcepts", "verify", "--out", folder]
+    """Record runs of the laws: run them, or read the results.xml that --from names."""
+    if arguments.source:
+        write(clean(load(arguments.source)))
+        return
+    missing = []
+    for version in arguments.torch or [""]:
+        with tempfile.TemporaryDirectory() as folder:
+            python = install(version, Path(folder) / "venv") if version else sys.executable
+            command = [python, "-m", "dlconcepts", "verify", "--out", folder]
             command += ["--profile", arguments.profile, "--jobs", str(arguments.jobs)]
             command += ["--device", *arguments.device]
             # 1 means that something failed or is missing, which a record may show.
-            if subprocess.run(command, cwd=ROOT).returncode not in (0, 1):
-                sys.exit("the laws did not run, so nothing is recorded; the reason is above")
-        suite = clean(ET.parse(source), facts(arguments.device, arguments.profile))
-    torch_version = suite.find("properties/property[@name='torch']").get("value").partition("+")[0]
-    file = RESULTS / f"torch-{torch_version}-{'-'.join(arguments.device)}.xml"
+            if python and subprocess.run(command, cwd=ROOT).returncode in (0, 1):
+                write(clean(load(Path(folder) / "results.xml")))
+            else:
+                missing.append(version or "here")
+    if missing:
+        sys.exit(f"not recorded, for the reasons above: {', '.join(missing)}")
+
+
+def install(version: str, folder: Path) -> str:
+    """Install a version of torch into a new environment, and return its Python; "" if that fails.
+
+    All other packages have the versions of this environment, so that torch alone differs.
+    """
+    if version not in TORCHVISION:
+        print(f"torch {version} is not in the table TORCHVISION of {__file__}; add it")
+        return ""
+    packages = [f"torch=={version}", f"torchvision=={TORCHVISION[version]}"]
+    packages += [f"{name}=={metadata.version(name)}" for name in SAME]
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    done = subprocess.run([python, "-m", "pip", "install", "--quiet", *packages])
+    if done.returncode:
+        print(f"torch {version} cannot be installed here; pip says why above")
+    return "" if done.returncode else str(python)
+
+
+def clean(results: ET.Element) -> ET.Element:
+    """Return the laws of a run and its facts, without what identifies the machine."""
+    known = {p.get("name", ""): p.get("value", "") for p in results.iterfind("properties/property")}
+    if not {"torch", "device", "profile"} <= known.keys():
+        sys.exit("the file does not say with what it was made; run `verify` again")
+    platform = known.pop("platform", "")
+    known["machine"] = next((name for name in MACHINES if name in platform), "")
+    known["date"] = known.get("date", "").partition(" ")[0]
+    suite = ET.Element("testsuite", name="dlconcepts")
+    properties = ET.SubElement(suite, "properties")
+    for name, value in {**known, **sources()}.items():
+        ET.SubElement(properties, "property", name=name, value=value)
+    suite.extend(
+        clean_case(case)
+        for case in results.iter("testcase")
+        if case.find("properties/property[@name='claim']") is not None
+    )
+    return suite
+
+
+def write(suite: ET.Element) -> None:
+    """Write a record; all but the reference hold only what differs from the reference."""
+    torch, device = (
+        suite.find(f"properties/property[@name='{name}']").get("value")
+        for name in ("torch", "device")
+    )
+    devices = "-".join(each.partition(" ")[0] for each in device.split(", "))
+    file = RESULTS / f"torch-{torch.partition('+')[0]}-{devices}.xml"
     RESULTS.mkdir(exist_ok=True)
-    ET.indent(suite)
-    ET.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
-    print(f"wrote {file.relative_to(ROOT)}: {len(suite.findall('testcase'))} items")
+    suites = {file: suite}
+    if file.name == REFERENCE:
+        others = [other for other in RESULTS.glob("torch-*.xml") if other != file]
+        suites |= {other: load(other) for other in others}
+    for path, whole in suites.items():
+        reference = RESULTS / REFERENCE
+        small = whole if path == reference else compressed(whole, reference)
+        ET.indent(small)
+        ET.ElementTree(small).write(path, encoding="utf-8", xml_declaration=True)
+        tests = len(whole.findall("testcase"))
+        print(f"wrote {path.name}: {tests} tests, {path.stat().st_size / 1000:.0f} KB")
+
+
+def compressed(suite: ET.Element, reference: Path) -> ET.Element:
+    """Return a suite with only what differs from the reference, if that is recorded."""
+    if not reference.exists():
+        return suite
+    same = load(reference)
+    known = {
+        (case.get("classname"), case.get("name")): ET.tostring(clean_case(case))
+        for case in same.iter("testcase")
+    }
+    small = ET.Element("testsuite", name="dlconcepts", like=reference.name, digest=digest(same))
+    small.extend(suite.findall("properties"))
+    for case in map(clean_case, suite.iter("testcase")):
+        if known.pop((case.get("classname"), case.get("name")), None) != ET.tostring(case):
+            small.append(case)
+    for classname, name in known:
+        ET.SubElement(small, "missing", classname=classname, name=name)
+    return small
 
 
 def facts(devices: Sequence[str], profile: str) -> dict[str, str]:
@@ -84,63 +183,6 @@ def facts(devices: Sequence[str], profile: str) -> dict[str, str]:
     del found["platform"]
     found["date"] = found["date"].partition(" ")[0]
     return found
-
-
-def clean(results: ET.ElementTree, known: Mapping[str, str]) -> ET.Element:
-    """Return the test suite of a results.xml with the known facts, without the machine's own."""
-    suite = ET.Element("testsuite", name="dlconcepts")
-    properties = ET.SubElement(suite, "properties")
-    sources = {
-        f"source:{file.relative_to(ROOT).as_posix()}": sha256(file.read_bytes()).hexdigest()[:16]
-        for lesson in LESSONS
-        for file in sorted((ROOT / "tests" / lesson).glob("test_*.py"))
-    }
-    for name, value in {**known, **sources}.items():
-        ET.SubElement(properties, "property", name=name, value=value)
-    for case in results.iter("testcase"):
-        other = case.find("properties/property[@name='torch']")
-        if other is not None and other.get("value") != known["torch"]:
-            sys.exit(f"the run used torch {other.get('value')}, but this is torch {known['torch']}")
-        if case.find("properties/property[@name='claim']") is not None:
-            suite.append(clean_case(case))
-    return suite
-
-
-def clean_case(case: ET.Element) -> ET.Element:
-    """Return a test case without paths, timings and addresses."""
-    attributes = {key: clean_text(case.get(key, "")) for key in ("classname", "name")}
-    cleaned = ET.Element("testcase", attributes)
-    kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]
-    if kept:
-        properties = ET.SubElement(cleaned, "properties")
-        for each in kept:
-            name, value = each.get("name", ""), clean_text(each.get("value", ""))
-            ET.SubElement(properties, "property", name=name, value=value)
-    for fault in case:
-        if fault.tag in ("failure", "error", "skipped"):
-            message = clean_text(fault.get("message", ""))
-            ET.SubElement(cleaned, fault.tag, message=message)
-    return cleaned
-
-
-def clean_text(text: str) -> str:
-    """Remove paths, addresses, and lines about other packages from a text.
-
-    >>> clean_text(f"<function f at 0x7f51> in {TEMPORARY}/pytest-of-me/pytest-3/gw1/a0")
-    '<function f> in a0'
-    """
-    text = re.sub(r" at 0x[0-9a-f]+|\x1b\[\d*m| \(Triggered internally at [^)]*\)", "", text)
-    temporary = re.escape(TEMPORARY)
-    text = re.sub(rf"{temporary}/pytest-of-[^/]+/pytest-\d+/(?:(?:popen-)?gw\d+/)?", "", text)
-    text = re.sub(rf"{temporary}/{tempfile.gettempprefix()}\w{{8}}\b", "folder", text)
-    # Hypothesis's explanation also lists lines of other packages, which say nothing about the law.
-    text = re.sub(r"^ +(?:/\S*/(?:site|dist)-packages|/usr)/\S*:\d+\n?", "", text, flags=re.M)
-    text = re.sub(r"^( +)/\S*/(tests|dlconcepts)/", r"\1\2/", text, flags=re.M)
-    text = re.sub(r"^ +\(and \d+ more with settings.*\n?", "", text, flags=re.M)
-    text = re.sub(r"Explanation:\n.*:\n?(?! )", "", text).strip("\n")
-    # Cut any other path into a folder of this machine to its last part.
-    homes = "|".join(re.escape(str(path)) for path in (ROOT, Path.home(), sys.prefix))
-    return re.sub(rf"(?:{homes})[\w./-]*/", "", text)
 
 
 def record_output(command: Sequence[str], file: Path) -> None:

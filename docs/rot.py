@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from record import clean_text, facts
+from record import facts
+
+from dlconcepts.testing.records import clean_text
 
 RESULTS = Path(__file__).parent / "results"
 PREAMBLE = """

@@ -48,6 +48,15 @@ def add_verify_arguments(add: Add) -> None:
     add_out(add, "verify")
 
 
+def add_compare_arguments(add: Add) -> None:
+    run = "results.xml of verify, its folder, or a recorded version, such as 2.14 or 2.14-cuda"
+    add("a", metavar="A", help=run)
+    same = "the later run; without it, A is compared with the record of its version of torch"
+    add("b", nargs="?", metavar="B", help=same)
+    add("--json", action="store_true", help="print an object")
+    add("--markdown", action="store_true", help="print Markdown")
+
+
 def add_practice_arguments(add: Add) -> None:
     folder = Path("practice")
     add("lesson", nargs="?", choices=LESSONS, metavar="LESSON", help=f"only {ONE_OF}")
@@ -170,6 +179,13 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Add], None]]] = {
         "run the laws, print the verdict on each claim, and write a report",
         "",
         add_verify_arguments,
+    ),
+    "compare": (
+        "show what differs between two runs of the laws",
+        "Show what differs between two runs of the laws: verdicts, counterexamples, messages and "
+        "exceptions. Exit status: 0 if no verdict worsened, 1 if one did, 2 if a run cannot be "
+        "read.",
+        add_compare_arguments,
     ),
     "practice": (
         "write the techniques yourself",

@@ -5,7 +5,6 @@ They are the files under docs/results/, which docs/record.py and docs/rot.py wri
 
 import json
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -14,7 +13,8 @@ from typing import Any
 
 from book.suite import Law, Subject
 from dlconcepts.testing.claims import Claim, all_claims
-from dlconcepts.testing.results import Item, Judged, read
+from dlconcepts.testing.records import load
+from dlconcepts.testing.results import Item, Judged, judge, read_item
 
 RESULTS = Path(__file__).parents[1] / "results"
 MISSING = "not run yet"
@@ -75,9 +75,9 @@ def environments() -> list[Environment]:
 
 def read_run(file: Path) -> list[Environment]:
     """Read a recorded run: one environment for each device that its laws ran on."""
-    properties = ET.parse(file).find("properties")
-    facts = {p.get("name", ""): p.get("value", "") for p in properties if properties is not None}
-    report = read(file, all_claims())
+    suite = load(file)
+    facts = {p.get("name", ""): p.get("value", "") for p in suite.iterfind("properties/property")}
+    report = judge(map(read_item, suite.iter("testcase")), all_claims())
     judged = [
         (claim, [item for item in claim.items if item.record.get("kind") in ("right", "wrong")])
         for claim in report.claims
