@@ -5,23 +5,89 @@ not import it, and a command's module is imported only after its arguments were 
 """
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from dlconcepts.cli.parser import parse
 from dlconcepts.support.errors import UserError
+from dlconcepts.support.signals import NAMES, Stopped, heeding, start_work
+
+USER_ERROR = 2
+CLOSED_PIPE = 141  # what shells report for `cat` if nobody reads its output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status, 2 after a user error."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    """Run one command and return its exit status.
+
+    That is 2 after a user error, 130 after Ctrl-C, 143 after SIGTERM, and 141 if nobody reads what
+    it prints. Whatever ends a command, one sentence says why, and what is kept.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # else it is no file
+        sys.stdout.reconfigure(errors="replace")  # on a terminal that does not know a character
+    with heeding(program=argv is None):
+        try:
+            try:
+                return run(list(sys.argv[1:] if argv is None else argv))
+            finally:
+                if sys.stdout:
+                    sys.stdout.flush()  # here, where a closed pipe can still be handled
+        except BrokenPipeError:
+            return give_up_printing(CLOSED_PIPE)
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # as rich ends the program
+                return give_up_printing(CLOSED_PIPE)
+            raise
+        except Stopped as error:
+            explain(f"{NAMES[error.number]}, but its work was done")
+            return 128 + error.number
+        except OSError as error:
+            explain(f"cannot write: {error.strerror or error}")
+            return give_up_printing(USER_ERROR)
+
+
+def run(line: list[str]) -> int:
+    """Run one command; `arguments.keep` says what is kept if it ends early."""
+    arguments = importlib.import_module("dlconcepts.cli.parser").parse(line)
+    arguments.line, arguments.keep = line, str  # a command replaces it once it has results
     command = importlib.import_module(f"dlconcepts.cli.{arguments.command}")
+    details = ""
     try:
+        start_work()
         status: int = command.run(arguments)
         return status
+    except BrokenPipeError:
+        arguments.keep()
+        raise
+    except (Stopped, KeyboardInterrupt) as error:
+        number = getattr(error, "number", signal.SIGINT)
+        status, reason = 128 + number, NAMES[number]
     except UserError as error:
-        sentence = " ".join(str(error).split())
-        print(f"dlconcepts {arguments.command}: {sentence}", file=sys.stderr)
-        if error.details:
-            print(error.details, file=sys.stderr)
-        return 2
+        status, reason, details = USER_ERROR, str(error), error.details
+    except OSError as error:
+        if error.filename is None:
+            raise
+        status, reason = USER_ERROR, f"{error.filename}: {error.strerror}"
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch raises RuntimeError on the CPU, and a subclass of it on other devices.
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        status, reason = USER_ERROR, "there is not enough memory; use a smaller network or batch"
+    explain("; ".join(filter(None, (reason, arguments.keep()))), arguments.command, details)
+    return status
+
+
+def explain(sentence: str, command: str = "", details: str = "") -> None:
+    """Print one sentence, and details below it, on the error stream."""
+    with suppress(OSError):  # nobody reads it
+        print(f"{f'dlconcepts {command}'.strip()}: {' '.join(sentence.split())}", file=sys.stderr)
+        if details:
+            print(details, file=sys.stderr)
+
+
+def give_up_printing(status: int) -> int:
+    """Send the rest of the output nowhere, so that Python's last flush does not fail."""
+    with suppress(OSError, ValueError):  # it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status

@@ -1,6 +1,7 @@
 """`python -m dlconcepts practice`: write a folder of practice files, check it, show a solution."""
 
 import argparse
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from dlconcepts.practice.check import check
 from dlconcepts.practice.sheets import sheet
 from dlconcepts.practice.show import console, print_solution, show
 from dlconcepts.practice.techniques import Technique, survey
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.errors import UserError, writing
+from dlconcepts.support.signals import Stopped
 from dlconcepts.testing.claims import LESSONS
 from dlconcepts.testing.run import require_tests
 
@@ -27,23 +30,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.limit > 0:
         raise UserError(f"--limit must be more than 0 seconds, not {arguments.limit:g}")
     require_tests()
-    try:
-        techniques, _ = survey()
-        own = [each for each in techniques if arguments.lesson in (None, each.lesson)]
-        named = {technique.name: technique for technique in own}
-        if arguments.solution:
-            if arguments.solution not in named:
-                names = ", ".join(named)
-                raise UserError(
-                    f"no technique is named {arguments.solution}; choose one of {names}"
-                )
-            print_solution(console(), named[arguments.solution])
-        elif not checking:
-            write(arguments.out or FOLDER, own)
-        else:
-            return watch(arguments, own) if arguments.watch else look(arguments, own)
-    except OSError as error:
-        raise UserError(str(error)) from error
+    techniques, _ = survey()
+    own = [each for each in techniques if arguments.lesson in (None, each.lesson)]
+    named = {technique.name: technique for technique in own}
+    if arguments.solution:
+        if arguments.solution not in named:
+            names = ", ".join(named)
+            raise UserError(f"no technique is named {arguments.solution}; choose one of {names}")
+        print_solution(console(), named[arguments.solution])
+    elif not checking:
+        write(arguments.out or FOLDER, own)
+    else:
+        return watch(arguments, own) if arguments.watch else look(arguments, own)
     return 0
 
 
@@ -60,13 +58,14 @@ def write(folder: Path, techniques: Sequence[Technique]) -> None:
             f"{', '.join(map(str, files.values()))} already there; run with --check {folder}, or "
             "choose another folder with --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     for lesson, path in files.items():
         if path.exists():
             print(f"left {path} as it is")
             continue
         own = [technique for technique in techniques if technique.lesson == lesson]
-        path.write_text(sheet(LESSONS.index(lesson) + 1, lesson, own), encoding="utf-8")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, sheet(LESSONS.index(lesson) + 1, lesson, own).encode())
         print(f"wrote {path}: {len(own)} techniques")
     print(f"Write the missing bodies, then run: python -m dlconcepts practice --check {folder}")
 
@@ -96,7 +95,9 @@ def watch(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int
             print("Waiting for the next save; Ctrl-C ends.", flush=True)
             while saved(arguments.check) == before:
                 time.sleep(POLL)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as error:
+        if getattr(error, "number", signal.SIGINT) != signal.SIGINT:
+            raise
         print()
         return status
 

@@ -25,11 +25,10 @@ COLOURS = {
     **{"ok": "green", "FAILED": "bold red", "skipped": "yellow", "unfinished": "yellow"},
 }
 FEW = 5  # claims to name one by one; of more, the lessons
-INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the laws; return 0 if all is well, 1 if anything failed, 130 after Ctrl-C."""
+    """Run the laws; return 0 if all is well, 1 if anything failed, 130 or 143 after a signal."""
     claims = chosen(arguments)
     jobs = processes(len(claims)) if arguments.jobs is None else arguments.jobs
     # Each process computes with one thread: the tensors of the laws are small.
@@ -46,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     show(found.report)
     print(f"wrote {arguments.out / 'results.xml'}\nwrote {arguments.out / 'report.html'}")
-    if found.interrupted:
+    if found.stopped_by is not None:
         print(f"stopped; go on with `{rest_of(found, arguments.lesson or [])}`")
-        return INTERRUPTED
+        return 128 + found.stopped_by  # as shells report a signal
     return 1 if found.status or found.report.failed or found.report.unfinished else 0
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dlconcepts.support.signals import finishing
+
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all; see `replacing`."""
@@ -33,12 +35,15 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "Not a file that can be replaced", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a power failure could keep the rename but not the bytes
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with finishing():  # a signal waits until the file is there
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(
+                    file.fileno()
+                )  # or a power failure could keep the rename but not the bytes
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

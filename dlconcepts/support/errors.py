@@ -27,6 +27,8 @@ def writing(folder: Path) -> Iterator[None]:
     """Turn an OSError in a block that writes to a folder into a UserError."""
     try:
         yield
+    except BrokenPipeError:  # of what is printed meanwhile
+        raise
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

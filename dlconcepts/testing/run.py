@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dlconcepts.support.errors import UserError, explaining, writing
+from dlconcepts.support.signals import Stopped, finishing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim
 from dlconcepts.testing.results import Item, Report, judge, read_item, render
 
@@ -35,7 +36,7 @@ class Run:
     cases: list[ET.Element]
     environment: Mapping[str, str]
     status: int = 0
-    interrupted: bool = False
+    stopped_by: int | None = None  # the signal
 
     @property
     def report(self) -> Report:
@@ -80,7 +81,7 @@ def verify(
             options += [] if fail_fast else ["--no-loadscope-reorder"]
         run = Run(claims, [], {})
         run_pytest(run, options, folder, watch)
-        with writing(out):
+        with writing(out), finishing():
             write(run, folder / "results.xml")
             page = render(run.report, run.environment)
             (folder / "report.html").write_text(page, encoding="utf-8")
@@ -114,13 +115,13 @@ def run_pytest(
             while process.poll() is None:
                 follow(new)
                 time.sleep(POLL)
-        except KeyboardInterrupt:
-            run.interrupted = True
+        except Stopped as error:
+            run.stopped_by = error.number
         finally:
             end(process)
             follow(new)
     run.status = process.returncode
-    if not run.cases and not run.interrupted:
+    if not run.cases and run.stopped_by is None:
         text = output.read_text(encoding="utf-8", errors="replace")
         last = "\n".join(text.splitlines()[-TAIL:])
         raise UserError("pytest ran no law; its last lines are:", last)
@@ -128,13 +129,13 @@ def run_pytest(
 
 @contextmanager
 def stopping_at_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into KeyboardInterrupt, and ignore the next ones."""
+    """Turn the first SIGINT or SIGTERM into Stopped, and ignore the next ones."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def stop(*_: object) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    def stop(number: int, _: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
 
     for number in before:
         signal.signal(number, stop)
