@@ -3,16 +3,37 @@
 import torch
 from torch import Tensor, nn
 
+SHOWN = 100  # elements; torch abbreviates more than 1,000, and people read none of them
 
-def bits(tensor: Tensor) -> bytes:
+
+class Bits:
+    """The bytes of elements; a failed comparison shows the elements, each with all of its digits."""
+
+    def __init__(self, elements: Tensor) -> None:
+        self.elements = elements
+        self.bytes = elements.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return self.bytes == (other.bytes if isinstance(other, Bits) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.bytes)
+
+    def __repr__(self) -> str:
+        few = self.elements.numel() <= SHOWN
+        return repr(self.elements.tolist() if few else self.elements)
+
+
+def bits(tensor: Tensor) -> Bits:
     """Return the bytes of the elements in row-major order, for any strides and device.
 
+    >>> bits(torch.tensor([0.0])), bits(torch.tensor([-0.0]))
+    ([0.0], [-0.0])
     >>> bits(torch.tensor([0.0])) == bits(torch.tensor([-0.0]))
     False
     """
     elements = tensor.detach().cpu().resolve_conj().resolve_neg()
-    flat = elements.clone(memory_format=torch.contiguous_format).reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    return Bits(elements.clone(memory_format=torch.contiguous_format))
 
 
 def same(one: Tensor, other: Tensor) -> bool:
