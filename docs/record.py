@@ -163,17 +163,29 @@ def compressed(suite: ET.Element, reference: Path) -> ET.Element:
     if not reference.exists():
         return suite
     same = load(reference)
-    known = {
-        (case.get("classname"), case.get("name")): ET.tostring(clean_case(case))
-        for case in same.iter("testcase")
-    }
+    known = {(c.get("classname"), c.get("name")): clean_case(c) for c in same.iter("testcase")}
     small = ET.Element("testsuite", name="dlconcepts", like=reference.name, digest=digest(same))
     small.extend(suite.findall("properties"))
     for case in map(clean_case, suite.iter("testcase")):
-        if known.pop((case.get("classname"), case.get("name")), None) != ET.tostring(case):
-            small.append(case)
+        twin = known.pop((case.get("classname"), case.get("name")), None)
+        if twin is None or ET.tostring(twin) != ET.tostring(case):
+            small.append(case if twin is None else changed(case, twin))
     for classname, name in known:
         ET.SubElement(small, "missing", classname=classname, name=name)
+    return small
+
+
+def changed(case: ET.Element, twin: ET.Element) -> ET.Element:
+    """Return a test case with the properties that differ; those that it lacks are empty."""
+    before, now = (
+        {p.get("name"): p.get("value") for p in each.iter("property")} for each in (twin, case)
+    )
+    small = ET.Element(case.tag, case.attrib)
+    properties = ET.SubElement(small, "properties")
+    for name in sorted(before | now):
+        if before.get(name) != now.get(name):
+            ET.SubElement(properties, "property", name=name, value=now.get(name, ""))
+    small.extend(fault for fault in case if fault.tag != "properties")
     return small
 
 

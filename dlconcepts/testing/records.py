@@ -24,6 +24,7 @@ def clean_case(case: ET.Element) -> ET.Element:
     attributes = {key: clean_text(case.get(key, "")) for key in ("classname", "name")}
     cleaned = ET.Element("testcase", attributes)
     kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]
+    kept.sort(key=lambda each: each.get("name", ""))
     if kept:
         properties = ET.SubElement(cleaned, "properties")
         for each in kept:
@@ -113,10 +114,18 @@ def expand(suite: ET.Element, file: Path) -> None:
     same = parse(reference)
     if suite.attrib.pop("digest", "") != digest(same):
         raise UserError(f"{file} was recorded against another {reference.name}; record it again")
-    own = {(case.get("classname"), case.get("name")) for case in suite}
-    suite.extend(c for c in same.iter("testcase") if (c.get("classname"), c.get("name")) not in own)
-    for case in suite.findall("missing"):
-        suite.remove(case)
+    own = {(c.get("classname"), c.get("name")): c for c in suite if c.tag != "properties"}
+    for case in same.iter("testcase"):
+        mine = own.setdefault((case.get("classname"), case.get("name")), case)
+        if mine is case:
+            suite.append(case)
+        elif mine.tag == "missing":
+            suite.remove(mine)
+        else:
+            known = {p.get("name") for p in mine.iter("property")}
+            others = [p for p in case.iter("property") if p.get("name") not in known]
+            ET.SubElement(mine, "properties").extend(others)
+            mine[:] = list(clean_case(mine))  # without the empty ones, which this case lacks
 
 
 def digest(suite: ET.Element) -> str:

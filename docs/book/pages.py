@@ -11,7 +11,7 @@ import jinja2
 import rot
 
 import dlconcepts
-from book import records
+from book import changed, records
 from book.docstrings import claimed, paragraphs, prose
 from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
@@ -21,7 +21,7 @@ from dlconcepts.testing.claims import LESSONS, Claim
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Pages that span the lessons.
-ACROSS = ("claims", "corrected", "mistakes", "rot", "runs", "power", "measured")
+ACROSS = ("claims", "corrected", "mistakes", "changed", "rot", "runs", "power", "measured")
 # The name of each record on the page "The power of the laws", and of its file.
 POWER = {"faults": "faults", "mutants": "mutants", "kinds": "strategies"}
 VERDICTS = {
@@ -168,6 +168,7 @@ def environment() -> jinja2.Environment:
         claims=claims(),
         environments=records.environments(),
         RECORDED=RECORDED,
+        changed=changed,
         claim_label=claim_label,
         counterexample=counterexample,
         counts=counts(),

@@ -62,10 +62,10 @@ SAMPLED = {"include": [["[data-sample]"]]}
 CONTRAST = {"resultTypes": ["violations"], "runOnly": ["color-contrast"]}
 OTHERS = {"resultTypes": ["violations"], "rules": {"color-contrast": {"enabled": False}}}
 KINDS = (
-    *("index", "search", "genindex"),
+    *("index", "search", "genindex", "generated/measured"),
     *(
         f"generated/{name}"
-        for name in ("claims", "corrected", "mistakes", "rot", "runs", "power", "measured")
+        for name in ("claims", "corrected", "mistakes", "changed", "rot", "runs", "power")
     ),
     *("generated/lessons/autograd", "generated/api/dlconcepts.autograd"),
     "_modules/dlconcepts/autograd",
@@ -241,6 +241,32 @@ def test_a_fault_that_no_law_catches_is_listed(modules: Callable[[str], Any]) ->
     assert "Broken: ``torch.sin``. Not caught." in found
     assert "Nothing is recorded yet." in empty
     assert "Nothing is recorded yet." not in found
+
+
+def test_a_verdict_that_changed_is_on_its_page(
+    modules: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A law that failed with one version and holds with the next is shown with both outcomes."""
+    names = ("torchvision", "numpy", "python", "hypothesis", "profile")
+    for torch, failure in (("2.9.1", '<failure message="ValueError: no"/>'), ("2.10.0", "")):
+        facts = {**dict.fromkeys(names, "1"), "torch": torch, "device": "cpu (a)"}
+        said = {"claim": "networks.relu", "kind": "right", "device": "cpu", "subject": "relu"}
+        written = [
+            "".join(f'<property name="{name}" value="{value}"/>' for name, value in part.items())
+            for part in (facts, said)
+        ]
+        case = '<testcase classname="tests.networks.test_relu" name="test_x[cpu-relu]">'
+        text = f"{case}<properties>{written[1]}</properties>{failure}</testcase>"
+        text = f"<testsuite><properties>{written[0]}</properties>{text}</testsuite>"
+        (tmp_path / f"torch-{torch}-cpu.xml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(modules("book.records"), "RESULTS", tmp_path)
+
+    page = modules("book.pages").environment().get_template("changed.rst").render()
+
+    assert "From torch 2.9.1 to 2.10.0\n---" in page
+    assert "``test_x[relu]``: verdict, exception, message" in page
+    assert "   -FAILED\n   -ValueError\n   -no\n   +ok\n" in page
+    assert "- torch 2.9.1: laws: 1 FAILED; mistakes: none (" in page
 
 
 def test_records_do_not_reveal_the_machine() -> None:
