@@ -12,6 +12,7 @@ from dlconcepts.testing.compare import Comparison, Run, compare, read_run
 from dlconcepts.testing.records import find, find_version
 
 FACTS = ("torch", "torchvision", "numpy", "hypothesis", "python", "profile", "device", "platform")
+FEW = 9  # claims to name; --json has all
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +55,8 @@ def show(found: Comparison, markdown: bool) -> Iterator[str]:
     for side, claims in found.only.items():
         tests = [test for names in claims.values() for test in names]
         if tests:
-            names = ", ".join(claims)
+            more = f" and {len(claims) - FEW} more" if len(claims) > FEW else ""
+            names = ", ".join([*claims][:FEW]) + more
             yield f"{bullet}only in {side}: {len(tests)} tests of {len(claims)} claims: {names}"
             yield from (f"{bullet}only in {side}: {t}" for t in tests if t.endswith("FAILED"))
     yield from (f"{bullet}cannot be compared: {reason}" for reason in found.incomparable)

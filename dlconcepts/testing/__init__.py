@@ -25,4 +25,5 @@ pytest makes two items of it. The first runs the law on `right` and must pass. T
 - `dlconcepts.testing.laws`: the `law` mark, and how a run is judged and recorded
 - `dlconcepts.testing.claims`: claims of a course, read from the heads of test files
 - `dlconcepts.testing.results`: what a recorded run says of each claim
+- `dlconcepts.testing.compare`: what differs between two runs
 '''

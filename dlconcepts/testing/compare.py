@@ -154,7 +154,7 @@ def claim_of(item: Item) -> str:
 def said(item: Item) -> dict[str, str]:
     """Return what is compared of an item."""
     exception, colon, message = item.message.partition(":")
-    known = bool(colon) and re.fullmatch(r"[\w.]+", exception)
+    known = bool(colon) and re.fullmatch(r"(\w+\.)*[A-Z]\w*", exception)
     return {
         "verdict": item.outcome,
         "exception": exception if known else "",

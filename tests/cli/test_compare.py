@@ -139,11 +139,14 @@ def test_another_exception_is_not_another_message(
     write("a.xml", {RIGHT: {"failure": "TypeError: no: such\nthing"}})
     write("b.xml", {RIGHT: {"failure": "ValueError: no: such\nthing"}})
     write("c.xml", {RIGHT: {"failure": "ValueError: no: other\nthing"}})
+    write("d.xml", {RIGHT: {"failure": "test_relu.py:5: DocTestFailure"}})
 
-    exception, message = compared(capsys), compared(capsys, "b.xml c.xml")
+    found = [
+        [each["what"] for each in compared(capsys, files)["differences"]]
+        for files in ("a.xml b.xml", "b.xml c.xml", "c.xml d.xml")
+    ]
 
-    assert [each["what"] for each in exception["differences"]] == ["exception"]
-    assert [each["what"] for each in message["differences"]] == ["message"]
+    assert found == [["exception"], ["message"], ["exception", "message"]]
 
 
 def test_addresses_paths_and_times_are_no_differences(
@@ -172,6 +175,21 @@ def test_what_one_run_lacks_is_named(folder: Path, capsys: pytest.CaptureFixture
     assert found["only"] == {"A": {"tensors.shapes": [f"{SHAPES}.test_shape[shape]: ok"]}, "B": {}}
     assert (found["same_laws"], found["laws"]) == (1, 2)
     assert list(reverse["only"]["B"]) == ["tensors.shapes"]
+
+
+def test_only_some_of_many_claims_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of one claim does not print the names of all others."""
+    many = {f"test_{n}[cpu-f]": {**RUN[ALONE], "claim": f"tensors.c{n}"} for n in range(12)}
+    write("a.xml", many)
+    write("b.xml")
+
+    assert run("compare a.xml b.xml") == 0
+
+    printed = capsys.readouterr().out
+    assert "only in A: 12 tests of 12 claims: tensors.c0, " in printed
+    assert ", tensors.c8 and 3 more\n" in printed
 
 
 def test_a_file_that_cannot_be_imported_is_a_failure(
