@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dlconcepts.support.errors import UserError
-from dlconcepts.support.signals import NAMES, Stopped, heeding, start_work
+from dlconcepts.support.signals import NAMES, Stopped, heeding, settle, start_work
 
 USER_ERROR = 2
 CLOSED_PIPE = 141  # what shells report for `cat` if nobody reads its output
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error.__context__, BrokenPipeError):  # as rich ends the program
                 return give_up_printing(CLOSED_PIPE)
             raise
-        except Stopped as error:
-            explain(f"{NAMES[error.number]}, but its work was done")
+        except Stopped as error:  # before the work or after it
+            explain(NAMES[error.number])
             return 128 + error.number
         except OSError as error:
             explain(f"cannot write: {error.strerror or error}")
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(line: list[str]) -> int:
-    """Run one command; `arguments.keep` says what is kept if it ends early."""
+    """Run one command; if it ends early, `arguments.keep`, which it may set, says what is kept."""
     arguments = importlib.import_module("dlconcepts.cli.parser").parse(line)
-    arguments.line, arguments.keep = line, str  # a command replaces it once it has results
+    arguments.line, arguments.keep = line, lambda stopped: ""
     command = importlib.import_module(f"dlconcepts.cli.{arguments.command}")
     details = ""
     try:
@@ -58,9 +58,10 @@ def run(line: list[str]) -> int:
         status: int = command.run(arguments)
         return status
     except BrokenPipeError:
-        arguments.keep()
+        arguments.keep(stopped=True)
         raise
     except (Stopped, KeyboardInterrupt) as error:
+        settle()
         number = getattr(error, "number", signal.SIGINT)
         status, reason = 128 + number, NAMES[number]
     except UserError as error:
@@ -74,7 +75,8 @@ def run(line: list[str]) -> int:
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         status, reason = USER_ERROR, "there is not enough memory; use a smaller network or batch"
-    explain("; ".join(filter(None, (reason, arguments.keep()))), arguments.command, details)
+    kept = arguments.keep(stopped=status > 128)
+    explain("; ".join(filter(None, (reason, kept))), arguments.command, details)
     return status
 
 

@@ -19,14 +19,22 @@ from dlconcepts.validation import predict
 def run(arguments: argparse.Namespace) -> int:
     """Print and draw the class probabilities of image files, and return 0."""
     output.check_folder(arguments.out)
+    # Images from different folders may have the same name; the number tells them apart.
+    drawings = [
+        arguments.out / f"{n}-{path.stem}.png" for n, path in enumerate(arguments.images, 1)
+    ]
+    if not arguments.force and (there := [str(path) for path in drawings if path.exists()]):
+        raise UserError(
+            f"{', '.join(there)} already there; replace with --force, or choose another folder "
+            "with --out"
+        )
     checkpoint = checkpoints.load(arguments.checkpoint)
     images, inputs = read_inputs(arguments, checkpoint)
     probabilities = predict(checkpoint.model, inputs)
     for number, path in enumerate(arguments.images):
         print(table(path, probabilities[number].tolist(), checkpoint.classes))
         figure = view_classify(images[number], probabilities[number], checkpoint.classes)
-        # Images from different folders may have the same name; the number tells them apart.
-        drawing = arguments.out / f"{number + 1}-{path.stem}.png"
+        drawing = drawings[number]
         with writing(arguments.out):
             arguments.out.mkdir(parents=True, exist_ok=True)
             output.write_figure(drawing, figure)

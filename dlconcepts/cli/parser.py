@@ -101,12 +101,14 @@ def add_train_arguments(add: Add) -> None:
     add_device(add)
     add("--seed", type=seed, default=0, help="of weights, order and dropout (%(default)s)")
     add_out(add, "runs/fashion-mnist")
+    add("--force", action="store_true", help="replace what an earlier run wrote there")
 
 
 def add_classify_arguments(add: Add) -> None:
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="file written by train or transfer")
     add("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
     add_out(add, "runs/classify")
+    add("--force", action="store_true", help="replace what an earlier run wrote there")
 
 
 def add_transfer_arguments(add: Add) -> None:
@@ -126,6 +128,7 @@ def add_transfer_arguments(add: Add) -> None:
     add_device(add)
     add("--seed", type=seed, default=0, help="of split, weights and order (%(default)s)")
     add_out(add, "runs/transfer")
+    add("--force", action="store_true", help="replace what an earlier run wrote there")
 
 
 def add_parity_arguments(add: Add) -> None:
@@ -165,8 +168,8 @@ def number(
 
 
 SMALLEST, BELOW_1 = sys.float_info.min, 1 - sys.float_info.epsilon
-positive = number("a whole number of at least 1", int, 1, math.inf)
-rate = number("a number above 0", float, SMALLEST, sys.float_info.max)
+positive = number("a whole number of at least 1 and at most 2**31 - 1", int, 1, 2**31 - 1)
+rate = number("a number above 0 and at most 1e30", float, SMALLEST, 1e30)
 share = number("a number from 0 to 1", float, 0, 1)
 proper_share = number("a number between 0 and 1", float, SMALLEST, BELOW_1)
 # The largest seed that torch.manual_seed takes.

@@ -6,7 +6,7 @@ All user errors are found before the training starts.
 import argparse
 import io
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,10 +30,13 @@ SETTINGS = ("full", "batch_size", "lr", "hidden", "dropout", "seed")
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume a run, and return 0."""
-    output.check_folder(arguments.out)
+    folder = output.RunFolder(arguments)
     device = output.find_device(arguments.device)
     # All processes that torchrun starts compute; only the first one prints and writes.
-    with torchrun_group(device) as rank, redirect_stdout(io.StringIO()) if rank else nullcontext():
+    with (
+        torchrun_group(device) as rank,
+        redirect_stdout(io.StringIO()) if rank else folder.alone(),
+    ):
         train(device, arguments, writes=rank == 0)
     return 0
 
@@ -52,10 +55,11 @@ def train(device: torch.device, arguments: argparse.Namespace, *, writes: bool) 
         model, optimizer, generator = build(arguments, device, before)
 
         def end_epoch(record: Epoch) -> None:
-            output.print_epoch(record)
+            output.check_finite(record, model)
             history.append(record)
             if writes:
                 write_checkpoint(arguments, model, optimizer, generator, history, held_out.classes)
+            output.print_epoch(record)
 
         fit(
             model,
@@ -69,15 +73,14 @@ def train(device: torch.device, arguments: argparse.Namespace, *, writes: bool) 
             progress=writes,
             callback=end_epoch,
         )
-    print(f"trained in {sum(epoch.seconds for epoch in history):.1f} seconds")
-    output.check_history(history)
     if len(history) < arguments.epochs:
-        print(
-            f"interrupted after {len(history)} of {arguments.epochs} epochs; resume with --resume"
-        )
+        raise KeyboardInterrupt  # as `fit` ends early
+    print(f"trained in {sum(epoch.seconds for epoch in history):.1f} seconds")
     if writes:
         with writing(arguments.out):
             write_results(arguments.out, model, history, held_out)
+        for name in ("checkpoint.pt", "loss.png", "predictions.png", "images"):
+            print(f"wrote {arguments.out / name}")
 
 
 def find_training(arguments: argparse.Namespace) -> checkpoints.Training:
@@ -145,5 +148,3 @@ def write_results(out: Path, model: Network, history: History, held_out: ImageSe
     output.write_figure(out / "predictions.png", predictions)
     for image, name in zip(images, classes, strict=True):
         output.write_image(out / "images" / f"{output.slug(name)}.png", image)
-    for name in ("checkpoint.pt", "loss.png", "predictions.png", "images"):
-        print(f"wrote {out / name}")

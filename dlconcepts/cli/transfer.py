@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from dlconcepts.images import (
     split,
     train_pipeline,
 )
-from dlconcepts.support.errors import explaining, writing
+from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.plots import loss_curves, view_confusion, view_predictions
-from dlconcepts.support.runs import History, make_generator, progress_bar, seeded
+from dlconcepts.support.runs import Epoch, History, make_generator, progress_bar, seeded
 from dlconcepts.training import fit
 from dlconcepts.transfer import TransferNetwork, extract_features, untrained
 from dlconcepts.validation import class_accuracies, confusion_matrix, predict
@@ -37,32 +38,65 @@ DRAWN = 12  # images in predictions.png
 
 def run(arguments: argparse.Namespace) -> int:
     """Train a head for the classes of a folder, write checkpoint and pictures, and return 0."""
-    output.check_folder(arguments.out)
+    check_outside(arguments.out, arguments.folder)
+    place = output.RunFolder(arguments)
     device = output.find_device(arguments.device)
     folder = image_folder(arguments.folder, skip_damaged=arguments.skip_damaged)
     with explaining(f"{arguments.folder}: ", "; add images to it"):
         examples, held_out = split(folder, arguments.held_out, seed=arguments.seed)
+    if len(folder.classes) == 1:
+        raise UserError(
+            f"{arguments.folder} has a single class, {folder.classes[0]}; add a folder for another"
+        )
     skipped = f", {len(folder.damaged):,} damaged skipped" if folder.damaged else ""
-    with seeded(arguments.seed, device):
+    with place.alone(), seeded(arguments.seed, device):
         model, statistics = build(arguments, len(folder.classes))
         print(f"network: {arguments.model}, weights: {arguments.weights}")
         print(f"{len(examples):,} images to train on, {len(held_out):,} held out{skipped}")
         print(f"device: {device}", flush=True)
         model.to(device)
+        last: dict[str, Any] = {}  # number and head of the last epoch that ended
+
+        def end_epoch(record: Epoch) -> None:
+            output.check_finite(record, model.head)
+            last.update(epoch=record.epoch, head=checkpoints.snapshot(model.head))
+            output.print_epoch(record)
+
+        def save() -> None:
+            checkpoints.restore(model.head, last["head"])
+            with writing(arguments.out):
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                checkpoints.save(
+                    place.path, model, classes=folder.classes, normalization=statistics
+                )
+
+        def keep(stopped: bool) -> str:
+            if last and place.state() == place.before:
+                with suppress(UserError):  # the disk is full
+                    save()
+            return place.kept(last.get("epoch", 0), stopped=stopped)
+
+        arguments.keep = keep
         features = compute_features(model, held_out, eval_pipeline(**statistics))
-        history = train_head(model, examples, features, statistics, arguments)
-    output.check_history(history)
-    probabilities = predict(model.head, features[0])
-    print_accuracies(probabilities, features[1], folder.classes)
-    with writing(arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        path = arguments.out / "checkpoint.pt"
-        checkpoints.save(path, model, classes=folder.classes, normalization=statistics)
-        output.write_figure(arguments.out / "loss.png", loss_curves(history))
-        write_predictions(arguments.out, held_out, probabilities, statistics)
+        history = train_head(model, examples, features, statistics, arguments, end_epoch)
+        save()
+        probabilities = predict(model.head, features[0])
+        print_accuracies(probabilities, features[1], folder.classes)
+        with writing(arguments.out):
+            output.write_figure(arguments.out / "loss.png", loss_curves(history))
+            write_predictions(arguments.out, held_out, probabilities, statistics)
     for name in ("checkpoint.pt", "loss.png", "predictions.png", "confusion.png"):
         print(f"wrote {arguments.out / name}")
     return 0
+
+
+def check_outside(out: Path, folder: Path) -> None:
+    """Raise UserError if the folder to write to would be a class of the next run."""
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(
+            f"{out} is inside {folder}, where the next run would take it for images; choose "
+            "another folder with --out"
+        )
 
 
 @explaining()
@@ -92,6 +126,7 @@ def train_head(
     held_out: Examples,
     statistics: Statistics,
     arguments: argparse.Namespace,
+    end_epoch: Callable[[Epoch], None],
 ) -> History:
     """Train the head on features; compute them once, or in each epoch if images are augmented."""
     generator = make_generator(arguments.seed)
@@ -113,10 +148,10 @@ def train_head(
             optimizer=optimizer,
             validate=held_out,
             generator=generator,
-            callback=output.print_epoch,
+            callback=end_epoch,
         )
-        if not records:  # interrupted
-            break
+        if not records:  # as `fit` ends early
+            raise KeyboardInterrupt
         history += records
     return history
 

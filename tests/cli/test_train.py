@@ -7,14 +7,12 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from dlconcepts import checkpoints
-from dlconcepts.cli import train
 from dlconcepts.networks import Network
 from dlconcepts.support import datasets
 from dlconcepts.support.bitwise import state_of
@@ -147,25 +145,6 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert losses[0] == losses[1]
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_an_interrupted_run_can_be_resumed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The checkpoint of each finished epoch is on disk before the next one starts."""
-    write = train.write_checkpoint
-
-    def interrupt(arguments: Any, model: Any, optimizer: Any, generator: Any, *rest: Any) -> None:
-        write(arguments, model, optimizer, generator, *rest)
-        if len(rest[0]) == 2:  # epochs
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "write_checkpoint", interrupt)
-    run("train --hidden 4 --batch-size 500 --epochs 3 --out run")
-
-    assert "interrupted after 2 of 3 epochs; resume with --resume" in capsys.readouterr().out
-    assert checkpoints.load(folder / "run" / "checkpoint.pt").training.epoch == 2
-
-
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("options", "reason"),
@@ -207,16 +186,6 @@ def test_a_loss_that_is_not_finite_is_explained(capsys: pytest.CaptureFixture[st
     assert_explained(line, capsys, "loss is", "epoch 1", "batch", "learning rate 1e+30")
 
 
-@pytest.mark.usefixtures("folder")
-def test_an_interrupted_first_epoch_is_explained(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After Ctrl-C before the end of the first epoch there is nothing to write."""
-    monkeypatch.setattr(train, "fit", lambda *arguments, **options: [])
-
-    assert_explained("train --out run", capsys, "interrupted in the first epoch")
-
-
 @pytest.mark.usefixtures("no_figures")
 def test_a_full_disk_leaves_the_old_checkpoint(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -229,8 +198,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    line = "train --epochs 1 --seed 1 --out run"
-    assert_explained(line, capsys, "cannot write", "run", "No space left on device", "--out")
+    line = "train --epochs 1 --seed 1 --out run --force"
+    words = "cannot write", "run", "No space left on device", "--out", "is as it was before"
+    assert_explained(line, capsys, *words)
 
     assert (folder / "run" / "checkpoint.pt").read_bytes() == before
 

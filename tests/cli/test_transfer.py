@@ -143,7 +143,8 @@ def test_augmented_images_are_new_in_each_epoch(
 
     monkeypatch.setattr(transfer, "fit", keeping)
     for options in ("", "--augment"):
-        assert run(f"transfer {photographs} {QUICK} --weights {weights} {options}") == 0
+        line = f"transfer {photographs} {QUICK} --weights {weights} --out run{options}"
+        assert run(f"{line} {options}") == 0
 
     assert given[0].equal(given[1])
     assert not given[2].equal(given[3])
@@ -295,12 +296,13 @@ def test_weights_of_another_network_are_explained(
         (lambda root: root.mkdir(), "has no folders"),
         (lambda root: (root / "cat").mkdir(parents=True), "no image in"),
         (lambda root: one_image(root / "cat"), "the class cat has 1 image"),
+        (lambda root: two_images(root / "cat"), "has a single class, cat; add a folder"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_explained(
     make: Callable[[Path], object], reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The folder is missing or empty, or a class has one image."""
+    """The folder is missing or empty, a class has one image, or there is one class."""
     make(folder / "pets")
 
     assert_explained("transfer pets --weights none", capsys, reason)
@@ -311,13 +313,18 @@ def one_image(folder: Path) -> None:
     Image.new("RGB", (9, 9)).save(folder / "1.png")
 
 
-def test_an_interrupted_first_epoch_is_explained(
-    photographs: Path,
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """After Ctrl-C before the end of the first epoch there is nothing to write."""
-    monkeypatch.setattr(transfer, "fit", lambda *arguments, **options: [])
+def two_images(folder: Path) -> None:
+    one_image(folder)
+    Image.new("RGB", (9, 9)).save(folder / "2.png")
 
-    assert_explained(f"transfer {photographs} {QUICK} --weights none", capsys, "interrupted")
+
+@pytest.mark.parametrize("out", ["pets/run", "pets/cat/run", "pets", "pets/../pets/run"])
+def test_the_output_may_not_become_a_class(
+    out: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder inside the images is refused."""
+    for name in ("cat", "dog"):
+        two_images(folder / "pets" / name)
+
+    line = f"transfer pets --weights none --out {out}"
+    assert_explained(line, capsys, f"{out} is inside pets", "--out")
