@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from dlconcepts.checks.project import PARTS
-from dlconcepts.checks.report import Report, check, where
+from dlconcepts.checks.report import check, where
+from dlconcepts.support.atomic import check_report, write_report
 from dlconcepts.support.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the checks and return 0 if none failed, else 1; raise UserError if none could run."""
+    check_report(arguments.json)
+    check_report(arguments.junit)
     parts = find_parts(arguments.project)
     if arguments.batch is not None:
         parts["batch"] = find_batch(arguments.batch)
@@ -26,8 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     if all(result.status == "not checked" for result in report.results):
         raise UserError("nothing could be checked: give --batch, or more parts")
-    write(report, arguments.json, arguments.junit)
-    print(report)
+    print(report, flush=True)  # first, since the files may fail
+    for path, text in ((arguments.json, report.to_json), (arguments.junit, report.to_junit)):
+        if path is not None:
+            write_report(path, text())
     return 0 if report.ok else 1
 
 
@@ -82,7 +87,11 @@ def find_batch(text: str) -> Any:
             f"--batch {text} is neither a shape such as 4x3x224x224 nor a name such as "
             "package.module:function"
         )
-    return torch.randn([int(size) for size in sizes], generator=torch.Generator().manual_seed(0))
+    shape = [int(size) for size in sizes]
+    try:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        raise UserError(f"--batch {text} is too large for the memory") from error
 
 
 def reasons(pairs: list[str]) -> dict[str, str]:
@@ -91,13 +100,3 @@ def reasons(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise UserError(f"--except {pair} lacks the reason: --except {pair}=REASON")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def write(report: Report, json: Path | None, junit: Path | None) -> None:
-    for path, text in ((json, report.to_json), (junit, report.to_junit)):
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text(), encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -21,7 +21,7 @@ from torch import nn
 from dlconcepts.cli.output import find_device
 from dlconcepts.parity.comparison import why_not_compiled
 from dlconcepts.parity.measure import Row, kinds_of, measure
-from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.atomic import check_report, write_report
 from dlconcepts.support.errors import UserError
 from dlconcepts.support.runs import one_thread
 
@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = find_device(arguments.device)
     if arguments.json and not arguments.json.parent.is_dir():
         raise UserError(f"there is no folder {arguments.json.parent} to write to; create it first")
+    check_report(arguments.json)
     reason = "skipped" if arguments.eager else why_not_compiled()
     console = Console(width=shutil.get_terminal_size((150, 40)).columns, highlight=False)
     console.print(f"torch {torch.__version__} on {device}; compiled: {reason or 'TorchInductor'}")
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             rows += found
     console.print(LEGEND)
     if arguments.json:
-        write_atomically(arguments.json, to_json(rows, device, reason).encode())
+        write_report(arguments.json, to_json(rows, device, reason))
     return 0 if all(c.holds for row in rows for c in row.backends.values()) else 1
 
 
