@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from dlconcepts.loading import image_pipeline
-from dlconcepts.support.datasets import DataError
+from dlconcepts.support.datasets import DataError, check_regular
 
 # The statistics of ImageNet, with which torchvision's pretrained networks were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -64,8 +64,9 @@ def image_folder(
     of an image are ignored. Each image is decoded once to find damage. Without a `transform` an
     example is a PIL image as `read_rgb` returns it.
 
-    Raises DataError if there is no such folder, no class or a class without images. It also lists
-    all damaged images in a DataError, unless `skip_damaged` is true.
+    Raises DataError if there is no such folder, no class or a class without images, and if the name
+    of a class is not UTF-8. It also lists all damaged images in a DataError, unless `skip_damaged`
+    is true.
     Source: torchvision documentation, `ImageFolder`, which counts hidden files and opens no image.
 
     >>> import tempfile
@@ -83,7 +84,11 @@ def image_folder(
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
     if not folders:
         raise DataError(f"{root} has no folders; make one for the images of each class")
-    images = [(path, label) for label, folder in enumerate(folders) for path in _find(folder)]
+    for folder in folders:
+        if folder.name != folder.name.encode(errors="ignore").decode():
+            raise DataError(f"the name of {str(folder)!r} is not UTF-8; rename the folder")
+    above = (root.resolve(), *root.resolve().parents)
+    images = [(path, n) for n, folder in enumerate(folders) for path in _find(folder, above)]
     faults = {path: fault for path, _ in images if (fault := _find_fault(path))}
     if faults and not skip_damaged:
         raise DataError(
@@ -129,6 +134,7 @@ def read_rgb(path: str | Path) -> Image.Image:
     Raises DataError if it cannot be read; the message names the file and the reason.
     """
     try:
+        check_regular(path)
         with Image.open(path) as image:
             return to_rgb(image)
     # Each of Pillow's decoders raises other exceptions for a damaged file.
@@ -218,7 +224,7 @@ def eval_pipeline(
     return transform
 
 
-def _find(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+def _find(folder: Path, above: tuple[Path, ...]) -> list[Path]:
     """Return the images in a folder and below it, sorted; skip links to a folder above."""
     above = (*above, folder.resolve())
     images: list[Path] = []

@@ -29,8 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
             "with --out"
         )
     checkpoint = checkpoints.load(arguments.checkpoint)
-    images, inputs = read_inputs(arguments, checkpoint)
-    probabilities = predict(checkpoint.model, inputs)
+    with output.using(arguments.checkpoint):
+        images, inputs = read_inputs(arguments, checkpoint)
+        probabilities = predict(checkpoint.model, inputs)
+    if not bool(probabilities.isfinite().all()):
+        raise UserError(
+            f"the network in {arguments.checkpoint} returns NaN, since its training diverged; "
+            "train again with a lower learning rate"
+        )
     for number, path in enumerate(arguments.images):
         print(table(path, probabilities[number].tolist(), checkpoint.classes))
         figure = view_classify(images[number], probabilities[number], checkpoint.classes)

@@ -20,6 +20,7 @@ from torch import nn
 from dlconcepts import checkpoints
 from dlconcepts.support import devices, signals
 from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.checkpoint_files import CheckpointError
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.runs import Epoch
 from dlconcepts.training import DivergedError
@@ -117,6 +118,21 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def using(path: Path) -> Iterator[None]:
+    """Turn what a checkpoint with wrong values raises in a block into a CheckpointError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if "allocate" in str(error):
+            raise
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be used: {type(error).__name__}: {error}"
+        ) from error
 
 
 def print_epoch(record: Epoch) -> None:

@@ -17,6 +17,7 @@ from dlconcepts.testing.claims import LESSONS
 from dlconcepts.testing.run import require_tests
 
 FOLDER = Path("practice")
+DAY = 86400  # seconds
 POLL = 0.3  # seconds between two looks at the files
 
 
@@ -27,8 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--out names the folder to write; with --check, use --check FOLDER")
     if not checking and (arguments.watch or arguments.hint or arguments.solution == ""):
         raise UserError("--watch, --hint and --solution without a name need --check")
-    if not arguments.limit > 0:
-        raise UserError(f"--limit must be more than 0 seconds, not {arguments.limit:g}")
+    if not 0 < arguments.limit <= DAY:
+        raise UserError(
+            f"--limit must be more than 0 seconds and at most {DAY}, not {arguments.limit:g}"
+        )
     require_tests()
     techniques, _ = survey()
     own = [each for each in techniques if arguments.lesson in (None, each.lesson)]

@@ -108,6 +108,7 @@ def read_image(path: Path) -> torch.Tensor:
     Raises DataError if the file is missing, or if Pillow cannot read it as an image.
     """
     try:
+        check_regular(path)
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(_as_8_bits(image))
             on_black = Image.new("RGBA", upright.size, "black")
@@ -119,6 +120,12 @@ def read_image(path: Path) -> torch.Tensor:
         raise DataError(f"{path} is not an image that can be read; give a PNG or JPEG") from error
     grey = ImageOps.pad(on_black.convert("L"), (28, 28), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(grey))
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise OSError for what is there but no file, such as a FIFO, where opening would wait."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError("it is not a regular file")
 
 
 def _as_8_bits(image: Image.Image) -> Image.Image:

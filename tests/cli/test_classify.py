@@ -129,6 +129,13 @@ def cut(length: int) -> Make:
     return lambda path, good: path.write_bytes(good.read_bytes()[:length])
 
 
+def with_nan(path: Path, good: Path) -> None:
+    """Write a checkpoint in which a weight is NaN."""
+    content = files.load_file(good)
+    content["state_dict"]["output.bias"][0] = float("nan")
+    files.save_file(content, path)
+
+
 WIDE = {"class": "Network", "in_features": 784, "hidden_features": [9], "out_features": 10}
 
 
@@ -155,6 +162,14 @@ WIDE = {"class": "Network", "in_features": 784, "hidden_features": [9], "out_fea
         pytest.param(changed(architecture={"class": "LeNet"}), "LeNet", id="other-class"),
         pytest.param(changed(state_dict=None), "state_dict is of type NoneType", id="no-weights"),
         pytest.param(changed(classes=["one"]), "10 outputs", id="few-classes"),
+        pytest.param(
+            changed(normalization={"mean": 0.5, "std": 0.0}), "std must be finite", id="zero-std"
+        ),
+        pytest.param(
+            changed(normalization={"mean": 0.5, "std": "x"}), "cannot be used", id="text-for-std"
+        ),
+        pytest.param(changed(normalization={"middle": 1}), "middle", id="other-normalization"),
+        pytest.param(with_nan, "returns NaN, since its training diverged", id="NaN"),
     ],
 )
 def test_a_bad_checkpoint_is_explained(

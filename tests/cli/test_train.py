@@ -4,9 +4,11 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from dlconcepts import checkpoints
 from dlconcepts.networks import Network
 from dlconcepts.support import datasets
 from dlconcepts.support.bitwise import state_of
+from dlconcepts.support.checkpoint_files import load_file, save_file
 from dlconcepts.support.datasets import fashion_mnist
 from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, find_device
 from dlconcepts.validation import evaluate
@@ -161,6 +164,59 @@ def test_a_run_that_cannot_be_resumed_is_explained(
     line = f"train {halfway.options} {options} --resume {halfway.path} --out run"
 
     assert_explained(line, capsys, str(halfway.path), reason)
+
+
+def halve(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer with half of each tensor."""
+    moments = {
+        number: {k: v[: len(v) // 2] if v.ndim else v for k, v in own.items()}
+        for number, own in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+RECORD = {"epoch": 1, "train_loss": 1.0, "held_out_loss": 1.0, "held_out_accuracy": 0.5}
+DAMAGES: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
+    (lambda own: {"epoch": -3}, "1 epochs, but its epoch is -3"),
+    (lambda own: {"epoch": 2}, "1 epochs, but its epoch is 2"),
+    (lambda own: {"epoch": 0, "history": []}, "0 epochs"),
+    (lambda own: {"history": [{"epoch": 1}]}, "train_loss"),
+    (lambda own: {"history": [{**RECORD, "seconds": "long"}]}, "not finite numbers"),
+    (lambda own: {"history": [{**RECORD, "seconds": float("nan")}]}, "not finite numbers"),
+    (lambda own: {"history": ["one"]}, "cannot be used"),
+    (lambda own: {"optimizer": {}}, "cannot be used"),
+    (lambda own: {"optimizer": halve(own["optimizer"])}, "parameters of other shapes"),
+    (
+        lambda own: {"random_states": {**own["random_states"], "cpu": torch.zeros(3)}},
+        "cannot be used",
+    ),
+]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
+def test_a_training_state_with_wrong_values_is_explained(
+    damage: Callable[[dict[str, Any]], dict[str, Any]],
+    reason: str,
+    halfway: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The checksum is right, but what the file holds cannot be resumed."""
+    content = load_file(halfway.path)
+    content["training"] |= damage(content["training"])
+    save_file(content, "bad.pt")
+
+    line = f"train {halfway.options} --epochs 2 --resume bad.pt --out run"
+    assert_explained(line, capsys, "bad.pt cannot be used", reason)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_network_that_does_not_fit_into_memory_is_explained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No traceback of the allocator."""
+    line = "train --hidden 2147483647 2147483647 --out run"
+    assert_explained(line, capsys, "there is not enough memory")
 
 
 def test_a_checkpoint_without_training_state_is_explained(

@@ -1,6 +1,7 @@
 """`python -m dlconcepts transfer` trains a new head on photographs, and explains user errors."""
 
 import io
+import os
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import transfer
-from dlconcepts.cli.output import denormalize
+from dlconcepts.cli.output import denormalize, write_figure
 from dlconcepts.images import eval_pipeline, image_folder, split
 from dlconcepts.support.bitwise import state_of
 from dlconcepts.support.plots import view_confusion
@@ -328,3 +329,39 @@ def test_the_output_may_not_become_a_class(
 
     line = f"transfer pets --weights none --out {out}"
     assert_explained(line, capsys, f"{out} is inside pets", "--out")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_class_may_have_any_name_that_can_be_written(folder: Path) -> None:
+    """Spaces, other scripts, line breaks, and what matplotlib would take for a formula."""
+    names = ["$\\frac$", "a b", "line\nbreak", "ネコ"]
+    for name in names:
+        two_images(folder / "pets" / name)
+
+    assert run(f"transfer pets {QUICK} --weights none --out run") == 0
+
+    assert list(checkpoints.load(folder / "run" / "checkpoint.pt").classes) == names
+    figure = view_confusion(torch.tensor([[2, 1], [0, 0]]), names[:2])
+    with pytest.raises(ValueError, match="frac"):
+        figure.savefig(io.BytesIO())
+    write_figure(folder / "figure.png", figure)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO, and only names in Unicode")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda root: os.mkfifo(root / "cat" / "x.png"), "x.png cannot be read"),
+        (lambda root: (root / "cat" / "x.png").symlink_to("absent"), "x.png cannot be read"),
+        (lambda root: two_images(root / os.fsdecode(b"b\xff")), "is not UTF-8; rename the folder"),
+    ],
+)
+def test_an_odd_file_is_explained(
+    make: Callable[[Path], object], reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A FIFO, which would be waited for, a broken link, and a name that is no text."""
+    for name in ("cat", "dog"):
+        two_images(folder / "pets" / name)
+    make(folder / "pets")
+
+    assert_explained("transfer pets --weights none", capsys, reason)

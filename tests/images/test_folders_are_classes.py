@@ -227,13 +227,16 @@ def ignores_links_to_folders(root: Path) -> ImageFolder:
     },
     cpu_only=HOST,
 )
-@given(to=st.sampled_from(["image", "folder", "folder above", "class above"]), ending=endings)
+@given(
+    to=st.sampled_from(["image", "folder", "folder above", "class above", "root above"]),
+    ending=endings,
+)
 def test_links_are_followed_but_not_in_circles(
     open_folder: Callable[[Path], Any], to: str, ending: str
 ) -> None:
     """A link stands for the image or folder it points to, unless it lies in that folder."""
     with written([f"cat/1{ending}", f"store/2{ending}"]) as root:
-        store = {"image": f"store/2{ending}", "folder": "store"}
+        store = {"image": f"store/2{ending}", "folder": "store", "root above": "."}
         link = "inner/link" if to == "class above" else "link.png"
         (root / "cat" / "inner").mkdir()
         (root / "cat" / link).symlink_to(root / store.get(to, "cat"))
