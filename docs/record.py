@@ -26,7 +26,9 @@ from pathlib import Path
 from PIL import Image
 
 from dlconcepts.data.make_photographs import PHOTOGRAPHS
+from dlconcepts.testing.claims import all_claims
 from dlconcepts.testing.records import clean_case, clean_text, digest, load, sources
+from dlconcepts.testing.results import judge, read_item
 from dlconcepts.testing.run import environment, find_devices
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     laws = commands.add_parser("laws", help="run the laws, or read the results.xml of a run")
     laws.add_argument("--device", nargs="+", default=["cpu"])
     laws.add_argument("--profile", default="book")
-    laws.add_argument("--jobs", type=int, default=1)
+    # Two, so that a law which kills its process is judged as failed, and does not end the run.
+    laws.add_argument("--jobs", type=int, default=2)
     laws.add_argument("--torch", nargs="+", help="versions to install and run, one after another")
     laws.add_argument("--from", dest="source", type=Path, metavar="RESULTS.XML")
     benchmark = commands.add_parser("benchmark", help="run a benchmark and record its output")
@@ -156,6 +159,8 @@ def write(suite: ET.Element) -> None:
         ET.ElementTree(small).write(path, encoding="utf-8", xml_declaration=True)
         tests = len(whole.findall("testcase"))
         print(f"wrote {path.name}: {tests} tests, {path.stat().st_size / 1000:.0f} KB")
+    if left := judge(map(read_item, suite.iter("testcase")), all_claims()).unfinished:
+        print(f"not finished in this run: {', '.join(claim.id for claim in left)}")
 
 
 def compressed(suite: ET.Element, reference: Path) -> ET.Element:

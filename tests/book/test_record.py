@@ -82,6 +82,15 @@ def test_a_new_reference_leaves_the_other_records_as_they_were(record: Any, tmp_
     assert digest(load(file)) == digest(other)
 
 
+def test_a_record_of_a_part_says_so(record: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that ended early has no verdict on the claims after its end; they are named."""
+    record.write(record.clean(results("2.14.1")))
+
+    printed = capsys.readouterr().out
+    assert "not finished in this run: " in printed
+    assert "networks.relu" in printed
+
+
 def test_the_same_run_gives_the_same_file(record: Any, tmp_path: Path) -> None:
     """To record a record again changes no byte."""
     record.write(record.clean(results("2.14.1")))
