@@ -131,12 +131,24 @@ def clean(results: ET.Element) -> ET.Element:
     properties = ET.SubElement(suite, "properties")
     for name, value in {**known, **sources()}.items():
         ET.SubElement(properties, "property", name=name, value=value)
-    suite.extend(
-        clean_case(case)
-        for case in results.iter("testcase")
-        if case.find("properties/property[@name='claim']") is not None
-    )
+    names = {f"tests.{claim.lesson}.{claim.path.stem}": claim.id for claim in all_claims()}
+    for case in results.iter("testcase"):
+        if case.find("properties/property[@name='claim']") is not None:
+            suite.append(clean_case(case))
+        elif case.get("classname") in names and case.find("failure") is not None:
+            suite.append(clean_case(crashed(case, names[case.get("classname")])))
     return suite
+
+
+def crashed(case: ET.Element, claim: str) -> ET.Element:
+    """Say which law a test is of, since its process died before it could."""
+    kind, _, subject = case.get("name").partition("[")[2].removesuffix("]").partition("-")
+    said = {"claim": claim, "kind": "wrong" if kind == "wrong" else "right", "subject": subject}
+    said["device"] = "cpu" if kind == "wrong" else kind
+    properties = ET.SubElement(case, "properties")
+    for name, value in said.items():
+        ET.SubElement(properties, "property", name=name, value=value)
+    return case
 
 
 def write(suite: ET.Element) -> None:

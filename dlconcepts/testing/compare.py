@@ -75,17 +75,18 @@ def read_run(file: Path) -> Run:
         raise UserError(f"{file} is not as verify wrote it: {error}; run verify again") from error
     # A failure that names no claim is a file that pytest could not import, or a lost process.
     items = [item for item in items if "claim" in item.record or item.outcome == "FAILED"]
-    several = "," in facts.get("device", "")
-    names = [name_of(item, several) for item in items]
+    names = [name_of(item, facts.get("device", "cpu")) for item in items]
     twice = [name for name, times in Counter(names).items() if times > 1]
     found = {n: item for n, item in zip(names, items, strict=True) if n not in twice}
     return Run(file, facts, found, twice)
 
 
-def name_of(item: Item, several: bool) -> str:
+def name_of(item: Item, devices: str) -> str:
     """Name an item: the same law on another device has the same name, if a run used but one."""
-    device = "" if several else f"{item.record.get('device')}-"
-    return f"{item.function.strip('.')}[{item.parameters.removeprefix(device)}]"
+    # A test whose process died does not say its device.
+    device = item.record.get("device", devices.partition(" ")[0])
+    short = item.parameters if "," in devices else item.parameters.removeprefix(f"{device}-")
+    return f"{item.function.strip('.')}[{short}]"
 
 
 def compare(a: Run, b: Run) -> Comparison:

@@ -43,6 +43,7 @@ def clean_text(text: str) -> str:
     >>> clean_text("<function f at 0x7f51> in /tmp/pytest-of-me/pytest-3/gw1/a0")
     '<function f> in a'
     """
+    text = re.sub(r"worker 'gw\d+' crashed", "its process crashed", text)
     text = re.sub(r" at 0x[0-9a-f]+|\x1b\[\d*m| \(Triggered internally at [^)]*\)", "", text)
     folder = r"/[\w./-]*pytest-of-[^/]+/pytest-\d+/(?:(?:popen-)?gw\d+/)?"
     text = re.sub(rf"{folder}([\w-]*?)\d*(?![\w-])", r"\1", text)  # pytest counts the folders

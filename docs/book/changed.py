@@ -11,6 +11,18 @@ from book import records
 from dlconcepts.testing.compare import Comparison, Difference, Run, compare, read_run
 from dlconcepts.testing.results import count
 
+# Pull requests of PyTorch that explain a change, by a piece of what differs.
+KNOWN = {
+    "Converting a tensor with requires_grad=True": (
+        "#160389, Fix LBFGS warning convert a tensor with requires_grad=True to a scalar"
+    ),
+    "test_underscore_mutates.py": "#164230, Fix mvlgamma_ FPE crash on x86 with integer input",
+    "affine=True, bias=True": "#176573, Adding bias argument to NN normalization methods",
+    "torch.jit.script_method": (
+        "#189914, Keep TorchScript out of import paths and make its deprecation warnings visible"
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -21,6 +33,16 @@ class Step:
     @property
     def title(self) -> str:
         return f"From torch {version(self.found.a)} to {version(self.found.b)}"
+
+    @property
+    def known(self) -> list[str]:
+        """Pull requests of PyTorch that explain some of it."""
+        texts = [(each.before, each.after) for each in self.found.differences]
+        return [
+            why
+            for piece, why in KNOWN.items()
+            if any((piece in before) != (piece in after) for before, after in texts)
+        ]
 
     def differences(self, *kinds: str) -> list[tuple[str, list[list[Difference]]]]:
         """Return the differences of these kinds, by claim and test."""

@@ -82,6 +82,19 @@ def test_a_new_reference_leaves_the_other_records_as_they_were(record: Any, tmp_
     assert digest(load(file)) == digest(other)
 
 
+def test_a_law_that_killed_its_process_is_recorded(record: Any) -> None:
+    """Its test says nothing but its name; the record says which law and claim failed."""
+    suite = results("2.8.0")
+    case = ET.SubElement(suite, "testcase", classname="tests.networks.test_relu")
+    case.set("name", "test_relu_is_positive[cpu-relu]")
+    ET.SubElement(case, "failure", message="worker 'gw0' crashed while running")
+
+    last = record.clean(suite).findall("testcase")[-1]
+
+    said = {p.get("name"): p.get("value") for p in last.iter("property")}
+    assert said == {"claim": "networks.relu", "kind": "right", "subject": "relu", "device": "cpu"}
+
+
 def test_a_record_of_a_part_says_so(record: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that ended early has no verdict on the claims after its end; they are named."""
     record.write(record.clean(results("2.14.1")))

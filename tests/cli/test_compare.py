@@ -206,6 +206,26 @@ def test_a_file_that_cannot_be_imported_is_a_failure(
     assert found["only"]["B"] == {SHAPES: [f"{SHAPES}[]: FAILED"]}
 
 
+def test_a_law_that_killed_its_process_is_a_failure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its test says neither claim nor device, and is still the same test."""
+    crash = "worker 'gw1' crashed while running 'x'"
+    write("a.xml")
+    write("b.xml", {RIGHT: None})
+    tree = ET.parse("b.xml")
+    case = ET.SubElement(tree.getroot(), "testcase", classname=RELU, name=RIGHT)
+    ET.SubElement(case, "failure", message=crash)
+    tree.write("b.xml")
+
+    found = compared(capsys)
+
+    assert (found["status"], found["only"]["B"]) == (1, {})
+    message = found["differences"][-1]
+    assert message["after"] == "its process crashed while running 'x'"
+    assert {each["claim"] for each in found["differences"]} == {"networks.relu"}
+
+
 def test_profiles_that_differ_cannot_be_compared(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
