@@ -18,8 +18,8 @@ from dlconcepts.support.errors import UserError
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the checks and return 0 if none failed, else 1; raise UserError if none could run."""
-    check_report(arguments.json)
-    check_report(arguments.junit)
+    check_report(arguments.json, "--json")
+    check_report(arguments.junit, "--junit")
     parts = find_parts(arguments.project)
     if arguments.batch is not None:
         parts["batch"] = find_batch(arguments.batch)
@@ -30,9 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     if all(result.status == "not checked" for result in report.results):
         raise UserError("nothing could be checked: give --batch, or more parts")
     print(report, flush=True)  # first, since the files may fail
-    for path, text in ((arguments.json, report.to_json), (arguments.junit, report.to_junit)):
-        if path is not None:
-            write_report(path, text())
+    if arguments.json:
+        write_report(arguments.json, report.to_json(), "--json")
+    if arguments.junit:
+        write_report(arguments.junit, report.to_junit(), "--junit")
     return 0 if report.ok else 1
 
 

@@ -77,8 +77,8 @@ class RunFolder:
             with locked(self.folder):
                 yield
         finally:
-            for path in made:
-                with suppress(OSError):  # something was written
+            with suppress(OSError):  # something was written
+                for path in made:
                     path.rmdir()
 
     def kept(self, epochs: int, *, stopped: bool) -> str:

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = find_device(arguments.device)
     if arguments.json and not arguments.json.parent.is_dir():
         raise UserError(f"there is no folder {arguments.json.parent} to write to; create it first")
-    check_report(arguments.json)
+    check_report(arguments.json, "--json")
     reason = "skipped" if arguments.eager else why_not_compiled()
     console = Console(width=shutil.get_terminal_size((150, 40)).columns, highlight=False)
     console.print(f"torch {torch.__version__} on {device}; compiled: {reason or 'TorchInductor'}")
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             rows += found
     console.print(LEGEND)
     if arguments.json:
-        write_report(arguments.json, to_json(rows, device, reason))
+        write_report(arguments.json, to_json(rows, device, reason), "--json")
     return 0 if all(c.holds for row in rows for c in row.backends.values()) else 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.errors import writing
 from dlconcepts.support.signals import finishing
 
 
@@ -22,35 +22,24 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         file.write(content)
 
 
-def check_report(path: Path | None) -> None:
+def check_report(path: Path | None, option: str) -> None:
     """Raise UserError, before the work, unless a report can be written to this file."""
-    if path is None or (path.exists() and not path.is_dir()):
-        return
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file in it for the report")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    with writing_report(path):
-        TemporaryFile(dir=existing).close()
+    if path is not None and (path.is_dir() or not path.exists()):
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        with writing(path, "file", option):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            TemporaryFile(dir=existing).close()
 
 
-def write_report(path: Path, text: str) -> None:
+def write_report(path: Path, text: str, option: str) -> None:
     """Write a report, whole or not at all; raise UserError if it cannot be written."""
-    with writing_report(path):
+    with writing(path, "file", option):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a device, such as /dev/stdout
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text.encode())
-
-
-@contextmanager
-def writing_report(path: Path) -> Iterator[None]:
-    """Turn an OSError in a block that writes a report into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} cannot be written: {reason}; choose another file") from error
 
 
 @contextmanager

@@ -23,8 +23,8 @@ def explaining(before: str = "", after: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError in a block that writes to a folder into a UserError."""
+def writing(path: Path, kind: str = "folder", option: str = "--out") -> Iterator[None]:
+    """Turn an OSError in a block that writes to a folder, or a file, into a UserError."""
     try:
         yield
     except BrokenPipeError:  # of what is printed meanwhile
@@ -32,5 +32,5 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"cannot write to the folder {folder}: {reason}; choose another with --out"
+            f"cannot write to the {kind} {path}: {reason}; choose another with {option}"
         ) from error

@@ -30,7 +30,8 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("line", REPORTS)
 @pytest.mark.parametrize(
-    ("name", "reason"), [(".", ". is a folder"), ("own_project.py/report", "cannot be written")]
+    ("name", "reason"),
+    [(".", "file .: it is a folder"), ("own_project.py/report", "cannot write to")],
 )
 def test_a_report_that_cannot_be_written_is_explained_before_the_work(
     line: str, name: str, reason: str, capsys: pytest.CaptureFixture[str]
@@ -60,7 +61,10 @@ def test_a_full_disk_loses_neither_the_old_report_nor_the_new_one(
 
     printed = capsys.readouterr()
     assert "passed" in printed.out
-    assert "report cannot be written: No space left on device" in printed.err
+    assert (
+        f"cannot write to the file report: No space left on device; choose another with {option}"
+        in printed.err
+    )
     assert printed.err.count("\n") == 1
     assert Path("report").read_text() == "old"
 
