@@ -26,6 +26,7 @@ from pathlib import Path
 from PIL import Image
 
 from dlconcepts.data.make_photographs import PHOTOGRAPHS
+from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import all_claims
 from dlconcepts.testing.records import clean_case, clean_text, digest, load, sources
 from dlconcepts.testing.results import judge, read_item
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rest and arguments.command != "benchmark":
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if arguments.command == "laws":
-        record_laws(arguments)
+        try:
+            record_laws(arguments)
+        except UserError as error:
+            sys.exit(str(error))
     elif arguments.command == "benchmark":
         command = [f"benchmarks/{arguments.name}.py", *rest]
         record_output(command, RESULTS / "benchmarks" / f"{arguments.name}.json")

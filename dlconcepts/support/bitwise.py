@@ -7,7 +7,7 @@ SHOWN = 100  # elements; torch abbreviates more than 1,000, and people read none
 
 
 class Bits:
-    """The bytes of elements; a failed comparison shows the elements, each with all of its digits."""
+    """The bytes of elements. A failed comparison shows the elements with all of their digits."""
 
     def __init__(self, elements: Tensor) -> None:
         self.elements = elements

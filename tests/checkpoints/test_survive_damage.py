@@ -291,7 +291,7 @@ def test_a_flipped_bit_is_found_before_anything_is_loaded(
 ) -> None:
     """One flipped bit, or any change within 32 bits, is an error; CRC-32 finds all of these."""
     content = whole_checkpoint(folder)
-    start = (content.find(bits(MODEL.output.weight)) + position) % (len(content) - 3)
+    start = (content.find(bits(MODEL.output.weight).bytes) + position) % (len(content) - 3)
     four = int.from_bytes(content[start : start + 4], "little") ^ pattern
 
     damaged = content[:start] + four.to_bytes(4, "little") + content[start + 4 :]

@@ -67,7 +67,9 @@ def test_a_weight_of_the_same_shape_is_trained(
     """The layer computes with the values assigned, and an optimizer built earlier trains them."""
     layer, images = nn.Linear(*sizes, bias=False), torch.ones(1, sizes[0])
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
-    weight = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(seed)) + 1
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.rand(layer.weight.shape, generator=generator, device="cpu") + 1
+    weight = drawn.to(layer.weight.device)
     expected = weight - 0.5  # each slope of the sum of the outputs is 1
 
     set_weight(layer, weight)
