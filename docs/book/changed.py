@@ -11,7 +11,7 @@ from book import records
 from dlconcepts.testing.compare import Comparison, Difference, Run, compare, read_run
 from dlconcepts.testing.results import count
 
-# Pull requests of PyTorch that explain a change, by a piece of what differs.
+# Pull requests of PyTorch that made a change or took it back, by a piece of what differs.
 KNOWN = {
     "Converting a tensor with requires_grad=True": (
         "#160389, Fix LBFGS warning convert a tensor with requires_grad=True to a scalar"
@@ -36,7 +36,7 @@ class Step:
 
     @property
     def known(self) -> list[str]:
-        """Pull requests of PyTorch that explain some of it."""
+        """Pull requests of PyTorch about some of it."""
         texts = [(each.before, each.after) for each in self.found.differences]
         return [
             why
