@@ -115,7 +115,7 @@ def test_a_damaged_file_is_refused(
     with tempfile.TemporaryDirectory() as folder:
         path = save_as_torchvision_does(model, Path(folder))
         content = bytearray(path.read_bytes())
-        weight = bits(model.stem.weight)
+        weight = bits(model.stem.weight).bytes
         position = data.draw(st.integers(0, len(weight) - 1), label="byte of stem.weight")
         content[content.index(weight) + position] ^= 1 << data.draw(st.integers(0, 7), label="bit")
         path.write_bytes(content)
