@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     That is 2 after a user error, 130 after Ctrl-C, 143 after SIGTERM, and 141 if nobody reads what
     it prints. Whatever ends a command, one sentence says why, and what is kept.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # else it is no file
-        sys.stdout.reconfigure(errors="replace")  # on a terminal that does not know a character
+    if hasattr(sys.stdout, "reconfigure"):  # a stream that a caller put there may lack it
+        sys.stdout.reconfigure(errors="replace")  # the terminal may not be UTF-8
     with heeding(program=argv is None):
         try:
             try:
@@ -90,6 +90,6 @@ def explain(sentence: str, command: str = "", details: str = "") -> None:
 
 def give_up_printing(status: int) -> int:
     """Send the rest of the output nowhere, so that Python's last flush does not fail."""
-    with suppress(OSError, ValueError):  # it is no file
+    with suppress(OSError, ValueError):  # the stream may have no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status

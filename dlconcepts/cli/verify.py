@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     show(found.report)
     print(f"wrote {arguments.out / 'results.xml'}\nwrote {arguments.out / 'report.html'}")
     if found.stopped_by is not None:
-        print(f"stopped; go on with `{rest_of(found, arguments.lesson or [])}`")
+        print(f"stopped; resume with `{rest_of(found, arguments.lesson or [])}`")
         return 128 + found.stopped_by  # as shells report a signal
     return 1 if found.status or found.report.failed or found.report.unfinished else 0
 

@@ -150,7 +150,7 @@ def run_pytest(techniques: Sequence[Technique], notes: Path) -> str:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONOPTIMIZE": ""},  # which would leave out the assertions
+            env={**os.environ, "PYTHONOPTIMIZE": ""},  # it would remove the assertions
             start_new_session=True,  # so that we can end the processes that it starts, too
         )
         try:

@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two runs, of which b is the later."""
+    """The differences between run `a` and the later run `b`."""
 
     a: Run
     b: Run
@@ -90,7 +90,7 @@ def name_of(item: Item, devices: str) -> str:
 
 
 def compare(a: Run, b: Run) -> Comparison:
-    """Compare two runs, of which b is the later; raise UserError if no law is in both."""
+    """Compare run `a` with the later run `b`; raise UserError if they share no law."""
     both = [name for name in a.items if name in b.items]
     if not any(a.items[name].kind == "right" for name in both):
         raise UserError(f"{a.file} and {b.file} have no law in common; run the same lessons")

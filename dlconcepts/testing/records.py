@@ -40,7 +40,7 @@ def clean_case(case: ET.Element) -> ET.Element:
 def clean_text(text: str) -> str:
     """Remove paths, addresses, and lines about other packages from a text.
 
-    >>> clean_text("<function f at 0x7f51> in /tmp/pytest-of-me/pytest-3/gw1/a0")
+    >>> clean_text("<function f at 0x7f51> in /x/pytest-of-me/pytest-3/gw1/a0")
     '<function f> in a'
     """
     text = re.sub(r"worker 'gw\d+' crashed", "its process crashed", text)
@@ -110,7 +110,7 @@ def parse(file: Path) -> ET.Element:
 
 
 def expand(suite: ET.Element, file: Path) -> None:
-    """Add to a record the test cases in which it is like its reference."""
+    """Add the test cases that a record shares with its reference."""
     reference = file.with_name(Path(suite.attrib.pop("like")).name)
     same = parse(reference)
     if suite.attrib.pop("digest", "") != digest(same):

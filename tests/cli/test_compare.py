@@ -154,8 +154,8 @@ def test_addresses_paths_and_times_are_no_differences(
 ) -> None:
     """Two runs on two machines agree if only such parts of their texts differ."""
     texts = [
-        "<f at 0x7f1> in /tmp/pytest-of-me/pytest-1/gw0/files0, /a/lib/site-packages/torch/nn.py",
-        "<f at 0x2> in /tmp/x/pytest-of-you/pytest-22/files13, /b/c/site-packages/torch/nn.py",
+        "<f at 0x7f1> in /x/pytest-of-me/pytest-1/gw0/files0, /a/lib/site-packages/torch/nn.py",
+        "<f at 0x2> in /y/z/pytest-of-you/pytest-22/files13, /b/c/site-packages/torch/nn.py",
     ]
     for name, text in zip(("a.xml", "b.xml"), texts, strict=True):
         write(name, {WRONG: {"counterexample": text, "seconds": str(len(text))}})
