@@ -62,9 +62,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             with temporary.open("xb") as file:
                 yield file
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # or a power failure could keep the rename but not the bytes
+                # Otherwise a power failure could keep the rename but not the bytes.
+                os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
