@@ -1,6 +1,6 @@
 """Measure what pretrained features gain on photographs, and what computing them once saves.
 
-    python -m dlconcepts.data.make_photographs
+    python -m tests.data.make_photographs
     python benchmarks/transfer.py
 
 The first table gives the accuracy on held-out photographs for four models: a linear head on the
@@ -17,6 +17,7 @@ rounds, and the largest difference between the two trained heads.
 import argparse
 import copy
 import statistics
+import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -28,13 +29,15 @@ from rich.table import Table
 from scipy.stats import t
 from torch.utils.data import DataLoader
 
-from dlconcepts.data.make_photographs import PHOTOGRAPHS
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests, which nobody installs
+
 from dlconcepts.images import ImageFolder, eval_pipeline, image_folder, split
 from dlconcepts.loading import batches
 from dlconcepts.training import fit
 from dlconcepts.transfer import TransferNetwork, extract_features, untrained
 from dlconcepts.validation import accuracy, evaluate, predict
 from dlconcepts.weights import pretrained
+from tests.data.make_photographs import PHOTOGRAPHS
 
 NETWORK = "mobilenet_v2"
 Examples = tuple[torch.Tensor, torch.Tensor]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import dlconcepts  # noqa: E402
+import dlconcepts
 
 project = "dlconcepts"
 author = "the authors of dlconcepts"

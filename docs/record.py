@@ -25,12 +25,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from dlconcepts.data.make_photographs import PHOTOGRAPHS
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests, which nobody installs
+
 from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import all_claims
 from dlconcepts.testing.records import clean_case, clean_text, digest, load, sources
 from dlconcepts.testing.results import judge, read_item
 from dlconcepts.testing.run import environment, find_devices
+from tests.data.make_photographs import PHOTOGRAPHS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -18,7 +18,7 @@ CLONE = Path(dlconcepts.__file__).parents[1]
 if not (CLONE / "conftest.py").is_file():
     raise FileNotFoundError(f"{CLONE} is not a clone of the project: clone it, `pip install -e .`")
 sys.path.insert(0, str(CLONE))
-import conftest  # noqa: E402, F401 - it registers the profiles
+import conftest  # noqa: F401 - it registers the profiles
 
 
 class tmp_path_factory:  # noqa: N801 - the name of the fixture

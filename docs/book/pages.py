@@ -30,7 +30,6 @@ VERDICTS = {
     "corrected": "corrected",
     "opinion": "opinion",
 }
-PROGRAMS = ("__main__", "data")  # run, not imported: they have no API page
 
 
 def heading(text: str, line: str) -> str:
@@ -128,7 +127,7 @@ def counts() -> dict[str, str]:
 def modules() -> list[str]:
     found = pkgutil.walk_packages(dlconcepts.__path__, "dlconcepts.")
     names = [module.name for module in found]
-    return [name for name in names if name.split(".")[1] not in PROGRAMS]
+    return [name for name in names if name != "dlconcepts.__main__"]
 
 
 def pictures(name: str) -> list[Path]:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from dlconcepts.data import make_weights
-from dlconcepts.data.make_photographs import PHOTOGRAPHS
 from dlconcepts.weights import load_weights, pretrained
+from tests.data import make_weights
+from tests.data.make_photographs import PHOTOGRAPHS
 from tests.images.common import saved
 
 

@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from dlconcepts.data.make_weights import network
 from dlconcepts.images import ImageFolder, eval_pipeline, image_folder, split
 from dlconcepts.testing.laws import law
+from tests.data.make_weights import network
 from tests.images.albums import Album, on_each_album
 
 

@@ -12,11 +12,10 @@ LESSONS = (
     *("tensors", "loading", "networks", "autograd", "training", "validation"),
     *("checkpoints", "images", "transfer", "weights", "devices"),
 )
-BELOW_THE_LESSONS = {"support", "data", ""}
+BELOW_THE_LESSONS = {"support", ""}
 # Each room, and the rooms below it, whose modules it may import.
 BELOW = {
-    "support": {"data", ""},
-    "data": {"support", "images"},
+    "support": {""},
     **{lesson: BELOW_THE_LESSONS | set(LESSONS) for lesson in LESSONS},
     "strategies": {"support"},
     "testing": {"support"},

@@ -13,9 +13,9 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
-from dlconcepts.data.make_sample import make_sample, stratified, write_idx
 from dlconcepts.support import datasets
 from dlconcepts.support.datasets import DEBIAN, SAMPLE, DataError, fashion_mnist, read_image
+from tests.data.make_sample import make_sample, stratified, write_idx
 
 parts = pytest.mark.parametrize("train", [True, False], ids=["train", "test"])
 needs_official_files = pytest.mark.skipif(

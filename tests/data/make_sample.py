@@ -1,6 +1,6 @@
-"""Make the Fashion-MNIST sample of this package from the official files.
+"""Make the Fashion-MNIST sample of dlconcepts from the official files.
 
-Run `python -m dlconcepts.data.make_sample` where `dlconcepts.support.datasets.fashion_mnist` finds
+Run `python -m tests.data.make_sample` where `dlconcepts.support.datasets.fashion_mnist` finds
 the full set. It draws the same number of images of each class, keeps them in the official order,
 and writes them in the official format.
 """

@@ -1,6 +1,6 @@
-"""Train the small network of this package on drawn photographs of clothes.
+"""Train the small network of dlconcepts on drawn photographs of clothes.
 
-Run `python -m dlconcepts.data.make_weights FOLDER`; it takes 20 seconds. The network learns six
+Run `python -m tests.data.make_weights FOLDER`; it takes 20 seconds. The network learns six
 kinds from the training images of the sample of Fashion-MNIST, drawn anew in each epoch. `ACCURACY`
 is its share of right guesses for photographs of test images. The other four kinds are new to it.
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dlconcepts.data.make_photographs import DEBIAN, FOLDERS, main, make_photographs
 from dlconcepts.images import image_folder
 from dlconcepts.support.datasets import DataError
+from tests.data.make_photographs import DEBIAN, FOLDERS, main, make_photographs
 
 BLUE, CLEAR = (0, 0, 255, 255), (0, 0, 255, 0)
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dlconcepts.data.make_weights import (
+from dlconcepts.support.bitwise import bits
+from dlconcepts.support.datasets import CLASSES
+from dlconcepts.weights import WeightsError, load_weights
+from tests.data.make_weights import (
     ACCURACY,
     KNOWN,
     NEW,
@@ -16,9 +19,6 @@ from dlconcepts.data.make_weights import (
     train,
     write,
 )
-from dlconcepts.support.bitwise import bits
-from dlconcepts.support.datasets import CLASSES
-from dlconcepts.weights import WeightsError, load_weights
 
 
 def test_the_weights_are_as_right_as_the_script_says() -> None:

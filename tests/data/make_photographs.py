@@ -1,6 +1,6 @@
 """Make a folder of photographs in six classes from Debian's package tuxpaint-stamps-default.
 
-Run `python -m dlconcepts.data.make_photographs` after `apt-get install tuxpaint-stamps-default`.
+Run `python -m tests.data.make_photographs` after `apt-get install tuxpaint-stamps-default`.
 The pictures are under the GPL-2, so dlconcepts does not contain them. Most are photographs of
 animals and things without their background, which becomes white. Drawings and toys are skipped. So
 are mirrored copies, because a held-out image must not be a mirrored training image.
