@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from plots import Panel, compare_runs
 from scipy.stats import binom, t
 
 from dlconcepts.networks import Network
 from dlconcepts.support.datasets import fashion_mnist
-from dlconcepts.support.plots import Panel, compare_runs
 from dlconcepts.training import fit
 from dlconcepts.validation import Data, LossFunction, evaluate, hold_out
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from plots import Panel, compare_runs, descent_paths
 from torch import Tensor
 
 from book.suite import Chapter, Law
@@ -22,7 +23,6 @@ from dlconcepts.autograd import history, inputs_of, operation
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.support.datasets import fashion_mnist
-from dlconcepts.support.plots import Panel, compare_runs, descent_paths
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -296,7 +296,7 @@ def test_the_doctests_of_the_book_s_modules_pass(modules: Callable[[str], Any]) 
     files = sorted((ROOT / "docs" / "book").glob("*.py"))
     names = [f"book.{path.stem}" for path in files if path.stem != "notebook_setup"]  # a cell
 
-    results = [doctest.testmod(modules(name)) for name in (*names, "record", "rot")]
+    results = [doctest.testmod(modules(name)) for name in (*names, "plots", "record", "rot")]
 
     assert sum(result.attempted for result in results) > 0
     assert [result for result in results if result.failed] == []
