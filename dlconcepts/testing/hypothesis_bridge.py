@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import hypothesis
@@ -24,30 +25,28 @@ EXHAUSTED = "nothing left to do"  # in the statistics of a test that ran out of 
 def missing_parts() -> list[str]:
     """Return the parts that this version of Hypothesis lacks, by their full names."""
 
+    @settings(max_examples=1)
     @given(st.none())
-    def probe(_: None) -> None: ...
+    def any_test(_: None) -> None: ...
 
-    parts = {
-        "hypothesis.internal.conjecture.engine.MAX_SHRINKING_SECONDS": (
-            hasattr(engine, "MAX_SHRINKING_SECONDS")
-        ),
-        "hypothesis.internal.conjecture.shrinker.Shrinker.check_calls": (
-            hasattr(getattr(shrinking, "Shrinker", None), "check_calls")
-        ),
-        "hypothesis.internal.conjecture.engine.ExitReason.very_slow_shrinking": (
-            hasattr(getattr(engine, "ExitReason", None), "very_slow_shrinking")
-        ),
-        "hypothesis.internal.conjecture.engine.ConjectureRunner.generate_mutations_from": (
-            hasattr(getattr(engine, "ConjectureRunner", None), "generate_mutations_from")
-        ),
-        "the attribute hypothesis.inner_test of a test": (
-            hasattr(getattr(probe, "hypothesis", None), "inner_test")
-        ),
-        "the attribute _hypothesis_internal_use_settings of a test": (
-            hasattr(settings(max_examples=1)(probe), "_hypothesis_internal_use_settings")
-        ),
-    }
-    return [name for name, found in parts.items() if not found]
+    places = (
+        (engine, "MAX_SHRINKING_SECONDS"),
+        (engine, "ExitReason.very_slow_shrinking"),
+        (engine, "ConjectureRunner.generate_mutations_from"),
+        (shrinking, "Shrinker.check_calls"),
+        (any_test, "hypothesis.inner_test"),
+        (any_test, "_hypothesis_internal_use_settings"),
+    )
+    return [f"{owner.__name__}.{name}" for owner, name in places if not has(owner, name)]
+
+
+def has(owner: object, name: str) -> bool:
+    """Return whether an object has an attribute, which may be one of an attribute."""
+    try:
+        attrgetter(name)(owner)
+    except AttributeError:
+        return False
+    return True
 
 
 def check() -> None:
