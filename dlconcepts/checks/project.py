@@ -331,15 +331,13 @@ def watched(project: Project) -> Iterator[None]:
             return project.after_forward(module, output)
         return None
 
-    handles = [
-        hooks.register_module_forward_pre_hook(before),
-        hooks.register_module_forward_hook(after),
-    ]
     project.restore()
     try:
-        yield
+        with (
+            hooks.register_module_forward_pre_hook(before),
+            hooks.register_module_forward_hook(after),
+        ):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         project.before_forward = project.after_forward = None
         project.restore(thorough=True)

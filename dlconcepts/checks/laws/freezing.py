@@ -47,13 +47,9 @@ def check_frozen_parameters_stay(project: Project) -> None:
         moved.update(name for name, p in frozen.items() if bits(p) != before[name])
 
     # Only the optimizer's steps count: an average of the weights may move frozen ones rightly.
-    handles = [optimizer.register_step_pre_hook(look), optimizer.register_step_post_hook(compare)]
-    try:
+    with optimizer.register_step_pre_hook(look), optimizer.register_step_post_hook(compare):
         for _ in range(2):
             project.train(model, optimizer, project.repeated(2))
-    finally:
-        for handle in handles:
-            handle.remove()
     if moved:
         found = [name for name in frozen if name in moved]
         broken(

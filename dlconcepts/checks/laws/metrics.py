@@ -1,5 +1,6 @@
 """Checks of the figures: each example counts once, in evaluate and in accuracy."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,17 +62,14 @@ def check_every_example_counts_once(project: Project) -> None:
             continue  # a time, or a number that depends on chance
         # If the model or the loss looks at the whole batch, only the weighted mean is the same.
         fair = (first * alone[path] + last * rest[path]) / n
+        same = any(math.isclose(cut[path], x, rel_tol=TOLERANCE) for x in (value, fair))
         counts_batches = cut[path] == 2 * value == 2
-        if close(cut[path], value) or close(cut[path], fair) or counts_batches:
+        if same or counts_batches:
             continue
         broken(
             f"evaluate returned{path} {value:.4g} for one batch of {n} examples, but "
             f"{cut[path]:.4g} for the same examples in batches of {first} and {last}"
         )
-
-
-def close(one: float, other: float) -> bool:
-    return abs(one - other) <= TOLERANCE * max(abs(one), abs(other))
 
 
 def right_but_for(project: Project, last: int) -> Any:

@@ -64,15 +64,12 @@ def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str,
             if clear and parameter.grad is not None:
                 parameter.grad.zero_()
 
-    handle = optimizer.register_step_post_hook(stepped)
     batches = [(project.inputs(), project.targets()), project.other_batch()]
-    try:
+    with optimizer.register_step_post_hook(stepped):
         for _ in range(STEPS):
             project.train(model, optimizer, batches)
             if steps >= 2:
                 break
-    finally:
-        handle.remove()
     return before, state(model), steps
 
 
