@@ -215,10 +215,11 @@ class Project:
         seed_everything(seed)
         return self.forward(model, inputs) if self.forward else call(model, inputs)
 
-    def outputs(self) -> Any:
-        """Return what a fresh model in eval mode predicts for the batch, without gradients."""
+    def outputs(self, inputs: Any = None, *, seed: int = 0) -> Any:
+        """Return what a fresh model in eval mode predicts, by default for the batch."""
+        model = self.fresh(training=False)
         with torch.no_grad():
-            return self.run(self.fresh(training=False), self.inputs())
+            return self.run(model, self.inputs() if inputs is None else inputs, seed=seed)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss as one number; a loss without reduction is averaged."""

@@ -56,11 +56,6 @@ def on_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
     return rebuild(tree, lambda _, leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
-def detached(tree: Any) -> Any:
-    """Return the structure with a copy of each tensor, outside of any graph."""
-    return on_tensors(tree, lambda x: x.detach().clone())
-
-
 def copied(tree: Any) -> Any:
     """Return the structure with a copy of each tensor: a leaf that requires grad if it did."""
     return on_tensors(tree, lambda x: x.detach().clone().requires_grad_(x.requires_grad))

@@ -93,10 +93,7 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
 
 def forward(project: Project, inputs: Any, *, seed: int = 0) -> Any:
     """Return the outputs of a fresh copy in eval mode, on the CPU."""
-    model = project.fresh(training=False)
-    with torch.no_grad():
-        outputs = project.run(model, inputs, seed=seed)
-    return on_tensors(copied(outputs), lambda tensor: tensor.cpu())
+    return on_tensors(copied(project.outputs(inputs, seed=seed)), lambda tensor: tensor.cpu())
 
 
 def example_dims(project: Project, outputs: Any) -> dict[str, int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
-from dlconcepts.checks.trees import copied, detached, floats, on_tensors, rebuild, tensors
+from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
 
 __all__ = [
     "check_cross_entropy_is_given_logits",
@@ -79,7 +79,7 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]
     loss_fn = project.loss_fn
     # On the CPU a loss that gets nonsense raises; on CUDA it would spoil the process.
     plain, plain_targets = (
-        on_tensors(detached(tree), lambda tensor: tensor.cpu()) for tree in (outputs, targets)
+        on_tensors(tree, lambda x: x.detach().cpu().clone()) for tree in (outputs, targets)
     )
     first = next(iter(tensors(outputs).values()))
     if isinstance(loss_fn, nn.Module) and first.device.type != "cpu":
