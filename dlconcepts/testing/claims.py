@@ -193,22 +193,17 @@ def claim_of_file(path: Path, tests: Path = TESTS) -> Claim:
 def _read_claim(path: Path, tests: Path, saved: int) -> Claim:
     """Read a claim file, once for each time it is saved."""
     docstring = head_of(path)
-    place = Head(path, docstring)
     above, *rest = FIELDS.split(docstring)
     values = {
         key: " ".join(value.split()) for key, value in zip(rest[::2], rest[1::2], strict=True)
     }
     title, demonstration = split_at_prompt(above)
-    claim = Claim(
-        path,
-        path.parent.name,
-        title,
-        demonstration,
-        values.get("Notes", ""),
-        values.get("Verdict", ""),
-        values.get("Truth", ""),
-    )
-    place.check(claim)
+    fields = (values.get(name, "") for name in ("Notes", "Verdict", "Truth"))
+    claim = Claim(path, path.parent.name, title, demonstration, *fields)
+    for sign, said in faults_of(claim):
+        lines = docstring.splitlines()
+        line = next((n for n, text in enumerate(lines, 1) if text.startswith(sign)), 1)
+        raise ClaimError(path, line, said)
     if name_of_file(path) not in listed(claim.lesson, tests):
         where = path.with_name("__init__.py")
         raise ClaimError(
@@ -232,56 +227,33 @@ def head_of(path: Path) -> str:
     return inspect.cleandoc(ast.literal_eval(found[0]))
 
 
-@dataclass(frozen=True)
-class Head:
-    """The docstring of a claim file, with the lines on which its parts stand."""
-
-    path: Path
-    docstring: str
-
-    def error(self, sign: str, said: str) -> ClaimError:
-        """Return an error on the line that begins with a sign, or on the first."""
-        lines = self.docstring.splitlines()
-        line = next((n for n, text in enumerate(lines, 1) if text.startswith(sign)), 1)
-        return ClaimError(self.path, line, said)
-
-    def check(self, claim: Claim) -> None:
-        """Raise ClaimError unless the head has all of its parts."""
-        if not claim.title:
-            raise self.error("", "has no title; begin the docstring with one sentence")
-        for name in ("notes", "verdict"):
-            if not getattr(claim, name):
-                field_name = name.capitalize()
-                raise self.error("", f"has no {field_name}; add a line `{field_name}: ...`")
-        if claim.verdict not in VERDICTS:
-            known = ", ".join(VERDICTS)
-            raise self.error(
-                "Verdict:", f"unknown verdict {claim.verdict!r}; choose one of {known}"
-            )
-        if claim.verdict in ("holds-if", "corrected") and not claim.truth:
-            raise self.error("Verdict:", f"{claim.verdict} needs a Truth; say what the laws prove")
-        self.check_demonstration(claim.demonstration)
-
-    def check_demonstration(self, text: str) -> None:
-        """Raise ClaimError unless the demonstration is Python that prints something."""
+def faults_of(claim: Claim) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a head, each with how the line begins on which it stands."""
+    if not claim.title:
+        yield "", "has no title; begin the docstring with one sentence"
+    for name in ("Notes", "Verdict"):
+        if not getattr(claim, name.lower()):
+            yield "", f"has no {name}; add a line `{name}: ...`"
+    if claim.verdict not in VERDICTS:
+        known = ", ".join(VERDICTS)
+        yield "Verdict:", f"unknown verdict {claim.verdict!r}; choose one of {known}"
+    if claim.verdict in ("holds-if", "corrected") and not claim.truth:
+        yield "Verdict:", f"{claim.verdict} needs a Truth; say what the laws prove"
+    try:
+        examples = doctest.DocTestParser().get_examples(claim.demonstration)
+    except ValueError as error:
+        yield ">>>", f"the demonstration does not parse: {error}"
+        return
+    typed, few, many = sum(e.source.count("\n") for e in examples), TYPED_LINES[0], TYPED_LINES[-1]
+    if typed not in TYPED_LINES or not any(example.want for example in examples):
+        lines = f"write {few} to {many} with >>>, and what they print"
+        yield ">>>", f"the demonstration types {typed} lines; {lines}"
+    for example in examples:
         try:
-            examples = doctest.DocTestParser().get_examples(text)
-        except ValueError as error:
-            raise self.error(">>>", f"the demonstration does not parse: {error}") from None
-        typed = sum(example.source.count("\n") for example in examples)
-        if typed not in TYPED_LINES or not any(example.want for example in examples):
-            raise self.error(
-                ">>>",
-                f"the demonstration types {typed} lines; write {TYPED_LINES[0]} to "
-                f"{TYPED_LINES[-1]} with >>>, and what they print",
-            )
-        for example in examples:
-            try:
-                compile(example.source, str(self.path), "single")
-            except SyntaxError as error:
-                first = example.source.splitlines()[0]
-                said = f"the demonstration is no Python: {error.msg}; mend it"
-                raise self.error(f">>> {first}", said) from None
+            compile(example.source, str(claim.path), "single")
+        except SyntaxError as error:
+            first = example.source.splitlines()[0]
+            yield f">>> {first}", f"the demonstration is no Python: {error.msg}; mend it"
 
 
 def check_marks(claim: Claim) -> None:
