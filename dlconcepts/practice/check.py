@@ -9,13 +9,11 @@ import json
 import linecache
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from dlconcepts.practice.techniques import Technique
 from dlconcepts.support.atomic import write_atomically
 from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import TESTS, definitions
+from dlconcepts.testing.run import end
 
 PROGRESS = "progress.json"
 REQUEST, RESULTS, STUCK = "request.json", "results.json", "stuck.txt"
@@ -156,10 +155,6 @@ def run_pytest(techniques: Sequence[Technique], notes: Path) -> str:
         try:
             process.wait()
         finally:
-            if hasattr(os, "killpg"):  # not on Windows
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            process.wait()
+            end(process)
         output.seek(0)
         return "\n".join(output.read().decode(errors="replace").splitlines()[-20:])
