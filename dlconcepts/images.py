@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from dlconcepts.loading import image_pipeline
-from dlconcepts.support.datasets import DataError, check_regular
+from dlconcepts.support.datasets import DataError, as_8_bits, check_regular
 
 # The statistics of ImageNet, with which torchvision's pretrained networks were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -155,9 +154,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     >>> to_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = as_8_bits(ImageOps.exif_transpose(image))
     if "A" not in image.getbands() and "transparency" not in image.info:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

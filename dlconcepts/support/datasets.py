@@ -13,16 +13,8 @@ from PIL import Image, ImageOps
 from dlconcepts.support.errors import UserError
 
 CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 
 SAMPLE = Path(__file__).parents[1] / "data"
@@ -110,7 +102,7 @@ def read_image(path: Path) -> torch.Tensor:
     try:
         check_regular(path)
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(_as_8_bits(image))
+            upright = as_8_bits(ImageOps.exif_transpose(image))
             on_black = Image.new("RGBA", upright.size, "black")
             on_black.alpha_composite(upright.convert("RGBA"))
     except FileNotFoundError as error:
@@ -128,8 +120,9 @@ def check_regular(path: str | Path) -> None:
         raise OSError("it is not a regular file")
 
 
-def _as_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255
+def as_8_bits(image: Image.Image) -> Image.Image:
+    """Return 16-bit grey by its upper eight bits, and any other image as it is."""
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
         return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     return image
 

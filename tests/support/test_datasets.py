@@ -280,11 +280,13 @@ def test_an_image_that_is_not_square_is_centred_on_black(tmp_path):
     assert image[7:-7].min() > 250
 
 
-def test_a_photograph_is_turned_upright(pixels, tmp_path):
-    """The EXIF orientation of the camera is applied."""
+@pytest.mark.parametrize(("dtype", "scale"), [(np.uint8, 1), (np.uint16, 257)])
+def test_a_photograph_is_turned_upright(dtype, scale, pixels, tmp_path):
+    """The EXIF orientation of the camera is applied, whatever the depth of the grey."""
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    Image.fromarray(pixels).save(tmp_path / "image.png", exif=exif)
+    image = Image.fromarray(pixels.astype(dtype) * scale)
+    image.save(tmp_path / "image.png", exif=exif)
 
     assert read_image(tmp_path / "image.png").equal(torch.from_numpy(pixels[::-1, ::-1].copy()))
 
