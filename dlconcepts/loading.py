@@ -99,7 +99,7 @@ def batches(
         for cut in order.split(batch_size * at_once)
         for batch in zip(
             # Ten times as fast as images[cut], which first works out the kind of index.
-            _as_input(images.index_select(0, cut.to(images.device))).to(device).split(batch_size),
+            as_input(images.index_select(0, cut.to(images.device))).to(device).split(batch_size),
             labels.index_select(0, cut.to(labels.device)).to(device).split(batch_size),
             strict=True,
         )
@@ -117,7 +117,8 @@ def check_data(data: tuple[torch.Tensor, torch.Tensor], batch_size: int) -> None
         raise ValueError(f"a batch needs at least 1 example, but batch_size is {batch_size}")
 
 
-def _as_input(images: torch.Tensor) -> torch.Tensor:
+def as_input(images: torch.Tensor) -> torch.Tensor:
+    """Return normalised bytes, and images of any other dtype as they are."""
     return normalize(images) if images.dtype == torch.uint8 else images
 
 

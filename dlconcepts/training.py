@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from dlconcepts.autograd import LossFunction, as_sum, gradient
-from dlconcepts.loading import batches, check_data, normalize
+from dlconcepts.loading import as_input, batches, check_data
 from dlconcepts.support.errors import UserError
 from dlconcepts.support.runs import (
     Epoch,
@@ -326,9 +326,6 @@ class Batches:
             order = torch.randperm(n, generator=self.generator, device="cpu")
             return batches(self.data, self.batch_size, order=order, device=self.device)
         return (
-            (
-                (normalize(images) if images.dtype == torch.uint8 else images).to(self.device),
-                labels.to(self.device),
-            )
+            (as_input(images).to(self.device), labels.to(self.device))
             for images, labels in self.data
         )
