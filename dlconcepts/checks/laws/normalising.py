@@ -74,16 +74,15 @@ class Trace(TorchFunctionMode):
         constant, values = torch.as_tensor(by).double(), result.detach().double()
         if kind == "sub":
             return "sub", off(before), float(constant.mean())
-        if kind == "div" and bool((constant.abs() >= BYTES).all()):
+        for_bytes = bool((constant.abs() >= BYTES).all())
+        if kind == "div" and for_bytes:
             if any(step[0] == "bytes" for step in history):
                 self.observed = self.observed or (
                     f"values were divided by {float(constant.mean()):.4g} twice: they end at "
                     f"{float(values.abs().max()):.2g}"
                 )
             return "bytes", 0, 0
-        if kind == "mul" and bool((constant.abs() >= BYTES).all()):
-            return "scaled", 0, 0
-        if not history or history[-1][0] != "sub":
+        if for_bytes or not history or history[-1][0] != "sub":
             return "scaled", 0, 0
         _, distance, mean = history[-1]
         scale = 1 / constant if kind == "mul" else constant
