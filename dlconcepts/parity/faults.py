@@ -6,7 +6,7 @@ A parity law that misses a fault says nothing about it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import torch
@@ -23,8 +23,8 @@ TF32_CUT = ~0x1FFF  # TF32 keeps 10 of the 23 bits of a float32's fraction
 
 def drops_a_bias(model: nn.Module) -> None:
     """Lose the bias of the last layer."""
-    last = layers_with_weights(model)[-1]
-    replace_result(last, lambda layer, x: apply(layer, x, layer.weight, None))
+    *_, last = layers_with_weights(model)
+    replace_results([last], lambda layer, x: apply(layer, x, layer.weight, None))
 
 
 def rounds_weights_to_bfloat16(model: nn.Module) -> None:
@@ -34,8 +34,7 @@ def rounds_weights_to_bfloat16(model: nn.Module) -> None:
         weight = layer.weight.bfloat16().to(layer.weight.dtype)
         return apply(layer, x, with_gradient_of(layer.weight, weight), layer.bias)
 
-    for layer in layers_with_weights(model):
-        replace_result(layer, rounded)
+    replace_results(layers_with_weights(model), rounded)
 
 
 def multiplies_in_tf32(model: nn.Module) -> None:
@@ -45,8 +44,7 @@ def multiplies_in_tf32(model: nn.Module) -> None:
         x, weight = (with_gradient_of(part, cut_to_tf32(part)) for part in (x, layer.weight))
         return apply(layer, x, weight, layer.bias)
 
-    for layer in layers_with_weights(model):
-        replace_result(layer, in_tf32)
+    replace_results(layers_with_weights(model), in_tf32)
 
 
 def sums_in_the_dtype(model: nn.Module) -> None:
@@ -59,9 +57,8 @@ def sums_in_the_dtype(model: nn.Module) -> None:
             total = total + column[..., None] * weights
         return total
 
-    for layer in layers_with_weights(model):
-        if isinstance(layer, nn.Linear):
-            replace_result(layer, summed)
+    linears = [layer for layer in layers_with_weights(model) if isinstance(layer, nn.Linear)]
+    replace_results(linears, summed)
 
 
 def moves_one_logit(ulps: int) -> Fault:
@@ -84,8 +81,9 @@ def layers_with_weights(model: nn.Module) -> list[Layer]:
     return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
 
 
-def replace_result(layer: Layer, compute: Callable[[Layer, Tensor], Tensor]) -> None:
-    layer.register_forward_hook(lambda module, inputs, result: compute(module, inputs[0]))
+def replace_results(layers: Iterable[Layer], compute: Callable[[Layer, Tensor], Tensor]) -> None:
+    for layer in layers:
+        layer.register_forward_hook(lambda module, inputs, result: compute(module, inputs[0]))
 
 
 def apply(layer: Layer, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
