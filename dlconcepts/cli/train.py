@@ -86,31 +86,25 @@ def train(device: torch.device, arguments: argparse.Namespace, *, writes: bool) 
 
 def find_training(arguments: argparse.Namespace) -> checkpoints.Training:
     """Return the training state of the checkpoint; raise UserError if it cannot resume."""
-    training = checkpoints.load(arguments.resume).training
-    with output.using(arguments.resume):
-        return check_training(training, arguments)
-
-
-def check_training(
-    training: checkpoints.Training | None, arguments: argparse.Namespace
-) -> checkpoints.Training:
-    if training is None:
-        raise UserError(f"{arguments.resume} has no training state; train without --resume")
-    had = {name: training.settings.get(name) for name in SETTINGS}
-    if other := [name for name in SETTINGS if had[name] != getattr(arguments, name)]:
-        settings = ", ".join(f"{name} {had[name]}" for name in other)
-        raise UserError(f"{arguments.resume} was trained with {settings}; use the same settings")
-    epochs = [Epoch(**record) for record in training.history]
-    numbers = [value for epoch in epochs for value in vars(epoch).values()]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-        raise ValueError("its history has values that are not finite numbers")
-    if [epoch.epoch for epoch in epochs] != list(range(1, training.epoch + 1)) or not epochs:
-        raise ValueError(f"its history has {len(epochs)} epochs, but its epoch is {training.epoch}")
-    if training.epoch >= arguments.epochs:
-        raise UserError(
-            f"{arguments.resume} already has {training.epoch} epochs; ask for more with --epochs"
-        )
-    return training
+    path = arguments.resume
+    with output.using(path):
+        training = checkpoints.load(path).training
+        if training is None:
+            raise UserError(f"{path} has no training state; train without --resume")
+        had = {name: training.settings.get(name) for name in SETTINGS}
+        if other := [name for name in SETTINGS if had[name] != getattr(arguments, name)]:
+            settings = ", ".join(f"{name} {had[name]}" for name in other)
+            raise UserError(f"{path} was trained with {settings}; use the same settings")
+        epochs = [Epoch(**record) for record in training.history]
+        numbers = [value for epoch in epochs for value in vars(epoch).values()]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+            raise ValueError("its history has values that are not finite numbers")
+        done = training.epoch
+        if [epoch.epoch for epoch in epochs] != list(range(1, done + 1)) or not epochs:
+            raise ValueError(f"its history has {len(epochs)} epochs, but its epoch is {done}")
+        if done >= arguments.epochs:
+            raise UserError(f"{path} already has {done} epochs; ask for more with --epochs")
+        return training
 
 
 def build(
