@@ -153,12 +153,11 @@ def show(report: Report) -> None:
     for item in report.failed:
         console.print(Text(f"FAILED {item.function} {item.parameters}", "bold red"))
         console.print(Text(item.details or item.message))
-    if report.unfinished:
-        console.print(Text(f"did not finish ({len(report.unfinished)})", "bold"))
-        console.print(Text("\n".join(f"  {claim.id}" for claim in report.unfinished)))
-    if report.skipped:
-        console.print(Text(f"skipped ({len(report.skipped)})", "bold"))
-        console.print(Text("\n".join(f"  {line}" for line in report.skipped)))
+    unfinished = [claim.id for claim in report.unfinished]
+    for heading, lines in (("did not finish", unfinished), ("skipped", report.skipped)):
+        if lines:
+            console.print(Text(f"{heading} ({len(lines)})", "bold"))
+            console.print(Text("\n".join(f"  {line}" for line in lines)))
     for name, total in report.totals.items():
         console.print(Text(f"{name}: {total}"))
 
