@@ -131,9 +131,7 @@ def _find_full(part: str, root: Path, download: bool) -> Path:
     """Return the folder of the official files, after a download if that is allowed."""
     raw = root / "FashionMNIST" / "raw"
     for folder in (raw, DEBIAN):
-        if _file(folder, f"{part}-images-idx3-ubyte") and _file(
-            folder, f"{part}-labels-idx1-ubyte"
-        ):
+        if all(_file(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")):
             return folder
     if not download:
         raise DataError(
