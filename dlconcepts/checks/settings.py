@@ -13,8 +13,8 @@ Pair = tuple[Callable[[], Any], Callable[[Any], object]]  # how to read a value,
 CUDNN_FLAGS, DEVICES = ("benchmark", "deterministic"), ("cpu", "cuda")
 
 
-def bound(read: Any, write: Any, *arguments: Any) -> Pair:
-    return partial(read, *arguments), partial(write, *arguments)
+def bound(read: Any, write: Any, *arguments: Any, **named: Any) -> Pair:
+    return partial(read, *arguments, **named), partial(write, *arguments, **named)
 
 
 SETTINGS: tuple[Pair, ...] = (
@@ -64,13 +64,8 @@ def generators() -> list[Pair]:
     # Asking an unused accelerator for its state would initialize it. torch.mps has no
     # is_initialized: it is always in use.
     if getattr(module, "is_initialized", lambda: True)():
-        for device in (f"{accelerator.type}:{i}" for i in range(module.device_count())):
-            pairs.append(
-                (
-                    partial(module.get_rng_state, device),
-                    partial(module.set_rng_state, device=device),
-                )
-            )
+        names = (f"{accelerator.type}:{i}" for i in range(module.device_count()))
+        pairs += [bound(module.get_rng_state, module.set_rng_state, device=name) for name in names]
     return pairs
 
 
