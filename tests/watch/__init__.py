@@ -1,0 +1,1 @@
+"""Training scripts, correct and wrong, on which `dlconcepts.watch` is tested."""
