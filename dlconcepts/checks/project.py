@@ -230,13 +230,14 @@ class Project:
             raise TypeError(f"loss_fn returned a {type(loss).__name__}, not a tensor")
         return loss if loss.ndim == 0 else loss.mean()
 
-    def train(self, model: nn.Module, optimizer: Any, batches: list[tuple[Any, Any]]) -> Any:
+    def train(
+        self, model: nn.Module, optimizer: Any, batches: list[tuple[Any, Any]], copies: bool = True
+    ) -> Any:
         """Train by the project's fit, its train_step, or a plain step; return what they return."""
         if self.fit is not None:
-            return self.fit(model, as_loader(batches), self.loss_fn, optimizer)
+            return self.fit(model, as_loader(batches, copies=copies), self.loss_fn, optimizer)
         returned = []
-        for inputs, targets in batches:
-            inputs, targets = copied(inputs), copied(targets)
+        for inputs, targets in map(copied, batches) if copies else batches:
             if self.train_step is not None:
                 returned.append(self.train_step(model, self.loss_fn, optimizer, inputs, targets))
             else:
@@ -307,6 +308,13 @@ class Project:
 
 
 PARTS = tuple(part.name for part in fields(Project) if part.init)
+
+
+def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of all modules by name; what is registered is in dictionaries there."""
+    for name, part in model.named_modules():
+        for attribute, value in vars(part).items():
+            yield f"{name}.{attribute}".lstrip("."), value
 
 
 def picked(tree: Any, rows: Tensor, dim_of: Callable[[Tensor], int | None]) -> Any:

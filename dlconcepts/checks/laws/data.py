@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dlconcepts.checks.batches import as_loader, describe, is_pair, is_stack, is_used_up, split
+from dlconcepts.checks.batches import describe, is_pair, is_stack, is_used_up, split
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import random_states, seed_everything
@@ -215,13 +215,8 @@ def train_on(project: Project, data: Any, held: list[Any]) -> None:
     trains = project.fit is not None or project.train_step is not None
     if project.loss_fn is None or project.optimizer is None or not trains:
         project.run(project.fresh(training=True), batches[0][0])
-        return
-    model, optimizer = project.fresh_pair()
-    if project.fit is not None:
-        project.fit(model, as_loader(batches, copies=False), project.loss_fn, optimizer)
-        return
-    for inputs, targets in batches:
-        project.train_step(model, project.loss_fn, optimizer, inputs, targets)
+    else:
+        project.train(*project.fresh_pair(), batches, copies=False)
 
 
 @law(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlconcepts.checks.batches import describe
-from dlconcepts.checks.project import Project
+from dlconcepts.checks.project import Project, attributes
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import all_bits, bits, copied, distance, floats, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
@@ -290,11 +290,6 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
             not_checked(f"the meta device does not run this model: {message[:80]}")
-        left = [
-            f"{name}.{attribute}".lstrip(".")
-            for name, part in model.named_modules()
-            for attribute, value in vars(part).items()  # parameters and buffers are not here
-            if isinstance(value, Tensor)
-        ]
+        left = [name for name, value in attributes(model) if isinstance(value, Tensor)]
         stay = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
         broken(f"after model.to(device) the forward pass raised: {message[:120]}{stay}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlconcepts.checks.copies import held_by
-from dlconcepts.checks.project import Project
+from dlconcepts.checks.project import Project, attributes
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import floats, leaves
 from dlconcepts.checks.trees import tensors as tensors_in
@@ -86,12 +86,7 @@ def whereabouts(model: nn.Module, strangers: list[Tensor]) -> str:
         owned = [p.parameters() if isinstance(p, nn.Module) else [p] for p in parts]
         return any(id(tensor) in wanted for some in owned for tensor in some)
 
-    found = [
-        f"{name}.{attribute}".lstrip(".")
-        for name, part in model.named_modules()
-        for attribute, value in vars(part).items()
-        if holds(value)
-    ]
+    found = [name for name, value in attributes(model) if holds(value)]
     return f", kept in {names(found)}" if found else ""
 
 
