@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import LESSONS, TESTS
+from dlconcepts.testing.results import add_properties
 
 ROOT = TESTS.parent
 RESULTS = ROOT / "docs" / "results"
@@ -26,10 +27,8 @@ def clean_case(case: ET.Element) -> ET.Element:
     kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]
     kept.sort(key=lambda each: each.get("name", ""))
     if kept:
-        properties = ET.SubElement(cleaned, "properties")
-        for each in kept:
-            name, value = each.get("name", ""), clean_text(each.get("value", ""))
-            ET.SubElement(properties, "property", name=name, value=value)
+        texts = {each.get("name", ""): clean_text(each.get("value", "")) for each in kept}
+        add_properties(cleaned, texts)
     for fault in case:
         if fault.tag in ("failure", "error", "skipped"):
             message = clean_text(fault.get("message", ""))

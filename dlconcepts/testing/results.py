@@ -4,6 +4,7 @@ The only other source is the heads of the claims, so the page shows nothing that
 prove.
 """
 
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from dlconcepts.testing.claims import LESSONS, Claim, title_of
 
 # The last that occurs is that of the claim. Unfinished: some of its laws or mistakes did not run.
 OUTCOMES = ("ok", "opinion", "skipped", "unfinished", "FAILED")
+NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,18 @@ def read_item(case: ET.Element) -> Item:
         seconds=float(case.get("time", 0)),
         record={p.get("name", ""): p.get("value", "") for p in case.iter("property")},
     )
+
+
+def xml_text(value: object) -> str:
+    """Return a value as text, without the characters that XML cannot hold."""
+    return NOT_XML.sub("�", str(value))
+
+
+def add_properties(parent: ET.Element, values: Mapping[str, object]) -> None:
+    """Add properties to an element of JUnit XML."""
+    properties = ET.SubElement(parent, "properties")
+    for name, value in values.items():
+        ET.SubElement(properties, "property", name=name, value=xml_text(value))
 
 
 def render(report: Report, environment: Mapping[str, str]) -> str:

@@ -21,7 +21,7 @@ from typing import TextIO
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.signals import Stopped, finishing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim
-from dlconcepts.testing.results import Item, Report, judge, read_item, render
+from dlconcepts.testing.results import Item, Report, add_properties, judge, read_item, render
 
 POLL = 0.1  # seconds between two looks at what pytest wrote
 GRACE = 1.0  # seconds for pytest's processes to remove their files after Ctrl-C
@@ -185,9 +185,7 @@ def write(run: Run, file: Path) -> None:
         "skipped": str(sum(case.find("skipped") is not None for case in cases)),
     }
     suite = ET.Element("testsuite", {"name": "dlconcepts", **counts})
-    properties = ET.SubElement(suite, "properties")
-    for name, value in run.environment.items():
-        ET.SubElement(properties, "property", name=name, value=value)
+    add_properties(suite, run.environment)
     suite.extend(cases)
     ET.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
 

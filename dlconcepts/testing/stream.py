@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,10 +18,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from dlconcepts.testing.results import Item, read_item
+from dlconcepts.testing.results import Item, add_properties, read_item, xml_text
 from dlconcepts.testing.run import environment, find_devices
-
-NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,18 +95,6 @@ def case_of(nodeid: str) -> ET.Element:
 def name_of(case: ET.Element) -> str:
     """Return the full name of a test case."""
     return f"{case.get('classname')}.{case.get('name')}"
-
-
-def xml_text(value: object) -> str:
-    """Return a value as text, without the characters that XML cannot hold."""
-    return NOT_XML.sub("�", str(value))
-
-
-def add_properties(parent: ET.Element, values: Mapping[str, object]) -> None:
-    """Add properties to an element of JUnit XML."""
-    properties = ET.SubElement(parent, "properties")
-    for name, value in values.items():
-        ET.SubElement(properties, "property", name=name, value=xml_text(value))
 
 
 class Stream:
