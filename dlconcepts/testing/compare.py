@@ -113,24 +113,17 @@ def compare(a: Run, b: Run) -> Comparison:
                 claim, test = claim_of(a.items[name]), name.removeprefix(f"{module_of(name)}.")
                 differences.append(Difference(claim, test, what, text, after[what], worse))
     order = list(dict.fromkeys(each.claim for each in differences))
+    differences.sort(key=lambda each: order.index(each.claim))
     only = {"A": missing(a, b), "B": missing(b, a)}
     new = [item for name, item in b.items.items() if name not in a.items]
+    worse_off = [each.worse for each in differences] + [item.outcome == "FAILED" for item in new]
     judged: dict[str, list[bool]] = {}
     for name, item in a.items.items():
         if item.kind in ("right", "wrong"):
             same = name in b.items and b.items[name].outcome == item.outcome
             judged.setdefault(item.function, []).append(same)
-    return Comparison(
-        a,
-        b,
-        len(both),
-        incomparable,
-        only,
-        sorted(differences, key=lambda each: order.index(each.claim)),
-        sum(each.worse for each in differences) + sum(item.outcome == "FAILED" for item in new),
-        sum(map(all, judged.values())),
-        len(judged),
-    )
+    agree, laws = sum(map(all, judged.values())), len(judged)
+    return Comparison(a, b, len(both), incomparable, only, differences, sum(worse_off), agree, laws)
 
 
 def missing(run: Run, other: Run) -> dict[str, list[str]]:
