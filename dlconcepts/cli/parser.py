@@ -24,6 +24,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(name, help=sentence, description=description)
         add_arguments(command.add_argument)
     arguments = parser.parse_args(argv)
+    if arguments.command == "watch" and not arguments.script:
+        commands.choices["watch"].error("give the script to run: watch train.py")
     needs_full = arguments.command == "train" and (arguments.download or arguments.data)
     if needs_full and not arguments.full:
         commands.choices["train"].error("--data and --download need --full")
@@ -86,6 +88,15 @@ def add_check_arguments(add: Add) -> None:
     )
     add("--json", type=Path, metavar="FILE", help="write the report as JSON")
     add("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+
+
+def add_watch_arguments(add: Add) -> None:
+    add("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="script, and its own arguments")
+    add("-m", dest="module", action="store_true", help="SCRIPT is a module, as for python -m")
+    add("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    add("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    add("--sarif", type=Path, metavar="FILE", help="write the report as SARIF, for code hosts")
+    add("--exit-zero", action="store_true", help="exit with status 0 if a law is broken")
 
 
 def add_train_arguments(add: Add) -> None:
@@ -202,6 +213,13 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Add], None]]] = {
         "Run the checks of dlconcepts.checks on your project. Exit status: 0 if no check failed, "
         "1 if one failed, 2 if nothing could be checked.",
         add_check_arguments,
+    ),
+    "watch": (
+        "run your training script as it is, and see which laws it breaks",
+        "Run a training script as it is, with its own arguments after it, and report which laws "
+        "it breaks, on which lines, each with a proof. The script computes what it computes "
+        "without watch. Exit status: the script's own if that is not 0, else 3 if a law is broken.",
+        add_watch_arguments,
     ),
     "train": (
         "train a network on Fashion-MNIST",

@@ -1,0 +1,40 @@
+"""`python -m dlconcepts watch train.py ARGUMENTS`: run a training script as it is, and judge it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dlconcepts.support.atomic import check_report, write_report
+from dlconcepts.support.errors import UserError
+
+REPORTS = ("json", "junit", "sarif")
+BROKEN = 3
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a script; return its exit status if that is not 0, else 3 if a law is broken."""
+    for name in REPORTS:
+        check_report(getattr(arguments, name), f"--{name}")
+    script, *its_own = arguments.script
+    from dlconcepts.watch.run import module_file, run_script  # these import PyTorch
+
+    if arguments.module and module_file(script) is None:
+        raise UserError(f"there is no module {script} to run; is its folder the current one?")
+    if not arguments.module and not Path(script).is_file():
+        raise UserError(f"there is no script {script}; options of watch stand before it")
+    broken = False
+
+    def done(report: object) -> None:
+        nonlocal broken
+        broken = bool(report.broken)  # type: ignore[attr-defined]
+        print(f"\n{report}", file=sys.stderr, flush=True)
+        for name in REPORTS:
+            path = getattr(arguments, name)
+            if path:
+                try:
+                    write_report(path, getattr(report, f"to_{name}")(), f"--{name}")
+                except UserError as error:  # the script's own status still counts
+                    print(f"dlconcepts watch: {error}", file=sys.stderr)
+
+    status = run_script(script, its_own, arguments.module, done)
+    return status or (BROKEN if broken and not arguments.exit_zero else 0)

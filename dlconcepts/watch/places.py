@@ -1,0 +1,138 @@
+"""Where something happened in the user's code, and what the code around it says."""
+
+import ast
+import functools
+import linecache
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+
+OURS = str(Path(__file__).parent)
+# Code that is not the user's: PyTorch, installed packages, the standard library and watch itself.
+FOREIGN = tuple(
+    {
+        str(Path(torch.__file__).parent),
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+        OURS,
+        "<frozen",
+        "<string>",
+        "<eval_with_key>",
+    }
+)
+VALIDATION = re.compile(
+    r"(?<![a-z])(eval|evaluat\w*|val|valid\w*|test|tests|testing|preds?|predict\w*|infer\w*|dev|accuracy|"
+    r"score|holdout|heldout)(?![a-z])"
+)
+TRAINING = re.compile(r"train|fit(?![a-z])|pseudo|rollout|act(?![a-z])")
+
+
+class Place(NamedTuple):
+    """A line of a file of the user."""
+
+    file: str
+    line: int
+
+    @property
+    def code(self) -> str:
+        return linecache.getline(self.file, self.line).strip()
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+
+NOWHERE = Place("", 0)
+
+
+@functools.cache
+def is_user_file(name: str) -> bool:
+    return not name.startswith(FOREIGN)
+
+
+def user_frames(frame: FrameType | None = None) -> Iterator[FrameType]:
+    """Yield the frames of the user's code, the innermost first."""
+    frame = frame or sys._getframe(1)
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
+
+
+def maker() -> Place:
+    """Return the line that made the argument of a call: a caller's, if it is only passed on."""
+    frames = list(user_frames(sys._getframe(1)))
+    for frame in frames:
+        place = Place(frame.f_code.co_filename, frame.f_lineno)
+        names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+        first = re.search(r"\w\(\s*(\w+)\s*[,)]", place.code)
+        if first is None or first[1] not in names:
+            return place
+    return here()
+
+
+def here() -> Place:
+    """Return the line of the user's code that is running."""
+    frame = next(user_frames(sys._getframe(1)), None)
+    return Place(frame.f_code.co_filename, frame.f_lineno) if frame else NOWHERE
+
+
+@functools.lru_cache(maxsize=64)
+def tree(file: str) -> ast.AST:
+    """Return the syntax tree of a file, with a link from each node to its parent."""
+    try:
+        module: ast.AST = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):  # a notebook's cell may hold what is not Python
+        module = ast.Module([], [])
+    for node in ast.walk(module):
+        for child in ast.iter_child_nodes(node):
+            child.parent = node  # type: ignore[attr-defined]
+    return module
+
+
+def function_at(place: Place) -> ast.AST:
+    """Return the innermost function around a line, or the module."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Module)
+    around = [node for node in ast.walk(tree(place.file)) if isinstance(node, kinds[:2])]
+    around = [node for node in around if node.lineno <= place.line <= (node.end_lineno or 0)]
+    return max(around, key=lambda node: node.lineno, default=tree(place.file))
+
+
+def loops_at(place: Place) -> list[ast.For | ast.While]:
+    """Return the loops around a line within its function, the innermost last."""
+    loops = [
+        node for node in ast.walk(function_at(place)) if isinstance(node, (ast.For, ast.While))
+    ]
+    return [node for node in loops if node.lineno <= place.line <= (node.end_lineno or 0)]
+
+
+def last_line_of_function(place: Place) -> Place:
+    node = function_at(place)
+    line = getattr(node, "end_lineno", None)
+    return Place(place.file, line) if line else place
+
+
+def words_at(place: Place, functions: tuple[str, ...] = ()) -> str:
+    """Return the words by which people say what a line is for: its code, loop and functions."""
+    loops = [linecache.getline(place.file, loop.lineno) for loop in loops_at(place)[-1:]]
+    above = [linecache.getline(place.file, place.line - i).strip() for i in range(1, 4)]
+    comments = [line for line in above if line.startswith("#")]
+    words = " ".join([*functions, *loops, *comments, place.code])
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", words).lower()
+
+
+def says_validation(place: Place, functions: tuple[str, ...] = ()) -> bool:
+    """Return whether the names around a line say that it evaluates, and none that it trains.
+
+    >>> says_validation(NOWHERE, ("evaluate",)), says_validation(NOWHERE, ("train_and_eval",))
+    (True, False)
+    """
+    names = words_at(NOWHERE, functions)
+    if TRAINING.search(names):
+        return False
+    # A method such as net.eval() on the line itself says nothing about the line.
+    return bool(VALIDATION.search(re.sub(r"\.eval\(", "(", words_at(place, functions))))

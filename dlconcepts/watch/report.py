@@ -1,0 +1,185 @@
+"""What watching found: as text, JSON, JUnit XML and SARIF."""
+
+import json
+import textwrap
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dlconcepts
+from dlconcepts.watch.places import Place
+
+WIDTH = 96
+SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+@dataclass
+class Finding:
+    """A law that a line breaks, or may break: `verdict` is "broken", with a proof, or "note"."""
+
+    law: str
+    verdict: str
+    file: str
+    line: int
+    message: str
+    proof: str
+    count: int = 0
+
+    @property
+    def place(self) -> Place:
+        return Place(self.file, self.line)
+
+
+@dataclass
+class Report:
+    """What a run did: its findings, and for each law "kept", "broken" or "not seen".
+
+    >>> report = Report([], {"the-loss-is-finite": "kept"}, steps=3)
+    >>> report.ok, report.summary()
+    (True, 'watch: 3 steps; 1 law kept, 0 broken, 0 not seen')
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    laws: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    overhead: float = 1.0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.verdict == "broken"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no law was broken."""
+        return not self.broken
+
+    def raise_for_findings(self) -> None:
+        """Raise AssertionError, with the whole report, if a law was broken."""
+        if not self.ok:
+            raise AssertionError(f"\n{self}")
+
+    def summary(self) -> str:
+        """Return how many laws were kept, broken and not seen."""
+        counts = Counter(self.laws.values())
+        kept = f"{counts['kept']} law{'s' if counts['kept'] != 1 else ''} kept"
+        said = f"{kept}, {counts['broken']} broken, {counts['not seen']} not seen"
+        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        if not self.steps:
+            steps = "no optimizer step was seen"
+        notes = sum(finding.verdict == "note" for finding in self.findings)
+        noted = f", {notes} note{'s' if notes > 1 else ''}" if notes else ""
+        return f"watch: {steps}; {said}{noted}"
+
+    def __str__(self) -> str:
+        ordered = sorted(self.findings, key=lambda f: (f.verdict != "broken", f.file, f.line))
+        lines = [line for finding in ordered for line in [*described(finding), ""]]
+        lines += [f"could not be judged: {error}" for error in self.errors]
+        return "\n".join([*lines, self.summary()])
+
+    def to_json(self) -> str:
+        """Return the report as JSON of schema 1."""
+        content = {"schema": 1, **asdict(self)}
+        del content["errors"]
+        return json.dumps(content, indent=2) + "\n"
+
+    def to_junit(self) -> str:
+        """Return the report as JUnit XML, a test case a law; what was not seen is skipped."""
+        counts = Counter(self.laws.values())
+        suite = ET.Element(
+            "testsuite",
+            name="dlconcepts.watch",
+            tests=str(len(self.laws)),
+            failures=str(counts["broken"]),
+            errors="0",
+            skipped=str(counts["not seen"]),
+        )
+        for law, verdict in self.laws.items():
+            case = ET.SubElement(suite, "testcase", classname=lesson(law).claim, name=law)
+            found = [finding for finding in self.broken if finding.law == law]
+            if found:
+                message = f"{found[0].place}: {found[0].message}"
+                text = "\n\n".join("\n".join(described(finding)) for finding in found)
+                ET.SubElement(case, "failure", message=message).text = text
+            elif verdict == "not seen":
+                ET.SubElement(case, "skipped", message="nothing in the run could break it")
+        ET.indent(suite)
+        return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+    def to_sarif(self) -> str:
+        """Return the report as SARIF 2.1.0, which code hosts show at the lines."""
+        rules = {
+            law: {"id": law, "shortDescription": {"text": lesson(law).concept}}
+            for law in {finding.law: None for finding in self.findings}
+        }
+        results = [
+            {
+                "ruleId": finding.law,
+                "level": "error" if finding.verdict == "broken" else "note",
+                "message": {"text": ". ".join(filter(None, (finding.message, finding.proof)))},
+                "locations": [
+                    {
+                        "physicalLocation": {
+                            "artifactLocation": {"uri": relative(finding.file).as_posix()},
+                            "region": {"startLine": max(finding.line, 1)},
+                        }
+                    }
+                ],
+            }
+            for finding in self.findings
+        ]
+        tool = {
+            "name": "dlconcepts",
+            "version": dlconcepts.__version__,
+            "rules": list(rules.values()),
+        }
+        run = {"tool": {"driver": tool}, "results": results}
+        return json.dumps({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a law says about itself."""
+
+    claim: str
+    concept: str
+    why: str
+    fix: str
+
+
+def lesson(law: str) -> Any:
+    """Return the lesson of a law: the same as that of the check, where there is one."""
+    from dlconcepts.watch.laws import LAWS
+
+    own: Mapping[str, Explanation] = {
+        kind.id: kind.explanation for kind in LAWS if kind.explanation
+    }
+    if law in own:
+        return own[law]
+    from dlconcepts import checks  # takes a moment, and only a finding needs it
+
+    return checks.REGISTRY[law].lesson  # type: ignore[attr-defined]
+
+
+def relative(file: str) -> Path:
+    path = Path(file)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def described(finding: Finding) -> list[str]:
+    """Return the lines that a person reads about a finding."""
+    about = lesson(finding.law)
+    verdict = "BROKEN" if finding.verdict == "broken" else "note"
+    times = f" ({finding.count} times)" if finding.count > 1 else ""
+    head = f"{verdict:7} {finding.law}  {relative(finding.file)}:{finding.line}"
+    lines = [f"{head}  {finding.place.code}".rstrip()]
+    parts = {"observed": finding.message + times, "proof": finding.proof, "why": about.why}
+    for name, text in {**parts, "fix": about.fix, "claim": about.claim}.items():
+        if text:
+            first = f"    {name:10} "
+            lines += textwrap.wrap(first + text, WIDTH, subsequent_indent=" " * 15)
+    return lines
