@@ -1,71 +1,140 @@
-"""Run a script in this process, as `python script.py` would, with and without `watch`."""
+"""Run scripts as `python script.py` and as `python -m dlconcepts watch script.py` do, but fast.
 
-import contextlib
-import io
+A server imports torch once and forks a process for each script, so that a run has its own modules,
+random state, settings and folder, and yet takes a fraction of a second.
+"""
+
+import json
+import multiprocessing
 import os
-import random
 import runpy
 import sys
-import warnings
-from collections.abc import Iterator
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+ROOT = Path(__file__).parents[2]
+PRELOAD = [
+    *("torch", "torch._dynamo", "torchvision", "numpy", __name__),
+    *(
+        "dlconcepts.cli.parser",
+        "dlconcepts.cli.watch",
+        "dlconcepts.checks",
+        "dlconcepts.watch.laws",
+    ),
+]
+# Appended to a script: write all that a run computed and did not print.
+EPILOGUE = """
+
+def keep_what_was_computed():
+    import random
+    import types
+
+    import numpy
+    import torch
+
+    found, todo = {}, [("", dict(globals()))]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, torch.Tensor):
+            found[path] = value.detach().clone()
+        elif isinstance(value, torch.nn.Module):
+            todo.append((path, value.state_dict()))
+            found[path + " modes"] = str([part.training for part in value.modules()])
+            grads = [None if p.grad is None else p.grad for p in value.parameters()]
+            found[path + " gradients"] = grads
+        elif isinstance(value, torch.optim.Optimizer):
+            todo.append((path, value.state_dict()))
+        elif isinstance(value, dict):
+            todo += [(f"{path}.{key}", value[key]) for key in value if key != "__builtins__"]
+        elif isinstance(value, (list, tuple)):
+            todo += [(f"{path}.{place}", part) for place, part in enumerate(value)]
+        elif isinstance(value, (bool, int, float, str)) and path.count(".") < 9:
+            found[path] = value
+    found["torch's state"] = torch.get_rng_state()
+    found["numpy's state"] = str(numpy.random.get_state())
+    found["random's state"] = str(random.getstate())
+    found["gradients are on"] = torch.is_grad_enabled()
+    torch.save(found, "computed.pt")
 
 
-@dataclass
+keep_what_was_computed()
+"""
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a script printed, left behind in its names and files, and what `watch` reports."""
+    """How a script ended, what it printed, and what `watch` reported, if it watched."""
 
-    printed: str = ""
-    names: dict[str, Any] = field(default_factory=dict)
-    random: tuple[object, ...] = ()
-    report: Any = None
+    status: int
+    printed: str
+    errors: str
+    seconds: float
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def broken(self) -> list[dict[str, Any]]:
+        return [found for found in self.findings() if found["verdict"] == "broken"]
+
+    def findings(self) -> list[dict[str, Any]]:
+        return list(self.report.get("findings", []))
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[io.StringIO]:
-    """Give a script a folder, arguments, fresh random state and a place to print to."""
-    before = Path.cwd(), sys.argv, sys.path[:]
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 - the generator that scripts draw from
-    torch.manual_seed(0)
-    sys.argv = ["train.py"]
-    os.chdir(folder)
-    printed = io.StringIO()
+def execute(script: str, folder: str, root: str, watched: bool) -> Run:
+    """Run a script in this process, which then ends."""
+    out, err = Path(folder, "printed.txt"), Path(folder, "errors.txt")
+    report = Path(folder, "report.json")
+    for number, path in enumerate((out, err), 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    os.chdir(root)
+    sys.path[:] = [folder, *(part for part in sys.path if part not in ("", folder))]
+    started = time.perf_counter()
+    status: object = 0
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-            warnings.simplefilter("ignore")
-            yield printed
-    finally:
-        os.chdir(before[0])
-        sys.argv, sys.path[:] = before[1:]
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
-        torch.set_grad_enabled(True)  # which a script with a mistake may leave off
-
-
-def run(text: str, folder: Path, *, watched: bool = False, root: Path | None = None) -> Run:
-    """Write a script into an empty folder and run it there, or in `root`."""
-    script = folder / "train.py"
-    script.write_text(text, encoding="utf-8")
-    done = Run()
-    with alone(root or folder) as printed, contextlib.ExitStack() as stack:
         if watched:
-            from dlconcepts import watch
+            from dlconcepts.cli import main
 
-            done.report = stack.enter_context(watch.watching())
-        done.names = runpy.run_path(str(script), run_name="__main__")
-        stack.close()
-        done.random = (
-            torch.get_rng_state().tolist(),
-            str(np.random.get_state()),  # noqa: NPY002
-            random.getstate(),
-        )
-    done.printed = printed.getvalue()
-    return done
+            status = main(["watch", "--json", str(report), script])
+        else:
+            sys.argv = [script]
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as error:
+        status = error.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        status = 1
+    seconds = time.perf_counter() - started
+    sys.stdout.flush()
+    sys.stderr.flush()
+    found = json.loads(report.read_text()) if watched and report.exists() else {}
+    texts = [path.read_text(encoding="utf-8") for path in (out, err)]
+    return Run(status if isinstance(status, int) else 1, *texts, seconds, found)
+
+
+class Runner:
+    """A server of processes; leave it by `close`."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        self.pool = ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1)
+
+    def start(
+        self, text: str, folder: Path, *, watched: bool = True, root: Path | None = None
+    ) -> "Future[Run]":
+        """Write a script into a folder and run it there, or in `root`; the future has the run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        script = folder / "train.py"
+        script.write_text(text, encoding="utf-8")
+        where = str(root or folder)
+        return self.pool.submit(execute, str(script), str(folder), where, watched)
+
+    def run(self, text: str, folder: Path, **options: Any) -> Run:
+        return self.start(text, folder, **options).result(timeout=120)
+
+    def close(self) -> None:
+        self.pool.shutdown()

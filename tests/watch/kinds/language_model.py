@@ -7,7 +7,22 @@ from torch import nn
 torch.manual_seed(0)
 BLOCK, WIDTH, HEADS = 16, 32, 2
 
-text = "to be or not to be, that is the question: whether it is nobler in the mind. " * 12
+words = [
+    "to",
+    "be",
+    "or",
+    "not",
+    "that",
+    "is",
+    "the",
+    "question",
+    "whether",
+    "it",
+    "nobler",
+    "in",
+    "mind",
+]
+text = "".join(words[number] for number in torch.randint(len(words), (230,)).tolist())
 letters = sorted(set(text))
 codes = torch.tensor([letters.index(letter) for letter in text])
 train, held_out = codes[:700], codes[700:]

@@ -7,7 +7,8 @@ from torch import nn
 torch.manual_seed(0)
 BATCH, PIECE = 4, 12
 
-text = "the quick brown fox jumps over the lazy dog. " * 24
+words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
+text = " ".join(words[number] for number in torch.randint(len(words), (230,)).tolist())
 letters = sorted(set(text))
 codes = torch.tensor([letters.index(letter) for letter in text])
 columns = codes[: len(codes) // BATCH * BATCH].reshape(BATCH, -1)
