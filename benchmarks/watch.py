@@ -7,8 +7,8 @@
     python benchmarks/watch.py --jobs 4 --keep FOLDER --json FILE
 
 Laws: "accepted" are correct scripts on which no law is called broken; "kept" are those of them in
-which a law had something to judge. "Rejected" are scripts with a planted bug where its law is called
-broken, and "located" those where the complaint is at most three lines from the fault.
+which a law had something to judge. "Rejected" are scripts with a planted bug where its law is
+called broken, and "located" those where the complaint is at most three lines from the fault.
 
 Gallery: a mistake is named if a law that stands for it is called broken, and located if the line is
 one of its own functions or classes. A complaint is a broken law in a correct project.
@@ -303,7 +303,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = {name for name in ("laws", "gallery", "overhead") if getattr(arguments, name)}
     chosen = chosen or {"laws", "gallery", "overhead"}
-    out = Console()
+    out = Console(width=120)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.keep or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)

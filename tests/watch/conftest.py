@@ -1,3 +1,14 @@
-"""What pytest must not collect: the scripts, which would run when they are imported."""
+"""The processes that run scripts; and the scripts, which would run if pytest imported them."""
+
+import pytest
+
+from tests.watch.running import Runner
 
 collect_ignore = ["kinds"]
+
+
+@pytest.fixture(scope="session")
+def runner():
+    server = Runner()
+    yield server
+    server.close()

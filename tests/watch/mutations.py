@@ -292,13 +292,13 @@ LAW = "training-is-in-training-mode"
 # Where eval mode comes at the end, if at all.
 NEVER_LEFT = r"def predict|FOLDS|def fit\(model|CHECKPOINT\.unlink"
 bug(LAW, "train_is_left_out", cut(rf"{S}model\.train\(\)"), mark(LOSS), mark(r"\.backward\(\)"),
-    where=SWITCHED, but=NEVER_LEFT)
+    mark(r"model\.eval\(\)"), where=SWITCHED, but=NEVER_LEFT)
 bug(LAW, "eval_for_train", swap(rf"^( *)({S})model\.train\(\)$", rf"\1\2model.eval(){SIGN}"),
     mark(LOSS), mark(r"\.backward\(\)"), where=SWITCHED, but="def predict")
 bug(LAW, "train_before_the_epochs",
     swap(rf"^( *)(for epoch in .*:\n)((?: *weights[^\n]*\n)?) *({S}model\.train\(\))\n",
          r"\1\4\n\1\2\3"), mark(r"for epoch in "), mark(LOSS), mark(r"\.backward\(\)"),
-    where=SWITCHED, but=NEVER_LEFT)
+    mark(r"model\.eval\(\)"), where=SWITCHED, but=NEVER_LEFT)
 
 LAW = "validation-records-no-gradients"
 NO_GRAD = rf"^(?P<space> *)with torch\.(?:no_grad|inference_mode)\(\):\n{BLOCK}"
@@ -598,14 +598,15 @@ bug(LAW, "the_same_batches_for_both",
 bug(LAW, "the_fold_is_in_the_rest", swap(r" if other != fold\]", f"]{SIGN}"), *TESTED)
 
 LAW = "training-data-is-shuffled"
+BATCH_LOOP = r"for .* in (?:enumerate\()?(?:train_)?loader\)?:"
 SORTED = r"torch\.arange\(count\) (?:\*|>=)"
-bug(LAW, "shuffle_is_false", swap(r"shuffle=True", f"shuffle=False{SIGN}"), mark("train_loader:"),
+bug(LAW, "shuffle_is_false", swap(r"shuffle=True", f"shuffle=False{SIGN}"), mark(BATCH_LOOP),
     where=SORTED, but="random_split|order = torch.randperm\\(len\\(data")
-bug(LAW, "shuffle_is_left_out", swap(r", shuffle=True\)", f"){SIGN}"), mark("train_loader:"),
+bug(LAW, "shuffle_is_left_out", swap(r", shuffle=True\)", f"){SIGN}"), mark(BATCH_LOOP),
     where=SORTED, but="random_split|order = torch.randperm\\(len\\(data|DistributedSampler")
 bug(LAW, "the_test_data_is_shuffled_instead",
     swap(r"(DataLoader\(train_set, .*), shuffle=True\)(\n.*DataLoader\(test_set, .*)\)",
-         rf"\1){SIGN}\2, shuffle=True)"), mark("train_loader:"), where=SORTED, but="random_split")
+         rf"\1){SIGN}\2, shuffle=True)"), mark(BATCH_LOOP), where=SORTED, but="random_split")
 
 LAW = "examples-stay-apart"
 FORWARD = r"^( *)def forward\(self, x\):$"
@@ -674,7 +675,7 @@ bug(LAW, "an_iterator_for_a_loader",
 bug(LAW, "words_that_are_lost_in_each_epoch",
     swap(r"^( *)return self\.items\[index\]$",
          r"\1words, label = self.items[index]\n"
-         rf"\1words[torch.randint(len(words), ())] = PAD{SIGN}\n"
+         rf"\1words[torch.randint(len(words), ())] = 1{SIGN}\n"
          r"\1return words, label"), also=("shared-memory-is-not-written-to",))
 bug(LAW, "batches_that_use_up_their_order",
     swap(r"^( *)(order = torch\.randperm\(len\(self\.y\)\) if self\.shuffle else .*)$",

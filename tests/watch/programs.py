@@ -451,7 +451,7 @@ def call_of(c: Choice, s: str) -> str:
 def step_text(c: Choice, s: str) -> str:
     """Return what happens to a batch, up to the step of the schedule."""
     loss = TASKS[c.task].loss.format(call_of(c, s))
-    clip = f"nn.utils.clip_grad_norm_({s}model.parameters(), max_norm=1.0)\n"
+    clip = f"nn.utils.clip_grad_norm_({s}model.parameters(), max_norm=0.1)\n"
     zero, step = f"{s}optimizer.zero_grad()\n", f"{s}optimizer.step()\n"
     rate = f"{s}scheduler.step()\n" if c.schedule in BY_BATCH else ""
     average = f"{s}average.update_parameters({s}model)\n" if c.keeping == "average" else ""
@@ -491,7 +491,7 @@ def log_text(c: Choice) -> tuple[str, str, str]:
         return (
             "total, count = torch.zeros(()), 0\n",
             ("total += loss.detach() * len(y)\ncount += len(y)\n"),
-            "total.item() / count",
+            "total / count",
         )
     if c.log == "list":
         return "losses = []\n", "losses.append(loss.item())\n", "losses[-1]"
@@ -632,7 +632,7 @@ def after_epochs(c: Choice, s: str) -> str:
             f"update_bn(train_loader, {s}average)\n"
             f'print("average:", {s}evaluate({s}average, test_loader))\n'
         )
-    return ""
+    return f'torch.save({net}.state_dict(), "final.pt")\n' if c.keeping == "nothing" else ""
 
 
 def compose(c: Choice) -> Program:
@@ -659,7 +659,7 @@ def compose(c: Choice) -> Program:
             f"    def fit({arguments}):\n{indent(fit, ' ' * 8)}\n"
             f"{indent(evaluate_text(c, s), ' ' * 4)}"
         )
-        call = "Trainer().fit(train_loader, test_loader"
+        call = "trainer = Trainer()\ntrainer.fit(train_loader, test_loader"
         end = f"{call}, epochs=2)\n{call}, epochs=EPOCHS)\n" if resumes else f"{call})\n"
     elif c.structure == "functions":
         epoch, result = epoch_text(c, s, "loader")

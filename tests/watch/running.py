@@ -7,6 +7,7 @@ random state, settings and folder, and yet takes a fraction of a second.
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import sys
 import time
@@ -29,8 +30,8 @@ PRELOAD = [
 EPILOGUE = """
 
 def keep_what_was_computed():
+    import os
     import random
-    import types
 
     import numpy
     import torch
@@ -48,16 +49,19 @@ def keep_what_was_computed():
         elif isinstance(value, torch.optim.Optimizer):
             todo.append((path, value.state_dict()))
         elif isinstance(value, dict):
-            todo += [(f"{path}.{key}", value[key]) for key in value if key != "__builtins__"]
+            names = [key for key in value if not str(key).startswith("__")]
+            todo += [(f"{path}.{key}", value[key]) for key in names]
         elif isinstance(value, (list, tuple)):
             todo += [(f"{path}.{place}", part) for place, part in enumerate(value)]
-        elif isinstance(value, (bool, int, float, str)) and path.count(".") < 9:
+        elif type(value).__module__ == "__main__":
+            todo.append((path, vars(value)))
+        elif isinstance(value, (bool, int, float, str)):
             found[path] = value
     found["torch's state"] = torch.get_rng_state()
     found["numpy's state"] = str(numpy.random.get_state())
     found["random's state"] = str(random.getstate())
     found["gradients are on"] = torch.is_grad_enabled()
-    torch.save(found, "computed.pt")
+    torch.save(found, os.path.join(os.path.dirname(os.path.abspath(__file__)), "computed.pt"))
 
 
 keep_what_was_computed()
@@ -89,6 +93,7 @@ def execute(script: str, folder: str, root: str, watched: bool) -> Run:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.chdir(root)
+    random.seed(0)  # multiprocessing seeds it anew in each process
     sys.path[:] = [folder, *(part for part in sys.path if part not in ("", folder))]
     started = time.perf_counter()
     status: object = 0

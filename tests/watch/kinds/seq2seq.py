@@ -41,7 +41,7 @@ for epoch in range(4):
         loss = F.cross_entropy(logits.transpose(1, 2), target[:, 1:], ignore_index=PAD)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
 
     model.eval()
