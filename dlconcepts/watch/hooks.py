@@ -105,11 +105,13 @@ class Hooks:
                 return
             if len(stack) == 1:
                 self.local.forward = self.begin(module, args)
-            elif self.trace.close:
-                self.note_layer(module)
+            elif self.trace.close or not self.local.forward or not self.local.forward.training:
+                self.note_layer(module, args)
 
-    def note_layer(self, module: nn.Module) -> None:
+    def note_layer(self, module: nn.Module, args: Any) -> None:
         forward: Forward | None = self.local.forward
+        if forward is not None and forward.inner is None and module._parameters and args:
+            forward.inner = args[0]  # what the first layer with weights is given
         if forward is not None and id(module) not in forward.called:
             forward.called[id(module)] = here()
             if not self.holds(forward.owner, module):
@@ -152,7 +154,9 @@ class Hooks:
         lines = tuple(Place(f.f_code.co_filename, f.f_lineno) for f in frames[1:4])
         kept = args if size(args) <= KEPT else ()
         grad, loader = torch.is_grad_enabled(), self.trace.loader
-        return Forward(module, owner, place, names, lines, grad, owner.training, loader, kept)
+        forward = Forward(module, owner, place, names, lines, grad, owner.training, loader, kept)
+        forward.versions = versions(kept)
+        return forward
 
     def owner_in(self, caller: FrameType | None, module: nn.Module) -> nn.Module | None:
         """Return the module whose method called a module that it holds."""
@@ -189,7 +193,7 @@ class Hooks:
 
         class Walked(Mark):
             def walk(self, *_: Any) -> None:
-                self.walked = True
+                self.walked = trace.backwards
                 found = follow()
                 if found is not None and not found.walked:
                     found.walked, trace.last = True, found
@@ -201,10 +205,12 @@ class Hooks:
                 mark = Walked()
                 node.register_prehook(mark.walk)
                 forward.marks.add(mark)
+                trace.marks.add(mark)
                 forward.paths[path] = weakref.ref(mark)
 
     def end(self, forward: Forward, output: Any) -> None:
         trace = self.trace
+        forward.writes = forward.versions != versions(forward.args)
         site = trace.site(forward)
         site.calls += 1
         if not forward.training and site.calls <= 2:
@@ -226,14 +232,14 @@ class Hooks:
 
     # Optimizer steps.
 
-    def before_step(self, optimizer: Any, *_: Any) -> None:
+    def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or self.is_off:
             return
         with torch._C.DisableTorchFunction():
             held = self.trace.held(optimizer, here())
             held.place_of_step = here()
-            if held.rate is None and optimizer.param_groups:
-                held.rate = float(optimizer.param_groups[0].get("lr", 0))
+            held.has_closure = bool(args[1:] or kwargs)  # the first is the optimizer
+            held.rates = [*held.rates[:1], *self.rates(optimizer)[:1]]
             self.trace.tell("step_begins", held)
 
     def after_step(self, optimizer: Any, *_: Any) -> None:
@@ -244,8 +250,11 @@ class Hooks:
             held = trace.held(optimizer)
             held.steps += 1
             trace.steps += 1
+            if trace.close and trace.last is not None:
+                trace.trains(trace.last.owner)  # later the optimizer may be gone
             trace.settle()
             trace.tell("step_ends", held)
+            held.new = 0
             n = held.steps
             trace.close = n < 4 or n & (n - 1) == 0
 
@@ -276,6 +285,9 @@ class Hooks:
         self.replace(Optimizer, "zero_grad", self.around_zero_grad)
         self.replace(torch, "save", self.around_save)
         self.replace(torch, "load", self.around_read)
+        self.replace(torch.amp.GradScaler, "scale", self.around_scale)
+        self.replace(torch.amp.GradScaler, "unscale_", self.around_scale)
+        self.replace(DataLoader, "__init__", self.around_loader)
         self.replace(DataLoader, "__iter__", self.around_iter)
         # The iterator's class is the only place where each batch passes.
         self.replace(dataloader._BaseDataLoaderIter, "__next__", self.around_next)
@@ -354,9 +366,14 @@ class Hooks:
             if outermost and isinstance(loss, Tensor):
                 self.trace.backwards += 1
                 place = here()
+                for held in self.trace.holders():
+                    held.before = held.signature()
                 self.tell("backward_begins", loss, place)
             result = function(*args, **kwargs)
         if outermost and isinstance(loss, Tensor):
+            for held in self.trace.holders():
+                reached = held.signature() != held.before
+                held.new, held.reached = held.new + reached, held.reached + reached
             self.tell("backward_ends", loss, place)
         return result
 
@@ -457,9 +474,26 @@ class Hooks:
         self.tell("epoch", loader, here())
         return result
 
-    def around_next(self, function: Any, args: Any, kwargs: Any) -> Any:
+    def around_scale(self, function: Any, args: Any, kwargs: Any) -> Any:
         result = function(*args, **kwargs)
+        if args[0].is_enabled():
+            factor = args[0].get_scale() if function.__name__ == "scale" else 1.0
+            self.tell("scaled", factor)
+        return result
+
+    def around_loader(self, function: Any, args: Any, kwargs: Any) -> Any:
+        function(*args, **kwargs)
+        self.trace.built[id(args[0])] = here()
+
+    def around_next(self, function: Any, args: Any, kwargs: Any) -> Any:
         key = getattr(args[0], "_dlconcepts_loader", 0)
+        try:
+            result = function(*args, **kwargs)
+        except StopIteration:
+            if key and getattr(args[0], "_dlconcepts_ended", False):
+                self.tell("read_twice", self.trace.loaders[key](), here())
+            args[0]._dlconcepts_ended = True
+            raise
         if key:
             self.trace.loader = key
             self.tell("batch", self.trace.loaders[key](), result)
@@ -490,6 +524,11 @@ def outputs_of(tree: Any, path: str = "") -> list[tuple[str, Tensor]]:
     if isinstance(tree, (tuple, list)):
         return [found for i, v in enumerate(tree) for found in outputs_of(v, f"{path}[{i}]")]
     return []
+
+
+def versions(args: Any) -> tuple[int, ...]:
+    """Return how often each argument was written to, of those that count it."""
+    return tuple(x._version for x in args if isinstance(x, Tensor) and not x.is_inference())
 
 
 def caller_of_module() -> FrameType | None:

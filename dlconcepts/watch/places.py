@@ -102,6 +102,18 @@ def function_at(place: Place) -> ast.AST:
     return max(around, key=lambda node: node.lineno, default=tree(place.file))
 
 
+def line_of_attribute(owner: object, attribute: str, method: str = "__init__") -> Place | None:
+    """Return the first line of a method that names an attribute of its object."""
+    code = getattr(getattr(type(owner), method, None), "__code__", None)
+    if code is None or not is_user_file(code.co_filename):
+        return None
+    last = max((line for *_, line in code.co_lines() if line), default=code.co_firstlineno)
+    for line in range(code.co_firstlineno, last + 1):
+        if re.search(rf"self\.{re.escape(attribute)}\b", linecache.getline(code.co_filename, line)):
+            return Place(code.co_filename, line)
+    return None
+
+
 def loops_at(place: Place) -> list[ast.For | ast.While]:
     """Return the loops around a line within its function, the innermost last."""
     loops = [
@@ -131,8 +143,12 @@ def says_validation(place: Place, functions: tuple[str, ...] = ()) -> bool:
     >>> says_validation(NOWHERE, ("evaluate",)), says_validation(NOWHERE, ("train_and_eval",))
     (True, False)
     """
-    names = words_at(NOWHERE, functions)
-    if TRAINING.search(names):
-        return False
+    for name in functions:  # the innermost that says anything decides
+        words = words_at(NOWHERE, (name,))
+        if TRAINING.search(words):
+            break
+        if VALIDATION.search(words):
+            return True
     # A method such as net.eval() on the line itself says nothing about the line.
-    return bool(VALIDATION.search(re.sub(r"\.eval\(", "(", words_at(place, functions))))
+    words = re.sub(r"\.eval\(", "(", words_at(place))
+    return bool(VALIDATION.search(words)) and not TRAINING.search(words)

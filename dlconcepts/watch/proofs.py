@@ -2,14 +2,15 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dlconcepts.checks.settings import settings_kept
-from dlconcepts.checks.trees import copied, floats
+from dlconcepts.checks.trees import copied, distance, floats, on_tensors
+from dlconcepts.watch.places import Place
 from dlconcepts.watch.trace import Forward, Trace
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -81,13 +82,45 @@ def can_run(forward: Forward) -> bool:
     return bool(forward.args or forward.kwargs) and all(x.is_leaf for x in found.values())
 
 
-def first_float(output: Any) -> Tensor | None:
-    return next(iter(floats(output).values()), None)
+def influence(
+    trace: Trace,
+    forward: Forward,
+    change: Callable[[Tensor], Tensor],
+    part: Callable[[Tensor], Tensor | None],
+) -> tuple[float, Place]:
+    """Return how far a change of inputs moves a part of the output in eval mode, and from where."""
+    args = on_tensors(forward.args, change)
+    runs = []
+    for given in (forward.args, forward.args, args):
+        calls: list[tuple[nn.Module, Any, Any]] = []
+        with torch.nn.modules.module.register_module_forward_hook(
+            lambda module, inputs, output, calls=calls: calls.append((module, inputs, output))
+        ):
+            runs.append((run_again(trace, forward, training=False, seed=0, args=given), calls))
+    (before, calls), (again, _), (after, others) = runs
+    far = moved(before, after, part) if moved(before, again, part) == 0 else 0.0
+    for one, other in zip(calls, others, strict=False):
+        if id(one[0]) in forward.called and any(
+            moved(one[i], other[i], part) > 1e-3 for i in (1, 2)
+        ):
+            return far, forward.called[id(one[0])]
+    inside = [place for place in forward.called.values() if place.line]
+    return far, inside[-1] if inside else forward.place
+
+
+def moved(before: Any, after: Any, part: Callable[[Tensor], Tensor | None]) -> float:
+    """Return the largest difference in a part of two outputs, relative to their magnitude."""
+    found = [0.0]
+    others = floats(after)
+    for path, x in floats(before).items():
+        one = part(x)
+        other = part(others[path]) if path in others and others[path].shape == x.shape else None
+        if one is not None and other is not None and one.numel():
+            found.append(distance(one, other))
+    return max(found)
 
 
 def apart(one: Any, other: Any) -> float:
     """Return the largest difference between two outputs, relative to their largest magnitude."""
-    from dlconcepts.checks.trees import distance
-
     a, b = floats(one), floats(other)
     return max((distance(a[path], b[path]) for path in a if path in b), default=0.0)

@@ -15,16 +15,17 @@ from dlconcepts.watch.places import NOWHERE, Place, says_validation
 from dlconcepts.watch.report import Finding
 
 FIRST = 4  # steps that are looked at closely; later ones rarely, so that the run stays fast
+PROBES = 4
 KEPT = 16 * 2**20  # bytes of a batch that a trace may keep alive
 
 
 class Mark:
     """Lives as long as the graph of a forward pass; `walked` says whether backward reached it."""
 
-    walked = False
+    walked = 0  # the number of the backward pass that reached it
 
     def walk(self, *_: Any) -> None:
-        self.walked = True
+        raise NotImplementedError
 
 
 @dataclass(eq=False)
@@ -46,6 +47,9 @@ class Forward:
     called: dict[int, Place] = field(default_factory=dict)  # submodules, where they were called
     walked: bool = False
     ended: bool = False
+    inner: Any = None
+    versions: tuple[int, ...] = ()  # of its arguments, before
+    writes: bool = False
     norms: tuple[str, ...] = ()  # BatchNorm layers in training mode, in a model in eval mode
 
     @property
@@ -68,7 +72,22 @@ class Held:
     place: Place
     steps: int = 0
     place_of_step: Place = NOWHERE
-    rate: float | None = None  # learning rate of its first step
+    rates: list[float] = field(default_factory=list)  # of its first step and its last
+    has_closure: bool = False
+    reached: int = 0  # backward passes in all
+    new: int = 0  # backward passes that reached its parameters since its last step
+    before: Any = None
+
+    @property
+    def probes(self) -> list[Tensor]:
+        """A few parameters whose gradients stand for all of an optimizer."""
+        parameters = self.parameters
+        return parameters[:: max(1, len(parameters) // PROBES)]
+
+    def signature(self) -> list[Any]:
+        """Return what changes if somebody writes to a gradient."""
+        found = [p.grad for p in self.probes]
+        return [None if grad is None else (id(grad), grad._version) for grad in found]
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -115,7 +134,9 @@ class Trace:
         self.modes: weakref.WeakKeyDictionary[nn.Module, dict[bool, Place]] = (
             weakref.WeakKeyDictionary()
         )
-        self.held_ids: dict[int, int] = {}  # id of a parameter: id of its optimizer
+        self.trained: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.marks: weakref.WeakSet[Mark] = weakref.WeakSet()
+        self.built: dict[int, Place] = {}  # where loaders were built
         self.laws = [law(self) for law in LAWS]
         self.listeners: dict[str, list[Any]] = {}
 
@@ -186,9 +207,15 @@ class Trace:
         return any(p is parameter for held in self.holders() for p in held.parameters)
 
     def trains(self, module: nn.Module) -> bool:
-        """Return whether an optimizer that has stepped holds a parameter of a module."""
+        """Return whether a module has trained, or is the average or copy of one that has."""
+        if not self.close and module in self.trained:
+            return True
         held = {id(p) for some in self.holders() if some.steps for p in some.parameters}
-        return any(id(p) in held for p in module.parameters())
+        if module in self.trained or any(id(p) in held for p in module.parameters()):
+            self.trained.add(module)
+            return True
+        shapes = [p.shape for p in module.parameters()]
+        return any(shapes == [p.shape for p in known.parameters()] for known in self.trained)
 
     def was_loaded(self, root: nn.Module, parameter: Tensor) -> bool:
         """Return whether the weights of a parameter came from a state_dict."""

@@ -17,7 +17,7 @@ class ACheckpointHoldsTheOptimizer(Law):
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
         self.resumed: Place | None = None
-        self.restored = False
+        self.restored: set[int] = set()
 
     def on_saves(self, value: Any, place: Place) -> None:
         # Progress is kept in order to go on; weights alone are to be used, not trained further.
@@ -38,16 +38,16 @@ class ACheckpointHoldsTheOptimizer(Law):
 
     def on_read(self, value: Any, place: Place) -> None:
         if isinstance(value, dict) and says_progress(value) and holds_weights(value):
-            self.resumed, self.restored = place, False
+            self.resumed, self.restored = place, set()
 
     def on_state_loaded(self, owner: Any, state: Any, result: Any, place: Place) -> None:
-        self.restored = self.restored or hasattr(owner, "param_groups")
+        self.restored.add(id(owner))
 
     def on_step_ends(self, held: Held) -> None:
         place, self.resumed = self.resumed, None
         if place is not None and size_of_state(held) and self.trace.loaded:
             self.seen = True
-            if not self.restored and self.may_prove(place):
+            if id(held.optimizer()) not in self.restored and self.may_prove(place):
                 self.broken(
                     place,
                     f"training resumes without the state of {type(held.optimizer()).__name__}",

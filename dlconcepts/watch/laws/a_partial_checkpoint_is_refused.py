@@ -13,42 +13,60 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 class APartialCheckpointIsRefused(Law):
     id = "a-partial-checkpoint-is-refused"
 
+    def __init__(self, trace: Any) -> None:
+        super().__init__(trace)
+        self.file: list[str] = []  # names in the last file that was read, until it is used
+
+    def on_read(self, value: Any, place: Place) -> None:
+        self.file = names_in(value)
+
+    def on_step_begins(self, held: Any) -> None:
+        self.file = []
+
     def on_state_loads(self, owner: Any, state: Any, place: Place) -> None:
         if not isinstance(owner, nn.Module) or not isinstance(state, dict):
             return
         self.seen = True
-        own = {name: p for name, p in owner.named_parameters() if p.numel()}
-        foreign = [
+        kept = {k for part in owner.modules() for k in part._non_persistent_buffers_set}
+        own: dict[str, Tensor] = {n: p for n, p in owner.named_parameters() if p.numel()}
+        own |= {n: b for n, b in owner.named_buffers() if n.rpartition(".")[2] not in kept}
+        given = {name: x for name, x in state.items() if isinstance(x, Tensor)}
+        loaded = [
             name
-            for name, value in state.items()
+            for name, value in given.items()
             if name in own
-            and isinstance(value, Tensor)
             and value.shape == own[name].shape
             and value.data_ptr() != own[name].data_ptr()
         ]
-        tensors = [name for name, value in state.items() if isinstance(value, Tensor)]
-        if not own or len(foreign) == len(own) or not self.may_prove(place):
+        missing = [name for name in own if name not in loaded]
+        # What shares the model's memory was not loaded from anywhere: another law, but for a file.
+        if not own or not missing or (not loaded and set(given) == set(own) and not self.file):
             return
-        if not foreign and not self.trace.steps:
-            known = [prefix for prefix in PREFIXES if any(t.startswith(prefix) for t in tensors)]
-            names = f"; the names of the file start with {known[0]!r}" if known else ""
-            first = f"the model has {next(iter(own))}, the file {tensors[0]}" if tensors else ""
+        names, self.file = self.file or list(given), []
+        if not loaded:
+            known = [p for p in PREFIXES if any(name.startswith(p) for name in names)]
+            start = f": its names start with {known[0]!r}" if known else ""
+            found = ", ".join(names[:2]) or "nothing"
             self.broken(
                 place,
-                f"nothing was loaded: 0 of {len(own)} parameters came from the checkpoint{names}",
-                first or "the state is empty",
+                f"nothing was loaded: 0 of {len(own)} tensors came from the checkpoint{start}",
+                f"the model has {next(iter(own))}, the checkpoint {found}",
             )
-        elif foreign:
-            missing = [name for name in own if name not in foreign]
-            heads = {name.partition(".")[0] for name in missing}
-            rest = {name.partition(".")[0] for name in foreign}
-            text = f"{len(missing)} of {len(own)} parameters were not loaded, first {missing[0]}"
-            if heads & rest:  # a new head is left out as a whole, and so on purpose
-                self.broken(
-                    place,
-                    text,
-                    f"{missing[0]} keeps its random values, though the checkpoint has "
-                    f"{next(n for n in foreign if n.partition('.')[0] in heads)}",
-                )
-            else:
-                self.note(place, f"{text}: a new head may be meant")
+            return
+        heads = {name.partition(".")[0] for name in missing}
+        near = [name for name in loaded if name.partition(".")[0] in heads]
+        text = f"{len(missing)} of {len(own)} tensors were not loaded, first {missing[0]}"
+        if near:  # a new head is left out as a whole, and so on purpose
+            self.broken(
+                place, text, f"{missing[0]} keeps its values, though the checkpoint has {near[0]}"
+            )
+        else:
+            self.note(place, f"{text}: a new head may be meant")
+
+
+def names_in(value: Any) -> list[str]:
+    """Return the names of the tensors in a checkpoint, of the largest part if it has several."""
+    if not isinstance(value, dict):
+        return []
+    own = [str(name) for name, x in value.items() if isinstance(x, Tensor)]
+    return max([own, *(names_in(part) for part in value.values())], key=len)

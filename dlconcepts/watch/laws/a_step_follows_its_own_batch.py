@@ -48,6 +48,9 @@ class AStepFollowsItsOwnBatch(Law):
                     self.carried[key] = old, own, place
                     self.grads[key] = [(p, id(p.grad)) for p, _ in kept]
         self.old.clear()
+        for held in self.trace.holders():
+            if id(held) in self.carried and held.signature() != held.before:
+                self.carried[id(held)] = *self.carried[id(held)][:2], place
 
     def on_clears(self, owner: Any, place: Place) -> None:
         for held in self.trace.holders():

@@ -2,27 +2,20 @@
 
 import ast
 import linecache
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws.a_step_follows_its_own_batch import norm
-from dlconcepts.watch.places import NOWHERE, Place, function_at
+from dlconcepts.watch.places import Place, function_at
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import KEPT, Held
 
-MEAN = (
-    "NllLoss",
-    "NllLoss2D",
-    "MseLoss",
-    "Mean",
-    "BinaryCrossEntropy",
-    "SmoothL1Loss",
-    "HuberLoss",
-)
+SCALING = ("Div", "Mul")
+MEAN = "dlconcepts: a mean over a batch"
 STEPS = 2
+MORE = 1.5  # times the divisor: the last group of an epoch may be smaller, not larger
 
 
 class AccumulationKeepsTheMean(Law):
@@ -37,77 +30,82 @@ class AccumulationKeepsTheMean(Law):
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.lines: dict[Place, int] = {}  # backward passes since the last step
-        self.divided = self.undivided = False
+        self.passes: dict[Place, list[float]] = {}  # the divisor of each loss since the last step
         self.steps = 0
-        self.last: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.sums: list[tuple[int, int]] = []
+        self.own = self.before = 0.0
+        self.is_sum = False
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
-        self.lines[place] = self.lines.get(place, 0) + 1
+        self.passes.setdefault(place, []).append(self.divisor(loss))
+        self.gradients = {id(p): p.grad.clone() for p in self.probes() if p.grad is not None}
+
+    def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
+        if named.get("reduction", "mean") == "mean" and result.grad_fn is not None:
+            # Not the node itself, which would keep the graph alive.
+            cast(Any, result.grad_fn).metadata[MEAN] = True
+
+    def on_clears(self, owner: Any, place: Place) -> None:
+        if hasattr(owner, "param_groups"):
+            self.passes = {}
+
+    def divisor(self, loss: Tensor) -> float:
+        """Return by what a mean was divided before its backward, 0 if the loss is no mean."""
         node: Any = loss.grad_fn
-        name = node.name() if node is not None else ""
-        scaled = name.startswith("Mul") and loss.numel() == 1 and int(self.uses_scaler())
-        if scaled and node.next_functions[0][0] is not None:
-            name = node.next_functions[0][0].name()
-        self.divided |= not name.startswith(MEAN)
-        if self.trace.close and self.lines[place] > 1:
-            self.last = self.gradients(), []
+        found = 1.0
+        while node is not None and MEAN not in node.metadata and node.name().startswith(SCALING):
+            if node.name().startswith("Div"):
+                by = node._saved_other
+                found *= float(by) if by is not None and by.numel() == 1 else 1.0
+            node = node.next_functions[0][0]
+        is_mean = node is not None and (MEAN in node.metadata or node.name().startswith("Mean"))
+        return found if is_mean else 0.0
 
-    def uses_scaler(self) -> bool:
-        return "scale" in (self.trace.last.place.code if self.trace.last else "scale")
-
-    def gradients(self) -> list[Tensor]:
-        """Return copies of a few gradients."""
-        room, found = KEPT, []
-        for held in self.trace.holders():
-            for p in held.parameters[:8]:
-                if p.grad is not None and p.grad.layout == torch.strided and room > 0:
-                    room -= p.grad.nbytes
-                    found.append(p.grad.detach().clone())
-        return found
+    def probes(self) -> list[Tensor]:
+        if not self.trace.close:
+            return []
+        found = [p for held in self.trace.holders() for p in held.probes]
+        return [p for p in found if p.grad is None or p.grad.nbytes <= KEPT // 16]
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        if self.last[0] and self.trace.close:
-            before = self.last[0]
-            now = self.gradients()
-            if len(now) == len(before):
-                self.last = now, [a - b for a, b in zip(now, before, strict=True)]
+        pairs = [(p.grad, self.gradients.get(id(p))) for p in self.probes()]
+        own = [g - before for g, before in pairs if g is not None and before is not None]
+        if own:
+            self.own = norm(own)
+        self.sums, self.gradients = self.signatures(), {}
+
+    def signatures(self) -> list[tuple[int, int]]:
+        return [(id(p.grad), p.grad._version) for p in self.probes() if p.grad is not None]
 
     def on_clips(self, parameters: Any, limit: Any, kind: float, place: Place) -> None:
-        self.undivided = self.undivided or self.is_sum()
-
-    def is_sum(self) -> bool:
-        """Return whether the gradients are still what backward added up, divided by nobody."""
-        now, total = self.gradients(), self.last[0]
-        return len(now) == len(total) > 0 and all(map(torch.equal, now, total))
+        self.is_sum = self.is_sum or self.signatures() == self.sums
 
     def on_step_begins(self, held: Held) -> None:
-        (place, k), *others = self.lines.items() or [(NOWHERE, 0)]
-        total, own = self.last
+        passes, self.passes = self.passes, {}
+        # Somebody may divide the gradients instead, between backward and the step.
+        is_sum, self.is_sum = self.is_sum or self.signatures() == self.sums, False
+        if len(passes) != 1 or not is_sum or not self.sums or not held.new:
+            return
+        ((place, divisors),) = passes.items()
+        k, by = len(divisors), max(divisors)
         self.seen = self.seen or k > 1
-        if k > 1 and not others and not self.divided and own:
-            same = self.undivided or self.is_sum()
-            self.steps += same
-            if same and self.steps >= STEPS and self.may_prove(place):
-                whole, part = norm(total), norm(own)
-                text = (
-                    f"{k} backward passes add up before the step, each of a mean that is not "
-                    f"divided by {k}"
-                )
-                if is_accumulation(place):
-                    self.broken(
-                        place,
-                        text,
-                        f"the gradient at the step has norm {whole:.3g}, that of the last "
-                        f"micro-batch alone {part:.3g}; their mean has {whole / k:.3g}",
-                    )
-                else:
-                    self.note(place, f"{text}: a sum over tasks may be meant")
-
-    def on_step_ends(self, held: Held) -> None:
-        self.lines.clear()
-        self.divided = self.undivided = False
-        self.last = [], []
+        if k < 2 or not min(divisors) or k < MORE * by:
+            return
+        self.steps += 1
+        if self.steps < STEPS or not self.may_prove(place):
+            return
+        divided = f"divided by {by:.4g}" if by > 1 else "not divided"
+        text = f"{k} backward passes add up before the step, each of a mean that is {divided}"
+        whole = norm([p.grad for p in self.probes() if p.grad is not None])
+        if by > 1 or is_accumulation(place):
+            self.broken(
+                place,
+                text,
+                f"the gradient at the step has norm {whole:.3g}, that of the last micro-batch "
+                f"added {self.own:.3g}; the mean over all {k} has {whole * by / k:.3g}",
+            )
+        else:
+            self.note(place, f"{text}: a sum over tasks may be meant")
 
 
 def is_accumulation(place: Place) -> bool:

@@ -44,12 +44,19 @@ class DataIsNormalisedOnce(Law):
     def on_forward(self, forward: Forward, output: Any) -> None:
         given, self.batch_given = self.batch_given, None
         inputs = next((x for x in forward.args if isinstance(x, Tensor)), None)
-        if inputs is None or not inputs.is_floating_point() or inputs.ndim < 2:
+        if self.looks >= LOOKS or inputs is None or inputs.ndim < 2 or not inputs.numel():
             return
-        if self.looks >= LOOKS or not inputs.numel():
+        if not inputs.is_floating_point():
             return
         self.looks += 1
         self.seen = True
+        inner, forward.inner = forward.inner, None
+        pairs = [(given, inputs), (inputs, inner)]
+        for before, after in pairs:
+            if isinstance(after, Tensor) and after.shape == inputs.shape:
+                self.look(before, after, forward)
+
+    def look(self, given: Tensor | None, inputs: Tensor, forward: Forward) -> None:
         data = inputs.detach()
         largest = float(data.abs().max())
         if data.ndim >= 3 and 0 < largest <= 1.01 * BYTE and float(data.min()) >= 0:

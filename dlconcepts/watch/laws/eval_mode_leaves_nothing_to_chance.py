@@ -21,6 +21,11 @@ class EvalModeLeavesNothingToChance(Law):
         if forward is not None and not forward.training:
             self.suspects[id(forward)] = forward, module, place
 
+    def on_stranger(self, module: nn.Module, forward: Forward, place: Place) -> None:
+        """Hear of a layer that eval() does not reach, since it is not registered."""
+        if not forward.training and isinstance(module, nn.modules.dropout._DropoutNd):
+            self.suspects[id(forward)] = forward, module, place
+
     def on_forward(self, forward: Forward, output: Any) -> None:
         self.seen = self.seen or not forward.training
         _, module, place = self.suspects.pop(id(forward), (None, None, None))
@@ -30,7 +35,7 @@ class EvalModeLeavesNothingToChance(Law):
         if far := apart(*pair):
             self.broken(
                 place,
-                f"F.dropout drops in eval mode: {type(module).__name__} does not say training=",
+                f"dropout drops in eval mode: {type(module).__name__} is not told the mode",
                 f"two passes over the same batch in eval mode differ by {far:.2g} of the largest "
                 "output",
             )

@@ -1,6 +1,7 @@
-"""A mean over examples is no mean of batch means: the last batch may be smaller."""
+"""A mean over examples is no mean of batch means: the last batch may be smaller, or missing."""
 
 import ast
+import re
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,9 @@ from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import Place, function_at, says_validation, user_frames
 from dlconcepts.watch.trace import Forward
 
-PASSES = 64  # batches of an evaluation whose losses are kept
+MOST = 256  # batches of an evaluation that are followed
+WEIGHTED = re.compile(r"\* ?(len\(|\w+\.(size|shape)|n\b|batch_size|bs\b)|\.sum\(\)")
+MEANS = re.compile(r"loss|criterion|cross_entropy|/ ?(len\(|\w+\.(size|shape))|\.mean\(|acc", re.I)
 
 
 class EveryExampleCountsOnce(Law):
@@ -17,133 +20,136 @@ class EveryExampleCountsOnce(Law):
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.losses: dict[Place, list[tuple[float, int, str]]] = {}
-        self.forwards: list[Forward] = []
-        self.lines: dict[Place, int] = {}
-        self.sizes: dict[int, list[int]] = {}
-        self.names: dict[Place, list[str]] = {}
+        self.losses: dict[Place, list[tuple[float, int, bool]]] = {}
+        self.sizes: dict[Place, list[int]] = {}  # of the batches of an evaluation, by its line
+        self.names: list[str] = []  # of loaders
 
     def on_epoch(self, loader: Any, place: Place) -> None:
-        self.sizes[id(loader)] = []
         self.judge()
-        self.losses.clear()
-        names = []
-        frame = next(user_frames(), None)
-        for scope in (frame.f_locals, frame.f_globals) if frame else ():
-            names += [name for name, value in scope.items() if value is loader]
-        self.names[place] = names
-        self.lines[place] = id(loader)
+        for frame in list(user_frames())[:2]:
+            for scope in (frame.f_locals, frame.f_globals):
+                self.names += [name for name, value in scope.items() if value is loader]
+        self.names = self.names[-16:]
 
-    def on_batch(self, loader: Any, batch: Any) -> None:
-        sizes = self.sizes.get(id(loader))
-        if sizes is not None and len(sizes) < 100_000:
-            sizes.append(count(batch))
+    def on_forward(self, forward: Forward, output: Any) -> None:
+        inputs = next((x for x in forward.args if isinstance(x, Tensor) and x.ndim), None)
+        site = self.trace.site(forward)
+        if inputs is not None and not site.walked and len(self.sizes) < 8:
+            kept = self.sizes.setdefault(forward.place, [])
+            if len(kept) < MOST:
+                kept.append(len(inputs))
+
+    def on_unused(self, forward: Forward) -> None:
+        if not self.trace.is_validation(forward):
+            return
+        loader = self.trace.loaders.get(forward.loader, lambda: None)()
+        self.seen = True
+        rest = dropped(loader)
+        if rest and forward.callers and self.may_prove(id(loader)):
+            self.broken(
+                self.trace.built.get(id(loader), forward.place),
+                "the evaluation leaves out the last batch: its loader has drop_last=True",
+                f"{rest} of {len(loader.dataset)} examples are never evaluated",
+            )
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         kept = self.losses.setdefault(place, [])
-        is_mean = named.get("reduction", "mean") == "mean"
-        if len(kept) < PASSES and result.numel() == 1:
+        if len(kept) < MOST and result.numel() == 1:
             n = len(named["input"]) if named["input"].ndim else 1
-            kept.append((float(result.detach()), n, "mean" if is_mean else "sum"))
+            kept.append((float(result.detach()), n, named.get("reduction", "mean") == "mean"))
 
     def on_step_ends(self, held: Any) -> None:
-        if self.losses:
+        if self.sizes or self.losses:
             self.judge()
-            self.losses.clear()
 
     def on_finished(self) -> None:
         self.judge()
 
     def judge(self) -> None:
-        for place, found in self.losses.items():
-            sizes = [n for _, n, _ in found]
-            if (
-                len(found) < 2
-                or len(found) >= PASSES
-                or not says_validation(place, (name_at(place),))
-            ):
+        losses, self.losses = self.losses, {}
+        sizes, self.sizes = self.sizes, {}
+        for place, found in sizes.items():
+            ragged = 1 < len(found) < MOST and len(set(found)) > 1
+            if not says_validation(place, (getattr(function_at(place), "name", ""),)):
                 continue
-            self.seen = True
-            value = mean_of_batches(place, [n for names in self.names.values() for n in names])
-            kind = found[0][2]
-            if value is None or not self.may_prove(place):
+            self.seen = self.seen or ragged
+            fault = division(place, self.names) if ragged else None
+            if fault is None or not self.may_prove(fault[0]):
                 continue
-            total = sum(sizes)
-            batches = sum(x for x, _, _ in found) / len(found)
-            weighted = sum(x * (n if kind == "mean" else 1) for x, n, _ in found) / total
-            if abs(batches - weighted) > 1e-6 * max(abs(batches), abs(weighted)):
-                what = "sums" if kind == "sum" else "means"
-                self.broken(
-                    value,
-                    f"{what} of {len(found)} batches are divided by the number of batches, though "
-                    f"the last has {sizes[-1]} examples and the first {sizes[0]}",
-                    f"the mean over all {total} examples is {weighted:.6g}; this gives "
-                    f"{batches:.6g}",
-                )
+            where, what = fault
+            inside = function_at(place)
+            known = [v for p, v in losses.items() if function_at(p) is inside and len(v) > 1]
+            self.broken(where, what, proof(found, known[0] if known else [], what))
 
 
-def count(batch: Any) -> int:
-    first = batch
-    while isinstance(first, (list, tuple)) and first:
-        first = first[0]
-    if isinstance(first, dict) and first:
-        first = next(iter(first.values()))
-    return len(first) if isinstance(first, Tensor) and first.ndim else 0
+def proof(sizes: list[int], losses: list[tuple[float, int, bool]], what: str) -> str:
+    total, room = sum(sizes), len(sizes) * max(sizes)
+    if "room" in what:
+        return f"the {len(sizes)} batches have {total} examples, and room for {room}"
+    if losses and "loss" in what:
+        plain = sum(x for x, _, _ in losses) / len(losses)
+        mean = sum(x * (n if is_mean else 1) for x, n, is_mean in losses) / total
+        return f"the mean over all {total} examples is {mean:.6g}; this gives {plain:.6g}"
+    weight = max(sizes) / min(sizes)
+    return (
+        f"an example of the batch of {min(sizes)} counts {weight:.3g} times as much as one of the "
+        f"batch of {max(sizes)}"
+    )
 
 
-def name_at(place: Place) -> str:
-    return getattr(function_at(place), "name", "")
+def dropped(loader: Any) -> int:
+    if loader is None or not getattr(loader, "drop_last", False):
+        return 0
+    size = getattr(loader, "batch_size", None)
+    return len(loader.dataset) % size if size and hasattr(loader.dataset, "__len__") else 0
 
 
-def mean_of_batches(place: Place, loaders: list[str]) -> Place | None:
-    """Return the line that divides by the number of batches, in the function of a loss."""
-    function = function_at(place)
-    counters = {
-        node.target.id
-        for node in ast.walk(function)
-        if isinstance(node, ast.AugAssign)
-        and isinstance(node.target, ast.Name)
-        and isinstance(node.value, ast.Constant)
-        and node.value.value == 1
-    }
-    sized = [
-        node.targets[0].id
-        for node in ast.walk(function)
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and is_length(node.value, loaders)
-    ]
-    collected = {
-        node.func.value.id
-        for node in ast.walk(function)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "append"
-        and isinstance(node.func.value, ast.Name)
-        and "loss" in ast.unparse(node).lower()
-    }
-    for node in ast.walk(function):
+def division(place: Place, loaders: list[str]) -> tuple[Place, str] | None:
+    """Return the line of an evaluation that divides by the number of batches, and what is wrong."""
+    nodes: list[Any] = list(ast.walk(function_at(place)))
+    added: dict[str, str] = {}  # what is added to a name, or collected in a list
+    counts = set(loaders)
+    for node in nodes:
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+            added[ast.unparse(node.target)] = ast.unparse(node.value)
+            if ast.unparse(node.value) == "1":
+                counts.add(ast.unparse(node.target))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "append" and node.args:
+                added[ast.unparse(node.func.value)] = ast.unparse(node.args[0])
+        elif isinstance(node, ast.Assign) and is_count(node.value, counts):
+            counts.add(ast.unparse(node.targets[0]))
+    by: Any
+    for node in nodes:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            by, what = node.right, ast.unparse(node.left).lower()
+            what, by = ast.unparse(node.left), node.right
         elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
-            by, what = node.value, ast.unparse(node.target).lower()
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.mean", "mean", "fmean"):
-            if node.args and ast.unparse(node.args[0]) in collected:
-                return Place(place.file, node.lineno)
-            continue
+            what, by = ast.unparse(node.target), node.value
+        elif isinstance(node, ast.Call) and re.search(r"mean$", ast.unparse(node.func)):
+            what, by = ast.unparse(node.args[0]) if node.args else "", ast.Name("batches")
+            counts.add("batches")
         else:
             continue
-        text = ast.unparse(by)
-        if node.lineno < place.line or not ("loss" in what or "total" in what or "sum" in what):
-            continue
-        if is_length(by, [*loaders, *collected]) or text in counters or text in sized:
-            return Place(place.file, node.lineno)
+        what = re.sub(r"^sum\((\w+)\)$|^[\d.]+ \* ", r"\1", what)
+        value = added.get(what, "")
+        is_product = isinstance(by, ast.BinOp) and isinstance(by.op, ast.Mult)
+        if value and is_product and any(is_count(part, counts) for part in (by.left, by.right)):
+            return Place(place.file, node.lineno), "a sum is divided by the room in the batches"
+        weighted = WEIGHTED.search(value.replace(").sum().item() / ", ""))
+        is_mean = MEANS.search(value) and not weighted
+        if is_mean and is_count(by, {*counts, what}):
+            kind = "losses" if re.search("loss|criterion|entropy", value, re.I) else "figures"
+            return (
+                Place(place.file, node.lineno),
+                f"{kind} of batches are divided by the number of batches, though one is smaller",
+            )
     return None
 
 
-def is_length(node: ast.AST, names: list[str]) -> bool:
-    """Return whether an expression is the length of a loader."""
-    if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "len" and node.args):
-        return False
-    text = ast.unparse(node.args[0])
-    return text in names or text.endswith(("loader", "_dl", "batches"))
+def is_count(node: ast.AST, counts: set[str]) -> bool:
+    """Return whether an expression is the number of batches."""
+    text = ast.unparse(node)
+    inner = re.fullmatch(r"len\((.+)\)", text)
+    return text in counts or bool(
+        inner and (inner[1] in counts or re.search(r"(loader|_dl|batches)$", inner[1]))
+    )

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place
+from dlconcepts.watch.places import NOWHERE, Place, line_of_attribute
 from dlconcepts.watch.trace import Forward, Held
 
 NODES = 5000  # of a graph; a larger one is searched in part
@@ -62,7 +62,7 @@ class EveryLayerIsRegistered(Law):
         for name, tensor in parts:
             if self.may_prove(name):
                 self.broken(
-                    line_using(forward, name),
+                    line_of_attribute(forward.owner, name, "forward") or forward.place,
                     f"{type(forward.owner).__name__}.{name} is no Parameter, and needs a gradient",
                     f"the tensor of shape {tuple(tensor.shape)} got a gradient, and neither the "
                     "optimizer nor state_dict() has it",
@@ -70,18 +70,6 @@ class EveryLayerIsRegistered(Law):
 
     def on_step_ends(self, held: Held) -> None:
         self.seen = True
-
-
-def line_using(forward: Forward, attribute: str) -> Place:
-    """Return the line of a model's forward that uses an attribute."""
-    code = getattr(type(forward.owner).forward, "__code__", None)
-    if code is not None:
-        last = max((line for *_, line in code.co_lines() if line), default=code.co_firstlineno)
-        for line in range(code.co_firstlineno, last + 1):
-            place = Place(code.co_filename, line)
-            if f"self.{attribute}" in place.code:
-                return place
-    return forward.place
 
 
 def leaves(loss: Tensor) -> list[Tensor]:

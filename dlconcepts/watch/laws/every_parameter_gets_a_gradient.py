@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place
+from dlconcepts.watch.places import NOWHERE, Place, line_of_attribute
 from dlconcepts.watch.proofs import can_run, plain, run_again
 from dlconcepts.watch.trace import Forward, Held
 
@@ -22,12 +22,16 @@ class EveryParameterGetsAGradient(Law):
         self.missing: dict[int, set[int]] = {}
         self.looks: dict[int, int] = {}
         self.place = NOWHERE
+        self.idle: dict[int, tuple[Forward, str, nn.Module, str]] = {}
+        self.called: set[int] = set()
         self.backwards = 0
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
         self.place, self.backwards = place, self.backwards + 1
 
     def on_step_ends(self, held: Held) -> None:
+        if self.trace.last is not None:
+            self.called.update(self.trace.last.called)
         backwards, self.backwards = self.backwards, 0
         key = id(held)
         if not backwards or self.looks.get(key, 0) >= STEPS or not self.trace.close:
@@ -41,6 +45,22 @@ class EveryParameterGetsAGradient(Law):
             self.judge(held, parameters, self.missing[key])
 
     def on_finished(self) -> None:
+        for forward, name, part, said in self.idle.values():
+            silent = all(p.grad is None for p in part.parameters(recurse=False))
+            if silent and id(part) not in self.called:
+                loaded = self.trace.was_loaded(forward.owner, next(part.parameters()))
+                text = f"{said}: forward never uses its layer"
+                if loaded:
+                    self.note(forward.place, text)
+                else:
+                    owner, _, attribute = name.rpartition(".")
+                    place = line_of_attribute(forward.owner.get_submodule(owner), attribute)
+                    self.broken(
+                        place or forward.place,
+                        text,
+                        f"{name} was called in none of the steps that were looked at, and the "
+                        "optimizer holds its random values",
+                    )
         for held in self.trace.holders():
             if 0 < self.looks.get(id(held), 0) < STEPS and self.missing[id(held)]:
                 self.judge(held, held.parameters, self.missing[id(held)])
@@ -77,7 +97,7 @@ class EveryParameterGetsAGradient(Law):
         first = f"{name}.{next(iter(own))}".lstrip(".")
         said = f"{first} never gets a gradient"
         if id(part) not in forward.called and part is not forward.owner:
-            self.note(forward.place, f"{said}: its layer was not used in the first steps")
+            self.idle[id(part)] = forward, name, part, said
         elif can_run(forward) and self.may_prove(id(part)):
             far = self.influence(forward, list(own.values()))
             if far:

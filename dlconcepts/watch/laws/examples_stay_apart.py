@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import Place
-from dlconcepts.watch.proofs import can_run, run_again
+from dlconcepts.watch.proofs import can_run, influence
 from dlconcepts.watch.trace import Forward, Held
 
 LARGEST = 1e-3  # relative change of an output that rounding cannot make
@@ -34,7 +34,6 @@ class ExamplesStayApart(Law):
             return
         self.judged.add(id(forward.owner))
         suspects, self.softmaxes = self.softmaxes, []
-        loader = self.trace.loaders.get(forward.loader, lambda: None)()
         inputs = next((x for x in forward.args if isinstance(x, Tensor) and x.ndim), None)
         if inputs is None or len(inputs) < 2 or not can_run(forward):
             return
@@ -42,44 +41,37 @@ class ExamplesStayApart(Law):
         lines = [place for size, place in suspects if size == n]
         # A loader stacks separate examples. What a graph or a sentence has along its first
         # dimension may depend on one another.
-        if not lines and (loader is None or getattr(loader, "batch_size", None) is None):
-            return
-        if not lines and not any(n == size for size in sizes(loader)):
+        if not lines and n not in self.sizes(forward):
             return
         self.seen = True
-        far = self.influence(forward, n)
-        if far > LARGEST:
-            self.broken(
-                lines[0] if lines else forward.place,
-                "the softmax runs over the batch dimension"
-                if lines
-                else "the output for an example depends on the others in its batch",
-                f"in eval mode a change of the other {n - 1} examples moved the output for the "
-                f"first by {far:.2g} of its largest value",
-            )
-
-    def influence(self, forward: Forward, n: int) -> float:
-        """Return how far other examples move the output of the first one."""
-        from dlconcepts.checks.trees import distance, floats, on_tensors
 
         def others_replaced(tensor: Tensor) -> Tensor:
             if not tensor.ndim or len(tensor) != n:
                 return tensor
             return torch.cat([tensor[:1], tensor[:1].expand_as(tensor[1:])])
 
-        args = on_tensors(forward.args, others_replaced)
-        before = floats(run_again(self.trace, forward, training=False, seed=0))
-        after = floats(run_again(self.trace, forward, training=False, seed=0, args=args))
-        again = floats(run_again(self.trace, forward, training=False, seed=0))
-        moved = [
-            distance(x[0], after[path][0])
-            for path, x in before.items()
-            if x.ndim and len(x) == n and path in after and torch.equal(x, again[path])
-        ]
-        return max(moved, default=0.0)
+        def first(tensor: Tensor) -> Tensor | None:
+            return tensor[0] if tensor.ndim and len(tensor) == n else None
 
+        far, place = influence(self.trace, forward, others_replaced, first)
+        if far > LARGEST:
+            what = (
+                "the softmax runs over the batch dimension"
+                if lines
+                else ("the output for an example depends on the others in its batch")
+            )
+            self.broken(
+                lines[0] if lines else place,
+                what,
+                f"in eval mode a change of the other {n - 1} examples moved the output for the "
+                f"first by {far:.2g} of its largest value",
+            )
 
-def sizes(loader: Any) -> set[int]:
-    size = getattr(loader, "batch_size", None)
-    total = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
-    return {size, total % size} if size else set()
+    def sizes(self, forward: Forward) -> set[int]:
+        """Return how many examples the batches of a forward pass's loader have."""
+        loader = self.trace.loaders.get(forward.loader, lambda: None)()
+        size = getattr(loader, "batch_size", None)
+        if not size:
+            return set()
+        total = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
+        return {size, total % size}

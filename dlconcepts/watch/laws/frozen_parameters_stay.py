@@ -1,11 +1,14 @@
 """A parameter that requires no gradient must not move with a step."""
 
+import linecache
+import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
+from dlconcepts.watch.places import Place
 from dlconcepts.watch.trace import Held
 
 
@@ -17,6 +20,7 @@ class FrozenParametersStay(Law):
         self.before: list[tuple[Tensor, Tensor]] = []
 
     def on_step_begins(self, held: Held) -> None:
+        self.look_for_attributes(held)
         frozen = [p for p in held.parameters if not p.requires_grad]
         model = self.trace.last.owner if self.trace.last else None
         if frozen or (model is not None and any(not p.requires_grad for p in model.parameters())):
@@ -25,6 +29,26 @@ class FrozenParametersStay(Law):
         old = [p for p in frozen if p.grad is not None]
         if old and self.may_prove(id(held)):
             self.before = [(p, p.detach().clone()) for p in old[:8]]
+
+    def look_for_attributes(self, held: Held) -> None:
+        """Look for modules that somebody wanted to freeze by an attribute that does nothing."""
+        model = self.trace.last.owner if self.trace.last else None
+        if model is None or held.steps != 1:  # the first step has moved what is not frozen
+            return
+        ours = {id(p) for p in held.parameters}
+        for name, part in model.named_modules():
+            if vars(part).get("requires_grad") is False and self.may_prove(id(part)):
+                moving = [
+                    n for n, p in part.named_parameters() if p.requires_grad and id(p) in ours
+                ]
+                if moving:
+                    self.broken(
+                        setter(name, held.place_of_step),
+                        f"requires_grad = False on the module {name} freezes nothing: modules have "
+                        "requires_grad_()",
+                        f"{len(moving)} of its parameters still require a gradient, and the "
+                        f"optimizer moves them, first {moving[0]}",
+                    )
 
     def on_step_ends(self, held: Held) -> None:
         before, self.before = self.before, []
@@ -44,3 +68,10 @@ class FrozenParametersStay(Law):
                 f"a frozen tensor of shape {tuple(p.shape)} moved by up to "
                 f"{float((p.detach() - old).abs().max()):.2g}",
             )
+
+
+def setter(name: str, place: Place) -> Place:
+    """Return the line of a file that sets requires_grad on a module, else the step's."""
+    pattern = re.compile(rf"{re.escape(name.rpartition('.')[2])}\.requires_grad\s*=")
+    lines = enumerate(linecache.getlines(place.file), 1)
+    return Place(place.file, next((i for i, text in lines if pattern.search(text)), place.line))

@@ -1,4 +1,4 @@
-"""Clipping belongs between the last backward pass and the step."""
+"""Clipping belongs between the last backward pass and the step, and after unscaling."""
 
 import math
 from typing import Any
@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place
+from dlconcepts.watch.places import Place
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Held
 
-MORE = 1.01  # times the limit: rounding stays below
 AGAIN = 2
 
 
@@ -22,46 +21,48 @@ class GradientsAreClippedBeforeTheStep(Law):
         concept="Clipping at the wrong place",
         why="before backward there is nothing to clip, and after the step it is too late: a large "
         "gradient moves the weights as far as it wants",
-        fix="loss.backward(), clip_grad_norm_(...), optimizer.step(), in this order",
+        fix="loss.backward(), scaler.unscale_(optimizer), clip_grad_norm_(...), optimizer.step()",
     )
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.clipped: tuple[list[Tensor], float, float, Place] | None = None
-        self.fresh = False  # whether backward ran after the last clipping
-        self.since_step = False  # whether backward ran after the last step
-        self.place = NOWHERE
+        self.scale = 1.0
         self.times: dict[Place, int] = {}
 
-    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        self.fresh = self.since_step = True
+    def on_scaled(self, factor: float) -> None:
+        self.scale = factor
 
     def on_clips(self, parameters: list[Tensor], limit: Any, kind: float, place: Place) -> None:
-        if isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0:
-            self.clipped = parameters, float(limit), kind, place
-            self.fresh = False
-
-    def on_step_begins(self, held: Held) -> None:
-        if self.clipped is None:
-            self.since_step = False
+        if not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
             return
-        parameters, limit, kind, place = self.clipped
-        ours = {id(p) for p in held.parameters}
-        if not any(id(p) in ours for p in parameters):
+        clipped = {id(p) for p in parameters}
+        holders = [h for h in self.trace.holders() if any(id(p) in clipped for p in h.probes)]
+        if not holders:
             return
         self.seen = True
-        if self.fresh and self.since_step and self.trace.close:
-            gradients = [p.grad.detach() for p in parameters if p.grad is not None]
-            sizes = [float(torch.linalg.vector_norm(g.double(), kind)) for g in gradients]
-            total = max(sizes, default=0.0)
-            if math.isfinite(kind):
-                total = sum(size**kind for size in sizes) ** (1 / kind)
-            if total > MORE * limit:
-                self.times[place] = self.times.get(place, 0) + 1
-                if self.times[place] >= AGAIN and self.may_prove(place):
-                    self.broken(
-                        place,
-                        "the gradients are clipped where the next backward pass undoes it",
-                        f"at the step their norm is {total:.3g}, and the limit is {limit:.3g}",
-                    )
-        self.since_step = False
+        gradients = [p.grad.detach() for p in parameters if p.grad is not None]
+        sizes = [float(torch.linalg.vector_norm(g.double(), 2)) for g in gradients[:64]]
+        total = math.sqrt(sum(size * size for size in sizes))
+        if self.scale > 1 and total > 0:
+            self.report(
+                place,
+                f"the gradients are clipped while they are scaled by {self.scale:.6g}",
+                f"their norm is {total:.4g}; unscaled it is {total / self.scale:.4g}, and the "
+                f"limit is {limit:.4g}",
+            )
+        elif not any(held.new or held.has_closure for held in holders):
+            there = f"their norm is {total:.3g}, and a step has used them" if total else ""
+            self.report(
+                place,
+                "no backward pass has computed gradients since the last step, so there is nothing "
+                "to clip",
+                there or "every gradient is None or zero",
+            )
+
+    def report(self, place: Place, message: str, proof: str) -> None:
+        self.times[place] = self.times.get(place, 0) + 1
+        if self.times[place] >= AGAIN and self.may_prove(place):
+            self.broken(place, message, proof)
+
+    def on_step_ends(self, held: Held) -> None:
+        self.scale = 1.0

@@ -1,4 +1,4 @@
-"""A language model must predict a token without seeing it."""
+"""A model must predict its targets without seeing them."""
 
 from typing import Any
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import Place
-from dlconcepts.watch.proofs import can_run, run_again
+from dlconcepts.watch.places import NOWHERE, Place
+from dlconcepts.watch.proofs import can_run, influence
 from dlconcepts.watch.report import Explanation
-from dlconcepts.watch.trace import Held
+from dlconcepts.watch.trace import Forward, Held
 
 LARGEST = 1e-3  # relative change of an output that rounding cannot make
+ROWS = 8  # fewer examples could agree with a column by chance
 
 
 class PredictionsDoNotSeeTheirTargets(Law):
@@ -19,66 +20,93 @@ class PredictionsDoNotSeeTheirTargets(Law):
     explanation = Explanation(
         claim="networks.forward-chains-layers",
         concept="Model that sees what it is to predict",
-        why="the loss falls to nothing in training, and nothing can be generated, where the next "
-        "token is not there to be copied",
-        fix="a causal mask: position t attends to positions 0 to t only",
+        why="the loss falls to nothing in training, and nothing can be predicted, where the answer "
+        "is not there to be copied",
+        fix="a causal mask (position t attends to positions 0 to t), targets shifted by one, and "
+        "no column of the inputs that holds the target",
     )
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.targets: tuple[Tensor, Place] | None = None
+        self.target: Tensor | None = None
+        self.place = NOWHERE
         self.judged: set[int] = set()
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
-        target = named["target"]
-        if not target.is_floating_point() and result.requires_grad and self.trace.close:
-            self.targets = target.detach(), place
+        if result.requires_grad and self.trace.close:
+            self.target, self.place = named["target"].detach(), place
 
     def on_step_ends(self, held: Held) -> None:
-        forward, found, self.targets = self.trace.last, self.targets, None
-        if forward is None or found is None or id(forward.owner) in self.judged:
-            return
-        tokens = [x for x in forward.args if isinstance(x, Tensor) and not x.is_floating_point()]
-        whole = next((x for x in tokens if x.ndim == 2 and x.shape[1] > 2), None)
-        if whole is None or not can_run(forward):
+        forward, target, self.target = self.trace.last, self.target, None
+        if forward is None or target is None or id(forward.owner) in self.judged:
             return
         self.judged.add(id(forward.owner))
-        target, _place = found[0].reshape(-1), found[1]
+        for x in forward.args:
+            if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] < 3:
+                continue
+            if x.is_floating_point():
+                self.look_for_column(x, target, forward)
+            elif not target.is_floating_point() and can_run(forward):
+                self.look_ahead(x, target, forward)
+
+    def look_for_column(self, inputs: Tensor, target: Tensor, forward: Forward) -> None:
+        n = len(inputs)
+        if target.numel() != n or n < ROWS:
+            return
+        self.seen = True
+        flat = target.reshape(-1, 1).to(inputs)
+        if len(flat.unique()) < 2:
+            return
+        same = (inputs.detach() == flat).all(dim=0).nonzero().flatten().tolist()
+        if same:
+            self.broken(
+                forward.place,
+                f"column {same[0]} of the inputs holds the targets",
+                f"it equals the target for each of the {n} examples of the batch",
+            )
+
+    def look_ahead(self, tokens: Tensor, target: Tensor, forward: Forward) -> None:
         for dim in (1, 0):  # time first is another custom
-            following = whole.narrow(dim, 1, whole.shape[dim] - 1)
-            t = whole.shape[dim]
-            if target.numel() == whole.numel():
-                shifted = target.reshape(whole.shape).narrow(dim, 0, t - 1)
+            t = tokens.shape[dim]
+            following = tokens.narrow(dim, 1, t - 1)
+            if target.numel() == tokens.numel():
+                whole = target.reshape(tokens.shape).to(tokens)
+                if torch.equal(whole, tokens):
+                    self.judge(tokens, dim, forward, "the targets are the inputs themselves", 1)
+                    return
+                shifted = whole.narrow(dim, 0, t - 1)
             elif target.numel() == following.numel():
-                shifted = target.reshape(following.shape)
+                shifted = target.reshape(following.shape).to(tokens)
             else:
                 continue
-            if not torch.equal(shifted.cpu(), following.cpu()):
-                continue
-            self.seen = True
-            far, at = self.sight(forward, whole, dim)
-            if far > LARGEST:
-                self.broken(
-                    forward.place,
-                    "the prediction of a token depends on that token",
-                    f"another token at position {t - 1} moved the outputs at position {at}, which "
-                    f"are to predict it or come before it, by {far:.2g} of their largest value",
-                )
-            return
+            if torch.equal(shifted, following):
+                text = "the prediction of a token depends on that token"
+                self.judge(tokens, dim, forward, text, 0)
+                return
 
-    def sight(self, forward: Any, whole: Tensor, dim: int) -> tuple[float, int]:
-        """Return how far the last token moves the outputs before it, and where."""
-        from dlconcepts.checks.trees import distance, floats
+    def judge(self, tokens: Tensor, dim: int, forward: Forward, text: str, own: int) -> None:
+        """Change the last token, and see whether an output moves that must not know it."""
+        self.seen = True
+        t, most = tokens.shape[dim], int(tokens.max()) + 1
 
-        t = whole.shape[dim]
-        other = whole.clone()
-        last = other.narrow(dim, t - 1, 1)
-        last.copy_((last + 1) % (int(whole.max()) + 1))
-        args = tuple(other if x is whole else x for x in forward.args)
-        before = floats(run_again(self.trace, forward, training=False, seed=0))
-        after = floats(run_again(self.trace, forward, training=False, seed=0, args=args))
-        for path, x in before.items():
-            if x.ndim >= 3 and x.shape[dim] == t and path in after:
-                pair = [y.narrow(dim, 0, t - 1) for y in (x, after[path])]
-                return distance(*pair), t - 2
-        return 0.0, 0
+        def change(tensor: Tensor) -> Tensor:
+            if tensor.shape != tokens.shape or not torch.equal(tensor, tokens):
+                return tensor
+            other = tensor.clone()
+            last = other.narrow(dim, t - 1, 1)
+            last.copy_((last + 1) % most)
+            return other
+
+        def before(tensor: Tensor) -> Tensor | None:
+            if tensor.ndim < 3 or tensor.shape[dim] != t:
+                return None
+            return tensor.narrow(dim, 0, t - 1) if not own else tensor.narrow(dim, t - 1, 1)
+
+        far, place = influence(self.trace, forward, change, before)
+        if far > LARGEST:
+            self.broken(
+                self.place if own else place,
+                text,
+                f"another token at position {t - 1} moved the outputs that are to predict it"
+                f"{'' if own else ' or come before it'} by {far:.2g} of their largest value",
+            )

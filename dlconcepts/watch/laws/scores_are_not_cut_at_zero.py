@@ -9,7 +9,7 @@ from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws.seen_losses import Calls, chain
 from dlconcepts.watch.places import Place
 
-CUT = {"Relu", "ClampMin", "Threshold", "Hardtanh"}
+CUT = {"Relu", "Clamp", "ClampMin", "Threshold", "Hardtanh", "Maximum"}
 LOSSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
 NORMALISING = frozenset({"LogSoftmax", "Softmax"})
 

@@ -1,14 +1,13 @@
 """A running sum of losses is to be of numbers: a loss tensor keeps the graph of its batch."""
 
 import ast
-import weakref
 from typing import Any
 
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, Place, function_at, loops_at
-from dlconcepts.watch.trace import Held, Mark
+from dlconcepts.watch.trace import Held
 
 HELD = 4  # graphs of earlier steps; a loop may hold the last loss or two for a while
 
@@ -18,30 +17,22 @@ class TheLossIsKeptAsANumber(Law):
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.alive: weakref.WeakSet[Mark] = weakref.WeakSet()
         self.place = NOWHERE
         self.count = 0
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        self.place = place
-        if loss.grad_fn is not None and self.count < 64:
-            mark = Mark()
-            self.alive.add(mark)
-            # The dictionary of a node lives exactly as long as the node.
-            node: Any = loss.grad_fn
-            node.metadata["dlconcepts"] = mark
-            self.count += 1
+        self.place, self.count = place, self.count + 1
 
     def on_step_ends(self, held: Held) -> None:
-        alive = len(self.alive)
         self.seen = self.seen or self.count > HELD
-        if alive > HELD and alive > self.count // 2 and self.may_prove(self.place):
-            place = keeper(self.place)
+        # The marks of a forward pass live as long as its graph.
+        alive = len({mark.walked for mark in self.trace.marks if mark.walked})
+        if alive > HELD and alive > min(self.count, 64) // 2 and self.may_prove(self.place):
             self.broken(
-                place,
+                keeper(self.place),
                 "losses are kept as tensors, each with its graph",
-                f"the graphs of {alive} of the last {self.count} losses are still in memory after "
-                "their backward pass",
+                f"the graphs of {alive} of {self.count} losses are still in memory after their "
+                "backward passes",
             )
 
 
@@ -49,13 +40,14 @@ def keeper(place: Place) -> Place:
     """Return the line that adds up or collects the loss whose backward is on a line."""
     function = function_at(place)
     names = {
-        node.func.value.id
+        name.id
         for node in ast.walk(function)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "backward"
-        and isinstance(node.func.value, ast.Name)
-        and node.lineno == place.line
+        and node.lineno <= place.line <= (node.end_lineno or 0)
+        for name in ast.walk(node.func.value)
+        if isinstance(name, ast.Name)
     }
 
     def uses(node: ast.AST) -> bool:

@@ -12,6 +12,7 @@ from dlconcepts.watch.places import Place
 from dlconcepts.watch.trace import Forward
 
 ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
+VIEWS = ("View", "UnsafeView", "Reshape", "Clone")
 DEEP = 32  # operations between a loss and the outputs
 
 
@@ -28,6 +29,8 @@ class TheLossPairsOutputsWithTargets(Law):
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         output, target = named["input"], named["target"]
+        if name == "cross_entropy":
+            self.look_at_pixels(output, target, place)
         if name not in ELEMENTWISE or not output.requires_grad:
             return
         self.seen = True
@@ -44,6 +47,25 @@ class TheLossPairsOutputsWithTargets(Law):
                 alike = function(output.detach(), target.reshape(output.shape)).item()
                 crossed = function(output.detach(), target).item()
             self.report(place, tuple(output.shape), tuple(target.shape), pairs, alike, crossed)
+
+    def look_at_pixels(self, scores: Tensor, target: Tensor, place: Place) -> None:
+        """Look for maps (N, C, ...) that were reshaped to rows of C without a permutation."""
+        whole = next((shape for node, shape in self.outputs.items() if is_view(scores, node)), ())
+        if len(whole) < 3 or scores.ndim != 2 or whole[1] == whole[-1]:
+            return
+        if scores.shape[1] != whole[1] or target.ndim != 1 or not self.may_prove(place):
+            return
+        with self.trace.proving(), torch.no_grad():
+            maps = scores.detach().reshape(whole).movedim(1, -1).reshape(scores.shape)
+            right, wrong = F.cross_entropy(maps, target), F.cross_entropy(scores.detach(), target)
+        if not torch.allclose(right, wrong):
+            self.broken(
+                place,
+                f"outputs {whole} were reshaped to {tuple(scores.shape)} without a permutation: a "
+                "row mixes values of several positions",
+                f"with the classes moved last, the loss of the same batch is {right.item():.4g}, "
+                f"not {wrong.item():.4g}",
+            )
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         """Look for a difference of outputs and targets that was written by hand."""
@@ -85,6 +107,14 @@ class TheLossPairsOutputsWithTargets(Law):
                 f"outputs {output} and targets {target} were compared as {pairs} pairs",
                 f"with one shape the loss of the same batch is {alike:.4g}, not {crossed:.4g}",
             )
+
+
+def is_view(scores: Tensor, node: Any) -> bool:
+    """Return whether scores are an output of a graph's node, reshaped and nothing else."""
+    found: Any = scores.grad_fn
+    while found is not None and found is not node and found.name().startswith(VIEWS):
+        found = found.next_functions[0][0]
+    return found is node
 
 
 def shape_after(node: Any) -> tuple[int, ...]:

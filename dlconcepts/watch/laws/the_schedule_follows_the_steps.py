@@ -8,8 +8,12 @@ from dlconcepts.watch.places import NOWHERE, Place
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Held
 
-VANISHED = 1e-3  # of the first rate, within the first pass over the data
+DROPS = 2  # of a stepwise schedule, within the first pass over the data
+VANISHED = 0.1  # of the first rate, within the first pass over the data
+BATCHES = 8  # between two drops: no schedule that counts batches is so short
+GENTLE = 0.99
 LONG = 20  # steps of an optimizer that make it a training
+CLOSED = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR")
 
 
 class Schedule:
@@ -19,7 +23,6 @@ class Schedule:
         self.schedule, self.held, self.built = weakref.ref(schedule), held, place
         self.name = type(schedule).__name__
         self.period = int(getattr(schedule, "T_max", 0) or getattr(schedule, "total_steps", 0) or 0)
-        self.closed = self.name in ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR")
         self.inside = False  # of another schedule
         self.steps = 0
         self.place = NOWHERE
@@ -41,77 +44,79 @@ class TheScheduleFollowsTheSteps(Law):
         super().__init__(trace)
         self.schedules: dict[int, Schedule] = {}
 
-    def on_schedule_built(
-        self, schedule: Any, held: Held, rates: list[float], place: Place
-    ) -> None:
+    def on_schedule_built(self, schedule: Any, held: Held, rates: Any, place: Place) -> None:
         self.schedules[id(schedule)] = Schedule(schedule, held, place)
         for part in [*getattr(schedule, "_schedulers", ()), getattr(schedule, "scheduler", None)]:
             if id(part) in self.schedules:
                 self.schedules[id(part)].inside = True
 
-    def on_scheduled(self, schedule: Any, held: Held, rates: list[float], place: Place) -> None:
+    def on_scheduled(self, schedule: Any, held: Held, rates: Any, place: Place) -> None:
         self.seen = True
         known = self.schedules.get(id(schedule))
         if known is None or known.schedule() is not schedule:
             known = self.schedules[id(schedule)] = Schedule(schedule, held, NOWHERE)
         known.steps, known.place = known.steps + 1, place
+        now = [float(group.get("lr", 0)) for group in held.groups]
+        known.rates = [*(known.rates or rates[:1])[:255], *now[:1]]
         optimizer = held.optimizer()
-        now = [float(group.get("lr", 0)) for group in optimizer.param_groups] if optimizer else []
-        if rates and now:
-            known.rates = [*(known.rates or rates[:1])[:63], now[0]]
-        if not held.steps and now != rates and self.may_prove(place):
+        fresh = not held.steps and optimizer is not None and not optimizer.state
+        if fresh and hasattr(schedule, "last_epoch") and self.may_prove(place):
+            moved = f": training starts with {now[0]:.4g}" if now != rates else ""
             self.broken(
                 place,
                 f"{known.name} stepped before the first step of {type(optimizer).__name__}",
-                f"the first rate, {rates[0]:.4g}, is never used: training starts with {now[0]:.4g}",
+                f"it is at {schedule.last_epoch} before the first step, so its first rate, "
+                f"{rates[0]:.4g}, is cut short{moved}",
             )
-        elif known.closed and held.steps and not known.inside:
-            self.look_for_haste(known, now)
+        elif held.steps and not known.inside and known.name in CLOSED:
+            self.look_for_haste(known)
 
-    def look_for_haste(self, known: Schedule, now: list[float]) -> None:
+    def look_for_haste(self, known: Schedule) -> None:
         passes = self.training_passes()
-        if known.steps < 2 or known.steps <= 2 * passes or passes > 1 or not now:
+        if passes != 1 or known.steps < 2 or self.proofs.get(known.place):
             return
-        first = known.rates[0]
-        if known.name == "CosineAnnealingLR":
-            if known.steps > known.period and self.may_prove(known.place):
-                self.broken(
-                    known.place,
-                    f"CosineAnnealingLR(T_max={known.period}) stepped {known.steps} times in the "
-                    "first pass over the data",
-                    f"the rate fell from {first:.4g} to {min(known.rates):.4g}, and has risen to "
-                    f"{now[0]:.4g} again",
-                )
-        elif now[0] < VANISHED * first and self.may_prove(known.place):
+        first, now = known.rates[0], known.rates[-1]
+        drops = len(set(known.rates)) - 1
+        # A schedule that counts batches falls over thousands of them.
+        hasty = now < VANISHED * first and now < first * GENTLE**known.steps
+        if known.name in ("StepLR", "MultiStepLR"):
+            hasty = drops >= DROPS and known.steps <= BATCHES * drops
+        elif known.name == "CosineAnnealingLR":
+            hasty = known.steps > known.period
+        if hasty and self.may_prove(known.place):
+            lowest = f"{min(known.rates):.4g}"
+            again = f", and has risen to {now:.4g} again" if now > min(known.rates) else ""
             self.broken(
                 known.place,
-                f"{known.name} stepped {known.steps} times in the first pass over the data",
-                f"the rate fell from {first:.4g} to {now[0]:.4g} before the first pass ended",
+                f"{known.name} stepped {known.steps} times in the first pass over the data, as if "
+                "each batch were an epoch",
+                f"the rate fell from {first:.4g} to {lowest} before the first pass ended{again}",
             )
 
     def training_passes(self) -> int:
         loaders = {key for site in self.trace.sites.values() if site.walked for key in site.loaders}
-        return sum(self.trace.passes.get(key, 0) for key in loaders)
+        return max((self.trace.passes.get(key, 0) for key in loaders), default=0)
 
     def on_finished(self) -> None:
-        passes = self.training_passes()
         for known in self.schedules.values():
-            optimizer, held = known.held.optimizer(), known.held
-            if known.inside or optimizer is None or not held.steps:
+            steps, rates = known.held.steps, known.held.rates
+            if known.inside or not steps:
                 continue
-            rate = float(optimizer.param_groups[0].get("lr", 0))
-            if not known.steps and (passes > 1 or held.steps >= LONG) and known.built.line:
-                self.seen = True
-                if rate == held.rate:
+            if not known.steps and known.built.line:
+                if (self.training_passes() > 1 or steps >= LONG) and rates[0] == rates[-1]:
+                    self.seen = True
                     self.broken(
                         known.built,
                         f"{known.name} was built and never stepped",
-                        f"the rate of step {held.steps} is {rate:.4g}, as that of step 1",
+                        f"the rate of step {steps} is {rates[-1]:.4g}, as that of step 1",
                     )
-            elif known.steps == passes > 1 and known.period >= held.steps > 2 * passes:
-                self.broken(
-                    known.place,
-                    f"{known.name} is {known.period} steps long, and stepped once an epoch",
-                    f"after {held.steps} steps of the optimizer it has made {known.steps} of "
-                    f"{known.period}, and the rate is {rate:.4g}",
-                )
+            elif known.steps > 1 and steps >= 3 * known.steps and known.period >= steps:
+                each, rest = divmod(steps, known.steps)
+                if not rest and not known.period % each:
+                    self.broken(
+                        known.place,
+                        f"{known.name} is {known.period} steps long, and stepped once for {each} "
+                        "steps of the optimizer",
+                        f"after {steps} steps it has made {known.steps} of {known.period}, and "
+                        f"the rate is {rates[-1]:.4g}",
+                    )

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import TRAINING, Place, words_at
+from dlconcepts.watch.places import TRAINING, Place, function_at, words_at
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Forward, Held
 
@@ -29,6 +29,7 @@ class TrainingAndTestDataAreApart(Law):
         super().__init__(trace)
         self.rows: set[bytes] = set()
         self.trained: list[Any] = []  # what the training loaders read
+        self.lines: dict[int, Place] = {}
 
     def on_step_ends(self, held: Held) -> None:
         forward = self.trace.last
@@ -57,7 +58,7 @@ class TrainingAndTestDataAreApart(Law):
             shared, of = overlap(known, source)
             if shared:
                 self.broken(
-                    self.line_of_loader(loader, forward.place),
+                    self.trace.built.get(id(loader), forward.place),
                     "the model is evaluated on examples that it trains on",
                     f"{shared} of the {of} examples of this loader are in the training loader",
                 )
@@ -66,23 +67,24 @@ class TrainingAndTestDataAreApart(Law):
         found = sum(row in self.rows for row in rows)
         if len(rows) > 1 and found > SHARE * len(rows) and len(set(rows)) > 1:
             self.broken(
-                forward.place,
+                outer(forward),
                 "the model is evaluated on examples that it was trained on",
                 f"{found} of the {len(rows)} examples of this batch were in batches of training, "
                 "bit for bit",
             )
 
     def on_epoch(self, loader: Any, place: Place) -> None:
-        self.lines = getattr(self, "lines", {})
         self.lines[id(loader)] = place
 
-    def line_of_loader(self, loader: Any, place: Place) -> Place:
-        found: Place = getattr(self, "lines", {}).get(id(loader), place)
-        return found
-
     def name_of_loader(self, forward: Forward, loader: Any) -> str:
-        place = getattr(self, "lines", {}).get(id(loader))
+        place = self.lines.get(id(loader))
         return words_at(place) if place else ""
+
+
+def outer(forward: Forward) -> Place:
+    """Return the line that gives an evaluation its data: the call of its function, if any."""
+    inside = getattr(function_at(forward.place), "args", None)
+    return forward.callers[0] if inside is not None and forward.callers else forward.place
 
 
 def fingerprints(forward: Forward) -> list[bytes]:

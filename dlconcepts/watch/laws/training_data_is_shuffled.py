@@ -55,7 +55,7 @@ class TrainingDataIsShuffled(Law):
             sampler = getattr(loader, "sampler", None)
             found = self.labels[key]
             classes = set().union(*found) if found else set()
-            place = self.places[key]
+            place = self.trace.built.get(key, self.places[key])
             if not isinstance(sampler, SequentialSampler) or len(found) < FEW:
                 continue
             size = getattr(loader, "batch_size", None) or 1

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import says_validation
+from dlconcepts.watch.places import function_at, says_validation
 from dlconcepts.watch.trace import Forward, Held
 
 
@@ -12,11 +12,39 @@ class ValidationChangesNothing(Law):
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.before: dict[int, int] = {}
+        self.after: dict[int, float] = {}  # the weights after a step
+        self.evaluated: Forward | None = None
+        self.loads = self.others = 0
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         if not forward.grad and self.trace.is_validation(forward):
-            self.seen = True
+            self.seen, self.evaluated = True, forward
+
+    def on_state_loads(self, *_: Any) -> None:
+        self.loads += 1
+
+    def on_step_ends(self, held: Held) -> None:
+        self.after[id(held)] = digest(held)
+        self.evaluated = None
+
+    def look_for_changes(self, held: Held) -> None:
+        """Compare the weights with those after the last step, if an evaluation came between."""
+        loads, self.loads = self.loads, 0
+        before = self.after.get(id(held))
+        if before is None or loads or digest(held) == before:
+            return
+        forward = self.evaluated
+        if forward is None:
+            self.others += 1  # the script moves weights by itself, as a WGAN does
+        elif not self.others and self.may_prove(forward.place):
+            evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
+            near = function_at(evaluates) is function_at(forward.place)
+            self.broken(
+                evaluates if near else forward.place,
+                "the weights after an evaluation are not those before it",
+                f"between steps {held.steps} and {held.steps + 1} a parameter has changed, and no "
+                "optimizer moved it",
+            )
 
     def on_unused(self, forward: Forward) -> None:
         # In training mode the law about eval mode says it; here somebody asked for eval mode.
@@ -36,10 +64,9 @@ class ValidationChangesNothing(Law):
             )
 
     def on_step_begins(self, held: Held) -> None:
+        self.look_for_changes(held)
         forward = self.trace.last
-        if forward is None or not says_validation(held.place_of_step, forward.functions):
-            return
-        if not says_validation(forward.place, forward.functions[:1]):
+        if forward is None or not says_validation(forward.place, forward.functions[:1]):
             return
         training = {s.place for s in self.trace.sites.values() if s.walked} - {forward.place}
         self.seen = True
@@ -51,3 +78,9 @@ class ValidationChangesNothing(Law):
                 f"step {held.steps + 1} moves {len(held.parameters)} parameters, the first of "
                 f"shape {tuple(moved.shape)}, on the batches of the evaluation",
             )
+
+
+def digest(held: Held) -> float:
+    """Return a number that changes with the smallest of a few parameters."""
+    smallest = min(held.probes, key=lambda p: p.numel(), default=None)
+    return float(smallest.detach().double().sum()) if smallest is not None else 0.0
