@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from tests import gallery
 from tests.gallery import base
@@ -63,6 +63,8 @@ STANDS_FOR = {
 KEEPS_BATCHES = {"fills_one_buffer_again_and_again", "batches_without_shared_memory"}
 # Whose evaluation comes once, at the end: after it no gradient is recorded any more.
 EVALUATES_AT_THE_END = {"gradients_left_off_after_validation"}
+# Which is evaluated while gradients accumulate, where to clear them does harm.
+ACCUMULATES = {"gradients_wiped_out_by_validation"}
 # Who load an older checkpoint too, which lacks one tensor.
 LOADS_AN_OLDER_FILE = "a-partial-checkpoint-is-refused"
 
@@ -132,7 +134,11 @@ def built(parts: Parts) -> list[str]:
     lines += inputs_and_targets(parts["batch"])
     functions = ("train_step", "fit", "evaluate", "predict", "accuracy", "snapshot", "save", "load")
     lines += [f'{part} = parts["{part}"]' for part in functions if parts.get(part)]
-    if parts.get("loader") is not None:
+    if type(parts.get("loader")) is DataLoader and is_sized(parts["loader"]):
+        # The gallery has data for two batches; an epoch of a script has more.
+        shuffle = isinstance(parts["loader"].sampler, RandomSampler)
+        lines += [f'train_loader = DataLoader(parts["loader"].dataset, 2, shuffle={shuffle})']
+    elif parts.get("loader") is not None:
         lines += ['train_loader = parts["loader"]']
     elif isinstance(parts.get("data"), tuple):
         lines += ['train_set = TensorDataset(*map(torch.as_tensor, parts["data"]))']
@@ -195,7 +201,15 @@ def trained(parts: Parts, name: str) -> list[str]:
         lines += ["for _ in range(3):"]
         lines += ["    print(train_step(model, loss_fn, optimizer, inputs, targets))"]
     lines += ["", "for epoch in range(3):"]
-    if parts.get("fit") and is_sized(parts.get("loader")):
+    if name in ACCUMULATES:
+        lines += ["    for number, (some_inputs, some_targets) in enumerate(train_loader, 1):"]
+        lines += ["        model.train()"]
+        lines += ["        (loss_fn(model(some_inputs), some_targets) / 3).backward()"]
+        lines += ["        if number % 4 == 0:"]
+        lines += ['            print("held_out:", evaluate(model, held_out, loss_fn))']
+        lines += ["        if number % 3 == 0:"]
+        lines += ["            optimizer.step()", "            optimizer.zero_grad()"]
+    elif parts.get("fit") and is_sized(parts.get("loader")):
         lines += ["    print(epoch, fit(model, train_loader, loss_fn, optimizer))"]
     elif parts.get("train_step"):
         lines += ["    for some_inputs, some_targets in train_loader:"]
