@@ -1,6 +1,7 @@
 """`python -m dlconcepts watch train.py ARGUMENTS`: run a training script as it is, and judge it."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -22,6 +23,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"there is no module {script} to run; is its folder the current one?")
     if not arguments.module and not Path(script).is_file():
         raise UserError(f"there is no script {script}; options of watch stand before it")
+    # The script gets the signals as Python gives them to any script.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, None)):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler or signal.SIG_DFL)
     broken = False
 
     def done(report: object) -> None:

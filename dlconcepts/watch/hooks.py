@@ -9,6 +9,7 @@ import functools
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -291,6 +292,7 @@ class Hooks:
         self.replace(DataLoader, "__iter__", self.around_iter)
         # The iterator's class is the only place where each batch passes.
         self.replace(dataloader._BaseDataLoaderIter, "__next__", self.around_next)
+        self.replace(warnings, "showwarning", self.around_warning)
         # TorchScript reads the source of functions, and cannot compile ours.
         self.replace(torch.jit, "script", self.around_script)
 
@@ -498,6 +500,12 @@ class Hooks:
             self.trace.loader = key
             self.tell("batch", self.trace.loaders[key](), result)
         return result
+
+    def around_warning(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Show a warning at the user's line, where it would be without our functions between."""
+        if args[2:] and args[2] == __file__:
+            args = (*args[:2], *here(), *args[4:5])
+        return function(*args, **kwargs)
 
     def around_script(self, function: Any, args: Any, kwargs: Any) -> Any:
         present = [

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.settings import settings_kept
-from dlconcepts.checks.trees import copied, distance, floats, on_tensors
 from dlconcepts.watch.places import Place
 from dlconcepts.watch.trace import Forward, Trace
 
@@ -34,12 +32,18 @@ def left_alone(model: nn.Module) -> Iterator[None]:
                 for key, hook in own[name].items()
                 if (getattr(hook, "__module__", None) or type(hook).__module__).startswith("torch.")
             )
+    # A model may collect something in its lists, or cache it.
+    held = [value for own in saved for value in own.values() if type(value) in (list, set, dict)]
+    contents = [value.copy() for value in held]
     try:
         yield
     finally:
         for part, before in zip(parts, saved, strict=True):
             vars(part).clear()
             vars(part).update(before)
+        for value, before in zip(held, contents, strict=True):
+            value.clear()
+            value.extend(before) if isinstance(value, list) else value.update(before)
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -62,6 +66,9 @@ def run_again(
 
     Raises whatever the user's code raises.
     """
+    from dlconcepts.checks.settings import settings_kept  # only a run with proofs needs the checks
+    from dlconcepts.checks.trees import copied
+
     module = plain(forward.module)
     args = forward.args if args is None else args
     kwargs = forward.kwargs if kwargs is None else kwargs
@@ -78,6 +85,8 @@ def run_again(
 
 def can_run(forward: Forward) -> bool:
     """Return whether the arguments of a forward pass are still there, and hold no graph."""
+    from dlconcepts.checks.trees import floats
+
     found = floats([forward.args, forward.kwargs])
     return bool(forward.args or forward.kwargs) and all(x.is_leaf for x in found.values())
 
@@ -89,6 +98,8 @@ def influence(
     part: Callable[[Tensor], Tensor | None],
 ) -> tuple[float, Place]:
     """Return how far a change of inputs moves a part of the output in eval mode, and from where."""
+    from dlconcepts.checks.trees import on_tensors
+
     args = on_tensors(forward.args, change)
     runs = []
     for given in (forward.args, forward.args, args):
@@ -110,6 +121,8 @@ def influence(
 
 def moved(before: Any, after: Any, part: Callable[[Tensor], Tensor | None]) -> float:
     """Return the largest difference in a part of two outputs, relative to their magnitude."""
+    from dlconcepts.checks.trees import distance, floats
+
     found = [0.0]
     others = floats(after)
     for path, x in floats(before).items():
@@ -122,5 +135,4 @@ def moved(before: Any, after: Any, part: Callable[[Tensor], Tensor | None]) -> f
 
 def apart(one: Any, other: Any) -> float:
     """Return the largest difference between two outputs, relative to their largest magnitude."""
-    a, b = floats(one), floats(other)
-    return max((distance(a[path], b[path]) for path in a if path in b), default=0.0)
+    return moved(one, other, lambda tensor: tensor)

@@ -4,7 +4,6 @@ import json
 import textwrap
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,16 @@ class Finding:
         return Place(self.file, self.line)
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """What a law says about itself."""
+
+    claim: str
+    concept: str
+    why: str
+    fix: str
+
+
 @dataclass
 class Report:
     """What a run did: its findings, and for each law "kept", "broken" or "not seen".
@@ -48,6 +57,7 @@ class Report:
     seconds: float = 0.0
     overhead: float = 1.0
     errors: list[str] = field(default_factory=list)
+    explanations: dict[str, Explanation] = field(default_factory=dict, repr=False)
 
     @property
     def broken(self) -> list[Finding]:
@@ -63,6 +73,14 @@ class Report:
         if not self.ok:
             raise AssertionError(f"\n{self}")
 
+    def lesson(self, law: str) -> Any:
+        """Return what a law says about itself: the lesson of the check, where there is one."""
+        if law in self.explanations:
+            return self.explanations[law]
+        from dlconcepts import checks  # takes a moment, and only a finding needs it
+
+        return checks.REGISTRY[law].lesson  # type: ignore[attr-defined]
+
     def summary(self) -> str:
         """Return how many laws were kept, broken and not seen."""
         counts = Counter(self.laws.values())
@@ -77,14 +95,18 @@ class Report:
 
     def __str__(self) -> str:
         ordered = sorted(self.findings, key=lambda f: (f.verdict != "broken", f.file, f.line))
-        lines = [line for finding in ordered for line in [*described(finding), ""]]
+        lines = [
+            line
+            for finding in ordered
+            for line in [*described(finding, self.lesson(finding.law)), ""]
+        ]
         lines += [f"could not be judged: {error}" for error in self.errors]
         return "\n".join([*lines, self.summary()])
 
     def to_json(self) -> str:
         """Return the report as JSON of schema 1."""
         content = {"schema": 1, **asdict(self)}
-        del content["errors"]
+        del content["errors"], content["explanations"]
         return json.dumps(content, indent=2) + "\n"
 
     def to_junit(self) -> str:
@@ -99,11 +121,13 @@ class Report:
             skipped=str(counts["not seen"]),
         )
         for law, verdict in self.laws.items():
-            case = ET.SubElement(suite, "testcase", classname=lesson(law).claim, name=law)
+            case = ET.SubElement(suite, "testcase", classname=self.lesson(law).claim, name=law)
             found = [finding for finding in self.broken if finding.law == law]
             if found:
                 message = f"{found[0].place}: {found[0].message}"
-                text = "\n\n".join("\n".join(described(finding)) for finding in found)
+                text = "\n\n".join(
+                    "\n".join(described(finding, self.lesson(law))) for finding in found
+                )
                 ET.SubElement(case, "failure", message=message).text = text
             elif verdict == "not seen":
                 ET.SubElement(case, "skipped", message="nothing in the run could break it")
@@ -113,7 +137,7 @@ class Report:
     def to_sarif(self) -> str:
         """Return the report as SARIF 2.1.0, which code hosts show at the lines."""
         rules = {
-            law: {"id": law, "shortDescription": {"text": lesson(law).concept}}
+            law: {"id": law, "shortDescription": {"text": self.lesson(law).concept}}
             for law in {finding.law: None for finding in self.findings}
         }
         results = [
@@ -141,38 +165,13 @@ class Report:
         return json.dumps({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What a law says about itself."""
-
-    claim: str
-    concept: str
-    why: str
-    fix: str
-
-
-def lesson(law: str) -> Any:
-    """Return the lesson of a law: the same as that of the check, where there is one."""
-    from dlconcepts.watch.laws import LAWS
-
-    own: Mapping[str, Explanation] = {
-        kind.id: kind.explanation for kind in LAWS if kind.explanation
-    }
-    if law in own:
-        return own[law]
-    from dlconcepts import checks  # takes a moment, and only a finding needs it
-
-    return checks.REGISTRY[law].lesson  # type: ignore[attr-defined]
-
-
 def relative(file: str) -> Path:
     path = Path(file)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def described(finding: Finding) -> list[str]:
+def described(finding: Finding, about: Any) -> list[str]:
     """Return the lines that a person reads about a finding."""
-    about = lesson(finding.law)
     verdict = "BROKEN" if finding.verdict == "broken" else "note"
     times = f" ({finding.count} times)" if finding.count > 1 else ""
     head = f"{verdict:7} {finding.law}  {relative(finding.file)}:{finding.line}"

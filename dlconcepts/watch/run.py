@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from dlconcepts.watch.hooks import Hooks
+from dlconcepts.watch.laws import LAWS
 from dlconcepts.watch.places import OURS
-from dlconcepts.watch.report import Report
+from dlconcepts.watch.report import Finding, Report
 from dlconcepts.watch.trace import Trace
+
+__all__ = ["Finding", "Report", "watching"]
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def watching() -> Iterator[Report]:
     >>> [finding.law for finding in report.findings]
     ['a-step-follows-its-own-batch']
     """
-    report, trace = Report(), Trace()
+    report, trace = Report(), Trace(LAWS)
     try:
         with Hooks(trace):
             yield report
@@ -52,6 +55,8 @@ def complete(report: Report, trace: Trace) -> None:
     for law in trace.laws:
         seen = "kept" if law.seen and not law.gave_up else "not seen"
         report.laws[law.id] = "broken" if law.id in broken else seen
+        if law.explanation is not None:
+            report.explanations[law.id] = law.explanation
     report.steps, report.errors = trace.steps, trace.errors
     report.seconds = round(seconds, 3)
     report.overhead = round(seconds / max(seconds - trace.spent, 1e-9), 3)
@@ -64,7 +69,7 @@ def run_script(
 
     `done` is called exactly once, however the script ends, but for a signal that kills it.
     """
-    report, trace = Report(), Trace()
+    report, trace = Report(), Trace(LAWS)
     main = os.getpid()
     leave = os._exit
 

@@ -3,7 +3,7 @@
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,9 +113,7 @@ class Site:
 class Trace:
     """What a run has done; hooks report to it, and laws judge it."""
 
-    def __init__(self) -> None:
-        from dlconcepts.watch.laws import LAWS
-
+    def __init__(self, laws: Iterable[Callable[["Trace"], Any]]) -> None:
         self.quiet = 0
         self.started = time.perf_counter()
         self.spent = 0.0  # seconds in proofs
@@ -137,7 +135,7 @@ class Trace:
         self.trained: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         self.built: dict[int, Place] = {}  # where loaders were built
-        self.laws = [law(self) for law in LAWS]
+        self.laws = [law(self) for law in laws]
         self.listeners: dict[str, list[Any]] = {}
 
     def tell(self, event: str, *arguments: Any) -> None:

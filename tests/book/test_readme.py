@@ -24,15 +24,19 @@ def command(name: str) -> list[str]:
     return next(line.split() for line in COMMANDS if line.split()[0] == name)
 
 
-def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program as a file of its own."""
-    file = folder / "program.py"
+def run(program: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a file of its own, after options of Python."""
+    file = folder / "train.py"
     file.write_text(program, encoding="utf-8")
     # With CI set, Hypothesis draws the same examples each time. Older versions, which shrink
     # to another corner of a tensor, then find the same one too.
     environment = {**os.environ, "CI": "1"}
     return subprocess.run(
-        [sys.executable, file.name], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, *options, file.name],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -43,10 +47,12 @@ ATTEMPT, SESSION = re.findall(
 
 @pytest.mark.parametrize(("program", "printed"), PROGRAMS)
 def test_a_program_prints_what_stands_below_it(program: str, printed: str, tmp_path: Path) -> None:
-    """The counterexamples of the README are those that Hypothesis finds."""
-    error = run(program, tmp_path).stderr
+    """The counterexamples are those that Hypothesis finds, and the findings those of `watch`."""
+    command = "$ python -m dlconcepts watch train.py\n"
+    options = ["-m", "dlconcepts", "watch"] if printed.startswith(command) else []
+    error = run(program, tmp_path, *options).stderr
 
-    assert printed in error.replace("Falsifying example", "Failing test case")
+    assert printed.removeprefix(command) in error.replace("Falsifying example", "Failing test case")
 
 
 def test_the_remedy_of_the_first_program_is_one(tmp_path: Path) -> None:

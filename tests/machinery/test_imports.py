@@ -21,8 +21,9 @@ BELOW = {
     "testing": {"support"},
     "checks": {"support"},
     "parity": BELOW_THE_LESSONS | set(LESSONS),
+    "watch": {"checks"},
     "practice": {"support", "testing"},
-    "cli": BELOW_THE_LESSONS | {*LESSONS, "testing", "checks", "parity", "practice"},
+    "cli": BELOW_THE_LESSONS | {*LESSONS, "testing", "checks", "watch", "parity", "practice"},
     "__main__": {"cli"},
     "": set(),
 }

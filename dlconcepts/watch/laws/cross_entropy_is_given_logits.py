@@ -45,11 +45,10 @@ class CrossEntropyIsGivenLogits(Law):
         self.calls.judge(place, bool(found))
         if found and self.calls.guilty(place) and not evaluates(place) and self.may_prove(place):
             where = self.softmaxes.get(id(scores.grad_fn), NOWHERE)
+            applied = f", applied on line {where.line}" if where.line not in (0, place.line) else ""
             seen = f"{found} in each of the first {self.calls.looks[place]} calls"
-            applied = f": softmax was applied on line {where.line}" if where.line else ""
-            self.broken(
-                place, f"{seen}: they come from {source}{applied}", proof(name, scores, target)
-            )
+            text = f"{seen}: they come from {source}{applied}"
+            self.broken(place, text, proof(name, scores, target))
 
 
 def squashed(scores: Tensor, name: str) -> tuple[str, str]:
