@@ -41,7 +41,7 @@ def run(program: str, folder: Path, *options: str) -> subprocess.CompletedProces
 
 
 ATTEMPT, SESSION = re.findall(
-    r"```(?:text|py)\n(    flat.*?|\$ python.*?)```", README, flags=re.DOTALL
+    r"```(?:text|py)\n(    flat.*?|\$ python -m dlconcepts practice.*?)```", README, flags=re.DOTALL
 )
 
 
