@@ -5,12 +5,14 @@
     python docs/record.py laws --from results.xml           # record a finished run
     python docs/record.py benchmark strategies --rounds 5   # the output of benchmarks/strategies.py
     python docs/record.py runs                              # train and transfer, with pictures
+    python docs/record.py watch                             # one bug for each law of `watch`
 
 Everything goes to docs/results/. The records of the laws contain no host names, paths, timings or
 memory addresses, so two runs with the same results write the same file.
 """
 
 import argparse
+import difflib
 import json
 import os
 import shlex
@@ -32,6 +34,7 @@ from dlconcepts.testing.claims import all_claims
 from dlconcepts.testing.records import clean_case, clean_text, digest, load, sources
 from dlconcepts.testing.results import judge, read_item
 from dlconcepts.testing.run import environment, find_devices
+from dlconcepts.watch.report import Finding, Report, described
 from tests.data.make_photographs import PHOTOGRAPHS
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     benchmark = commands.add_parser("benchmark", help="run a benchmark and record its output")
     benchmark.add_argument("name", help="the file in benchmarks/, without .py")
     commands.add_parser("runs", help="train on Fashion-MNIST, and on photographs")
+    commands.add_parser("watch", help="watch a script with a bug for each law")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "benchmark":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -82,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif arguments.command == "benchmark":
         command = [f"benchmarks/{arguments.name}.py", *rest]
         record_output(command, RESULTS / "benchmarks" / f"{arguments.name}.json")
+    elif arguments.command == "watch":
+        record_watch()
     else:
         record_runs()
 
@@ -252,6 +258,48 @@ def record_runs() -> None:
             if (name, picture.name) != ("transfer", "predictions.png"):
                 colours = Image.open(picture).convert("RGB").quantize(256)
                 colours.save(RESULTS / "runs" / f"{name}-{picture.name}", optimize=True)
+
+
+def record_watch() -> None:
+    """Plant a bug of each law of `watch` into a correct script, and record what is said of it."""
+    from dlconcepts.watch.laws import LAWS
+    from tests.watch import mutations, programs
+    from tests.watch.running import Runner
+
+    scripts = [*programs.KINDS.values(), *programs.sample(24)]
+    runner, found = Runner(jobs=2), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for law in LAWS:
+            planted = [(s, m) for b in mutations.BUGS if b.law == law.id for s in scripts
+                       if (m := b.plant(s)) is not None]  # fmt: skip
+            for number, (script, mutant) in enumerate(planted):
+                run = runner.run(mutant.text, Path(folder) / f"{law.id}-{number}")
+                said = [each for each in run.broken() if each["law"] == law.id]
+                if said and mutant.near(said[0]["line"]):
+                    lines = difflib.unified_diff(
+                        script.text.splitlines(), mutant.text.splitlines(), lineterm="", n=2
+                    )
+                    about = Report(
+                        explanations={law.id: law.explanation} if law.explanation else {}
+                    )
+                    finding = Finding(law.id, "broken", "train.py", **{
+                        key: said[0][key] for key in ("line", "message", "proof")
+                    })  # fmt: skip
+                    lesson = about.lesson(law.id)
+                    text = described(finding, lesson)
+                    text[0] += "  " + mutant.text.splitlines()[finding.line - 1].strip()
+                    found[law.id] = {
+                        "concept": lesson.concept,
+                        "edit": "\n".join(list(lines)[2:]),
+                        "said": clean_text("\n".join(text)),
+                    }
+                    break
+            print(law.id, "recorded" if law.id in found else "has no example", flush=True)
+    runner.close()
+    known = {key: value for key, value in facts(["cpu"], "").items() if value}
+    record = {"environment": known, "laws": found}
+    file = RESULTS / "watch.json"
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ from dlconcepts.testing.claims import LESSONS, Claim
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Pages that span the lessons.
-ACROSS = ("claims", "corrected", "mistakes", "changed", "rot", "runs", "power", "measured")
+ACROSS = (
+    *("claims", "corrected", "mistakes", "changed", "watch", "rot", "runs", "power"),
+    "measured",
+)
 # The name of each record on the page "The power of the laws", and of its file.
 POWER = {"faults": "faults", "mutants": "mutants", "kinds": "strategies"}
 VERDICTS = {
@@ -203,8 +206,9 @@ def write_pages(out: Path) -> None:
         "others": {
             name: value
             for name, value in records.recorded("*.json").items()
-            if not name.startswith(("rot-", "power"))
+            if not name.startswith(("rot-", "power", "watch"))
         },
+        "watched": records.recorded("watch.json").get("watch"),
         "calls": rot.CALLS,
     }
     for name in ("start", *ACROSS):

@@ -21,7 +21,7 @@ MORE = 1.5  # times the divisor: the last group of an epoch may be smaller, not 
 class AccumulationKeepsTheMean(Law):
     id = "accumulation-keeps-the-mean"
     explanation = Explanation(
-        claim="autograd.micro-batches",
+        claim="autograd.micro-batches-add-up-to-a-batch",
         concept="Accumulated gradients that are not averaged",
         why="the gradient is k times that of the whole batch: the step is as long as with k times "
         "the learning rate, and clipping cuts it",

@@ -45,10 +45,11 @@ class TheLossIsFinite(Law):
         self.bad = NOWHERE, 0.0
         if place.line and self.may_prove(place):
             lost = [p for p in held.parameters if not bool(torch.isfinite(p.detach()).all())]
+            before = f", after {self.last:.4g}" if held.steps > 1 else ""
             if lost:
                 self.broken(
                     place,
-                    f"the loss is {value} at step {held.steps}, after {self.last:.4g}",
+                    f"the loss is {value} at step {held.steps}{before}",
                     f"{len(lost)} of {len(held.parameters)} parameters are NaN or infinite after "
                     "the step",
                 )

@@ -16,7 +16,7 @@ FEW = 4  # batches that show whether labels come in order
 class TrainingDataIsShuffled(Law):
     id = "training-data-is-shuffled"
     explanation = Explanation(
-        claim="loading.shuffle-the-training-data",
+        claim="images.loader-shuffles-batches",
         concept="Training data in its stored order",
         why="batches of one class pull the model to that class, and the next ones away again",
         fix="DataLoader(training_data, shuffle=True)",

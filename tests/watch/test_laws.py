@@ -1,0 +1,30 @@
+"""The laws of `watch` as a list: their names, texts and claims."""
+
+import pytest
+
+from dlconcepts.checks import REGISTRY
+from dlconcepts.testing.claims import all_claims
+from dlconcepts.watch.law import Law
+from dlconcepts.watch.laws import LAWS
+from dlconcepts.watch.report import Report
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
+def test_a_law_explains_itself_and_belongs_to_a_claim(law: type[Law]) -> None:
+    """Where a check has the law, the texts are the check's; each names a claim of the course."""
+    own = {law.id: law.explanation} if law.explanation else {}
+    lesson = Report(explanations=own).lesson(law.id)
+
+    assert (law.id in REGISTRY) == (law.explanation is None)
+    assert lesson.claim in {claim.id for claim in all_claims()}
+    assert lesson.concept
+    assert lesson.why
+    assert lesson.fix
+
+
+def test_each_law_is_in_a_file_of_its_name() -> None:
+    """Who knows a law's name knows where to read it."""
+    files = [law.__module__.rpartition(".")[2].replace("_", "-") for law in LAWS]
+
+    assert files == [law.id for law in LAWS]
+    assert len(set(files)) == 32
