@@ -292,13 +292,13 @@ LAW = "training-is-in-training-mode"
 # Where eval mode comes at the end, if at all.
 NEVER_LEFT = r"def predict|FOLDS|def fit\(model|CHECKPOINT\.unlink"
 bug(LAW, "train_is_left_out", cut(rf"{S}model\.train\(\)"), mark(LOSS), mark(r"\.backward\(\)"),
-    mark(r"model\.eval\(\)"), where=SWITCHED, but=NEVER_LEFT)
+    mark(r"model\.eval\(\)"), mark("return total / count"), where=SWITCHED, but=NEVER_LEFT)
 bug(LAW, "eval_for_train", swap(rf"^( *)({S})model\.train\(\)$", rf"\1\2model.eval(){SIGN}"),
     mark(LOSS), mark(r"\.backward\(\)"), where=SWITCHED, but="def predict")
 bug(LAW, "train_before_the_epochs",
     swap(rf"^( *)(for epoch in .*:\n)((?: *weights[^\n]*\n)?) *({S}model\.train\(\))\n",
          r"\1\4\n\1\2\3"), mark(r"for epoch in "), mark(LOSS), mark(r"\.backward\(\)"),
-    mark(r"model\.eval\(\)"), where=SWITCHED, but=NEVER_LEFT)
+    mark(r"model\.eval\(\)"), mark("return total / count"), where=SWITCHED, but=NEVER_LEFT)
 
 LAW = "validation-records-no-gradients"
 NO_GRAD = rf"^(?P<space> *)with torch\.(?:no_grad|inference_mode)\(\):\n{BLOCK}"
@@ -502,7 +502,7 @@ bug(LAW, "divided_after_backward",
          rf"\1loss.backward(){SIGN}\n\1loss = loss / ACCUMULATE"))
 bug(LAW, "twice_as_many_batches_as_divided_by",
     swap(r"if \(i \+ 1\) % ACCUMULATE == 0:", f"if (i + 1) % (2 * ACCUMULATE) == 0:{SIGN}"),
-    mark(r"\.backward\(\)"), but="scheduler")
+    mark(r"\.backward\(\)"), but="T_max|total_steps")
 
 # ----------------------------------------------------------------- weights and checkpoints
 
@@ -621,7 +621,7 @@ bug(LAW, "attention_across_the_batch",
     mark(r"self\.encoder\(x\)"))
 bug(LAW, "batch_norm_without_statistics",
     swap(r"(nn\.BatchNorm[12]d\(\d+)\)", rf"\1, track_running_stats=False){SIGN}"),
-    mark(r"self\.(?:body|features)\(x\)"), but="AveragedModel|frozen|running_mean")
+    mark(r"self\.(?:body|features|norm)\("), but="AveragedModel|frozen|running_mean")
 
 LAW = "predictions-do-not-see-their-targets"
 bug(LAW, "no_causal_mask", cut(r"scores = scores\.masked_fill\(.*\)"), mark(r"scores"))
@@ -690,9 +690,9 @@ bug(LAW, "the_logarithm_of_zero",
     swap(r"return F\.log_softmax\(x, dim=1\)", f"return F.softmax(1000 * x, dim=1).log(){SIGN}"),
     mark(LOSS), but="best_loss|Plateau")
 bug(LAW, "a_rate_that_is_much_too_large",
-    swap(r"torch\.optim\.SGD\((.*), lr=0\.05, momentum=0\.9\)",
-         rf"torch.optim.SGD(\1, lr=1e4, momentum=0.9){SIGN}"), mark(LOSS), where="mse_loss",
-    but="best_loss|Plateau|OneCycleLR\\(|clip_grad")
+    swap(r"(optimizer = torch\.optim\.\w+\(.*, lr=)0\.\d+", r"\g<1>1e25"),
+    mark(r"optimizer = torch"), mark(LOSS), where="mse_loss",
+    but="best_loss|Plateau|OneCycleLR\\(|clip_grad|closure")
 bug(LAW, "a_root_without_a_slope",
     swap(rf"^( *)(loss = (?:F\.|criterion).*{S}model.*)$",
          r"\1\2\n\1for p in model.parameters():\n"
