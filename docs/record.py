@@ -286,7 +286,7 @@ def record_watch() -> None:
                         key: said[0][key] for key in ("line", "message", "proof")
                     })  # fmt: skip
                     lesson = about.lesson(law.id)
-                    text = described(finding, lesson)
+                    text = described(finding, lesson, width=84)  # as a page is wide
                     text[0] += "  " + mutant.text.splitlines()[finding.line - 1].strip()
                     found[law.id] = {
                         "concept": lesson.concept,

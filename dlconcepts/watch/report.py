@@ -170,7 +170,7 @@ def relative(file: str) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def described(finding: Finding, about: Any) -> list[str]:
+def described(finding: Finding, about: Any, width: int = WIDTH) -> list[str]:
     """Return the lines that a person reads about a finding."""
     verdict = "BROKEN" if finding.verdict == "broken" else "note"
     times = f" ({finding.count} times)" if finding.count > 1 else ""
@@ -180,5 +180,5 @@ def described(finding: Finding, about: Any) -> list[str]:
     for name, text in {**parts, "fix": about.fix, "claim": about.claim}.items():
         if text:
             first = f"    {name:10} "
-            lines += textwrap.wrap(first + text, WIDTH, subsequent_indent=" " * 15)
+            lines += textwrap.wrap(first + text, width, subsequent_indent=" " * 15)
     return lines
