@@ -33,7 +33,7 @@ from torch.optim.optimizer import (
 from torch.utils.data import DataLoader, dataloader
 
 from dlconcepts.watch.places import Place, here, is_user_file, maker, user_frames
-from dlconcepts.watch.trace import KEPT, Forward, Mark, Trace, size
+from dlconcepts.watch.trace import AWAKE, EVERY, KEPT, TWO, Forward, Mark, Trace, size
 
 # Losses whose inputs a law judges.
 LOSSES = (
@@ -50,13 +50,23 @@ def original(function: Any) -> Any:
     return getattr(function, "_dlconcepts_original", function)
 
 
+class Running(threading.local):
+    """What a thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.stack: list[nn.Module] = []
+        self.forward: Forward | None = None
+
+
 class Hooks:
     """Report a run to a trace, from `__enter__` to `__exit__`."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.local = threading.local()
+        self.local = Running()
         self.undo: list[Callable[[], object]] = []
+        self.calls: dict[Any, int] = {}  # of models, by the line
+        self.routine: set[Any] = set()  # lines of forward passes that train
         self.parts: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
 
     def __enter__(self) -> "Hooks":
@@ -97,23 +107,37 @@ class Hooks:
 
     def before_forward(self, module: nn.Module, args: Any) -> None:
         # First, since torch.compile traces hooks: this is then all that it sees.
-        if torch.compiler.is_compiling() or self.is_off:
+        if torch.compiler.is_compiling():
             return
-        with torch._C.DisableTorchFunction():
-            stack: list[nn.Module] = self.local.__dict__.setdefault("stack", [])
-            stack.append(module)
-            if self.depth("backward"):  # a checkpoint is computed again
-                return
-            if len(stack) == 1:
-                self.local.forward = self.begin(module, args)
-            elif self.trace.close or not self.local.forward or not self.local.forward.training:
-                self.note_layer(module, args)
+        local = self.local
+        if local.stack:
+            local.stack.append(module)
+            forward = local.forward
+            if forward is not None and (self.trace.close or not forward.training):
+                with torch._C.DisableTorchFunction():
+                    self.note_layer(forward, module, args)
+        elif not self.is_off:
+            local.stack.append(module)
+            local.forward = None
+            caller = caller_of_module()
+            key = None if caller is None else (caller.f_code, caller.f_lineno)
+            calls = self.calls[key] = self.calls.get(key, 0) + 1
+            is_routine = calls > AWAKE and calls % EVERY >= TWO
+            is_routine = is_routine or (self.rests() and key in self.routine)
+            if not is_routine and not self.depth("backward"):  # else a checkpoint is run again
+                with torch._C.DisableTorchFunction():
+                    local.forward = self.begin(module, args, caller)
+                    if local.forward is not None:
+                        local.forward.key = key
 
-    def note_layer(self, module: nn.Module, args: Any) -> None:
-        forward: Forward | None = self.local.forward
-        if forward is not None and forward.inner is None and module._parameters and args:
+    def rests(self) -> bool:
+        """Return whether what happens is one of many training steps, of which few are watched."""
+        return self.trace.rests and torch.is_grad_enabled()
+
+    def note_layer(self, forward: Forward, module: nn.Module, args: Any) -> None:
+        if forward.inner is None and module._parameters and args:
             forward.inner = args[0]  # what the first layer with weights is given
-        if forward is not None and id(module) not in forward.called:
+        if id(module) not in forward.called:
             forward.called[id(module)] = here()
             if not self.holds(forward.owner, module):
                 self.trace.tell("stranger", module, forward, here())
@@ -126,8 +150,7 @@ class Hooks:
             known = self.parts[owner] = {id(part) for part in owner.modules()}
         return id(module) in known
 
-    def begin(self, module: nn.Module, args: Any) -> Forward | None:
-        caller = caller_of_module()
+    def begin(self, module: nn.Module, args: Any, caller: FrameType | None) -> Forward | None:
         owner = self.owner_in(caller, module)
         if owner is None and next(module.parameters(), None) is None:
             return None  # a loss, or an activation that is used as a function
@@ -169,14 +192,14 @@ class Hooks:
         return None
 
     def after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or self.is_off:
+        if torch.compiler.is_compiling():
             return
-        stack: list[nn.Module] = self.local.__dict__.get("stack", [])
-        if module not in stack:  # watching began inside its forward
-            return
+        stack = self.local.stack
+        if not any(running is module for running in reversed(stack)):
+            return  # watching began inside its forward, or rests
         while stack.pop() is not module:
             pass
-        forward: Forward | None = getattr(self.local, "forward", None)
+        forward = self.local.forward
         if stack or forward is None or output is None or self.depth("backward"):
             return
         with torch._C.DisableTorchFunction():
@@ -190,20 +213,10 @@ class Hooks:
     def mark(self, forward: Forward, output: Any) -> None:
         """Attach marks to the graph of an output; they live, and are walked, with it."""
         trace = self.trace
-        site, follow = trace.site(forward), weakref.ref(forward)
-
-        class Walked(Mark):
-            def walk(self, *_: Any) -> None:
-                self.walked = trace.backwards
-                found = follow()
-                if found is not None and not found.walked:
-                    found.walked, trace.last = True, found
-                    site.walked += 1
-
         for path, tensor in outputs_of(output)[:MARKED]:
             node = tensor.grad_fn
             if node is not None:
-                mark = Walked()
+                mark = Mark(trace, forward)
                 node.register_prehook(mark.walk)
                 forward.marks.add(mark)
                 trace.marks.add(mark)
@@ -257,6 +270,9 @@ class Hooks:
             trace.tell("step_ends", held)
             held.new = 0
             n = held.steps
+            if trace.last is not None:
+                self.routine.add(trace.last.key)
+            trace.rests = trace.steps > AWAKE and trace.steps % EVERY >= TWO
             trace.close = n < 4 or n & (n - 1) == 0
 
     # What has no public hook.
@@ -334,6 +350,8 @@ class Hooks:
             self.trace.tell(event, *arguments)
 
     def around_loss(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self.rests():
+            return function(*args, **kwargs)
         with self.inside("loss") as outermost:
             result = function(*args, **kwargs)
         if outermost and isinstance(result, Tensor):
@@ -350,23 +368,24 @@ class Hooks:
             result = function(*args, **kwargs)
         if outermost and self.trace.close and isinstance(result, Tensor):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            running = self.local.__dict__.get("stack", [])
+            running = self.local.stack
             self.tell("softmax", function.__name__, args[:1], dim, result, bool(running), here())
         return result
 
     def around_dropout(self, function: Any, args: Any, kwargs: Any) -> Any:
         given = len(args) > 2 or "training" in kwargs
-        stack = self.local.__dict__.get("stack", [])
+        stack = self.local.stack
         if not given and stack and not stack[-1].training:
-            self.tell("dropout", stack[-1], getattr(self.local, "forward", None), here())
+            self.tell("dropout", stack[-1], self.local.forward, here())
         return function(*args, **kwargs)
 
     def around_backward(self, function: Any, args: Any, kwargs: Any) -> Any:
         losses = kwargs.get("tensors", args[0] if args else None)
         loss = losses if isinstance(losses, Tensor) else next(iter(losses or ()), None)
         with self.inside("backward") as outermost:
+            self.trace.backwards += outermost
+            outermost = outermost and not self.trace.rests
             if outermost and isinstance(loss, Tensor):
-                self.trace.backwards += 1
                 place = here()
                 for held in self.trace.holders():
                     held.before = held.signature()
@@ -448,6 +467,8 @@ class Hooks:
         return result
 
     def around_zero_grad(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self.trace.rests:
+            return function(*args, **kwargs)
         with self.inside("zero") as outermost:
             if outermost:
                 self.tell("clears", args[0], here())
@@ -495,6 +516,7 @@ class Hooks:
             if key and getattr(args[0], "_dlconcepts_ended", False):
                 self.tell("read_twice", self.trace.loaders[key](), here())
             args[0]._dlconcepts_ended = True
+            self.trace.loader = 0
             raise
         if key:
             self.trace.loader = key

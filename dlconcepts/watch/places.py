@@ -26,8 +26,9 @@ FOREIGN = tuple(
     }
 )
 VALIDATION = re.compile(
-    r"(?<![a-z])(eval|evaluat\w*|val|valid\w*|test|tests|testing|preds?|predict\w*|infer\w*|dev|accuracy|"
-    r"score|holdout|heldout)(?![a-z])"
+    # Not "valid" alone, which a GAN calls what is real.
+    r"(?<![a-z])(eval|evaluat\w*|val|validat\w*|valid_?(loader|data|set|iter|epoch|dl|x)\w*|x_valid|"
+    r"test|tests|testing|preds?|predict\w*|infer\w*|dev|accuracy|score|holdout|heldout)(?![a-z])"
 )
 TRAINING = re.compile(r"train|fit(?![a-z])|pseudo|rollout|act(?![a-z])")
 
@@ -94,6 +95,7 @@ def tree(file: str) -> ast.AST:
     return module
 
 
+@functools.lru_cache(maxsize=1024)  # a loop asks for the same lines at each step
 def function_at(place: Place) -> ast.AST:
     """Return the innermost function around a line, or the module."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Module)
@@ -114,6 +116,7 @@ def line_of_attribute(owner: object, attribute: str, method: str = "__init__") -
     return None
 
 
+@functools.lru_cache(maxsize=1024)
 def loops_at(place: Place) -> list[ast.For | ast.While]:
     """Return the loops around a line within its function, the innermost last."""
     loops = [
@@ -137,6 +140,7 @@ def words_at(place: Place, functions: tuple[str, ...] = ()) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", words).lower()
 
 
+@functools.lru_cache(maxsize=1024)
 def says_validation(place: Place, functions: tuple[str, ...] = ()) -> bool:
     """Return whether the names around a line say that it evaluates, and none that it trains.
 

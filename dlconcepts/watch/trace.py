@@ -16,16 +16,33 @@ from dlconcepts.watch.report import Finding
 
 FIRST = 4  # steps that are looked at closely; later ones rarely, so that the run stays fast
 PROBES = 4
+# After so many steps the laws look at two in a row of each thirty-two.
+AWAKE, EVERY, TWO = 256, 32, 2
+ROUTINE = {
+    "forward",
+    "loss",
+    "clears",
+    "backward_begins",
+    "backward_ends",
+    "step_begins",
+    "step_ends",
+}
 KEPT = 16 * 2**20  # bytes of a batch that a trace may keep alive
 
 
 class Mark:
     """Lives as long as the graph of a forward pass; `walked` says whether backward reached it."""
 
-    walked = 0  # the number of the backward pass that reached it
+    def __init__(self, trace: "Trace", forward: "Forward") -> None:
+        self.trace, self.forward = trace, weakref.ref(forward)
+        self.walked = 0  # before which step of an optimizer backward reached it, from 1
 
     def walk(self, *_: Any) -> None:
-        raise NotImplementedError
+        self.walked = self.trace.steps + 1
+        forward = self.forward()
+        if forward is not None and not forward.walked:
+            forward.walked, self.trace.last = True, forward
+            self.trace.site(forward).walked += 1
 
 
 @dataclass(eq=False)
@@ -47,6 +64,7 @@ class Forward:
     called: dict[int, Place] = field(default_factory=dict)  # submodules, where they were called
     walked: bool = False
     ended: bool = False
+    key: Any = None  # of the line of its caller
     inner: Any = None
     versions: tuple[int, ...] = ()  # of its arguments, before
     writes: bool = False
@@ -77,12 +95,16 @@ class Held:
     reached: int = 0  # backward passes in all
     new: int = 0  # backward passes that reached its parameters since its last step
     before: Any = None
+    probed: tuple[int, list[Tensor]] = (0, [])
 
     @property
     def probes(self) -> list[Tensor]:
         """A few parameters whose gradients stand for all of an optimizer."""
-        parameters = self.parameters
-        return parameters[:: max(1, len(parameters) // PROBES)]
+        groups = len(self.groups)
+        if groups != self.probed[0]:
+            parameters = self.parameters
+            self.probed = groups, parameters[:: max(1, len(parameters) // PROBES)]
+        return self.probed[1]
 
     def signature(self) -> list[Any]:
         """Return what changes if somebody writes to a gradient."""
@@ -118,6 +140,7 @@ class Trace:
         self.started = time.perf_counter()
         self.spent = 0.0  # seconds in proofs
         self.steps = self.backwards = 0
+        self.rests = False
         self.close = True  # whether to look closely until the end of the next step
         self.findings: dict[tuple[str, str, str, int], Finding] = {}
         self.errors: list[str] = []
@@ -140,6 +163,8 @@ class Trace:
 
     def tell(self, event: str, *arguments: Any) -> None:
         """Give an event to each law that listens to it; an error of ours must not end the run."""
+        if self.rests and event in ROUTINE and torch.is_grad_enabled():
+            return
         listeners = self.listeners.get(event)
         if listeners is None:
             listeners = [
@@ -237,7 +262,11 @@ class Trace:
         site = self.site(forward)
         if site.walked or forward.walked or not self.trains(forward.owner):
             return False
-        if says_validation(forward.place, forward.functions):
+        # A training step detaches what it computes for itself, as a discriminator's opinion.
+        place = NOWHERE if ".detach()" in forward.place.code else forward.place
+        if says_validation(place, forward.functions):
+            return True
+        if any(map(says_validation, forward.callers[:1])):
             return True
         training = {key for other in self.sites.values() if other.walked for key in other.loaders}
         return bool(forward.loader and training and forward.loader not in training)

@@ -23,7 +23,7 @@ class APartialCheckpointIsRefused(Law):
     def on_step_begins(self, held: Any) -> None:
         self.file = []
 
-    def on_state_loads(self, owner: Any, state: Any, place: Place) -> None:
+    def on_state_loaded(self, owner: Any, state: Any, result: Any, place: Place) -> None:
         if not isinstance(owner, nn.Module) or not isinstance(state, dict):
             return
         self.seen = True

@@ -52,24 +52,25 @@ class DataIsNormalisedOnce(Law):
         self.seen = True
         inner, forward.inner = forward.inner, None
         pairs = [(given, inputs), (inputs, inner)]
-        for before, after in pairs:
+        inside = next(iter(forward.called.values()), forward.place)
+        for (before, after), place in zip(pairs, (forward.place, inside), strict=True):
             if isinstance(after, Tensor) and after.shape == inputs.shape:
-                self.look(before, after, forward)
+                self.look(before, after, place)
 
-    def look(self, given: Tensor | None, inputs: Tensor, forward: Forward) -> None:
+    def look(self, given: Tensor | None, inputs: Tensor, place: Place) -> None:
         data = inputs.detach()
         largest = float(data.abs().max())
         if data.ndim >= 3 and 0 < largest <= 1.01 * BYTE and float(data.min()) >= 0:
-            if self.may_prove(forward.place):
+            if self.may_prove(place):
                 self.broken(
-                    forward.place,
+                    place,
                     "the inputs were divided by 255 twice",
                     f"their largest value is {largest:.4g}, and 1/255 is {BYTE:.4g}",
                 )
         elif given is not None and given.shape == inputs.shape and given is not inputs:
-            self.compare(given.detach().double().cpu(), data.double().cpu(), forward)
+            self.compare(given.detach().double().cpu(), data.double().cpu(), place)
 
-    def compare(self, given: Tensor, data: Tensor, forward: Forward) -> None:
+    def compare(self, given: Tensor, data: Tensor, place: Place) -> None:
         """Look for normalised data of a loader that was shifted and scaled again."""
         dims = [0, *range(2, data.ndim)]  # one mean for each channel
         mean, deviation = given.mean(dims), given.std(dims)
@@ -79,9 +80,9 @@ class DataIsNormalisedOnce(Law):
         shift = data.mean(dims).reshape(shape) - scale * mean.reshape(shape)
         affine = float((scale * given + shift - data).abs().max()) < 1e-3 * float(data.abs().max())
         moved = float(shift.abs().max()) > MOVED
-        if was_normal and affine and moved and self.may_prove(forward.place):
+        if was_normal and affine and moved and self.may_prove(place):
             self.broken(
-                forward.place,
+                place,
                 "normalised batches of the loader are shifted and scaled again",
                 f"they came with mean {float(mean.mean()):.2f} and deviation "
                 f"{float(deviation.mean()):.2f}, and enter the model with {float(data.mean()):.2f} "

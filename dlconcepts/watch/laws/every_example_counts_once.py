@@ -23,6 +23,7 @@ class EveryExampleCountsOnce(Law):
         self.losses: dict[Place, list[tuple[float, int, bool]]] = {}
         self.sizes: dict[Place, list[int]] = {}  # of the batches of an evaluation, by its line
         self.names: list[str] = []  # of loaders
+        self.validations: set[Place] = set()
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         self.judge()
@@ -44,6 +45,7 @@ class EveryExampleCountsOnce(Law):
             return
         loader = self.trace.loaders.get(forward.loader, lambda: None)()
         self.seen = True
+        self.validations.add(forward.place)
         rest = dropped(loader)
         if rest and forward.callers and self.may_prove(id(loader)):
             self.broken(
@@ -69,16 +71,22 @@ class EveryExampleCountsOnce(Law):
         losses, self.losses = self.losses, {}
         sizes, self.sizes = self.sizes, {}
         for place, found in sizes.items():
-            ragged = 1 < len(found) < MOST and len(set(found)) > 1
-            if not says_validation(place, (getattr(function_at(place), "name", ""),)):
+            several = 1 < len(found) < MOST
+            ragged = several and len(set(found)) > 1
+            named = says_validation(place, (getattr(function_at(place), "name", ""),))
+            if not named and place not in self.validations:
                 continue
             self.seen = self.seen or ragged
-            fault = division(place, self.names) if ragged else None
+            fault = division(place, self.names) if several else None
+            if fault and not ragged and "all examples" not in fault[1]:
+                fault = None
             if fault is None or not self.may_prove(fault[0]):
                 continue
             where, what = fault
             inside = function_at(place)
             known = [v for p, v in losses.items() if function_at(p) is inside and len(v) > 1]
+            if "all examples" in what and not (known and known[0][0][2]):
+                continue  # sums may be divided by the number of examples
             self.broken(where, what, proof(found, known[0] if known else [], what))
 
 
@@ -86,8 +94,8 @@ def proof(sizes: list[int], losses: list[tuple[float, int, bool]], what: str) ->
     total, room = sum(sizes), len(sizes) * max(sizes)
     if "room" in what:
         return f"the {len(sizes)} batches have {total} examples, and room for {room}"
-    if losses and "loss" in what:
-        plain = sum(x for x, _, _ in losses) / len(losses)
+    if losses and ("loss" in what or "all examples" in what):
+        plain = sum(x for x, _, _ in losses) / (total if "all examples" in what else len(losses))
         mean = sum(x * (n if is_mean else 1) for x, n, is_mean in losses) / total
         return f"the mean over all {total} examples is {mean:.6g}; this gives {plain:.6g}"
     weight = max(sizes) / min(sizes)
@@ -135,6 +143,10 @@ def division(place: Place, loaders: list[str]) -> tuple[Place, str] | None:
         is_product = isinstance(by, ast.BinOp) and isinstance(by.op, ast.Mult)
         if value and is_product and any(is_count(part, counts) for part in (by.left, by.right)):
             return Place(place.file, node.lineno), "a sum is divided by the room in the batches"
+        by_all = re.fullmatch(r"len\(.+\.dataset\)", ast.unparse(by)) and "loss" in value
+        if by_all and not WEIGHTED.search(value) and "reduction" not in value:
+            text = "means of batches are added up and divided by the number of all examples"
+            return Place(place.file, node.lineno), text
         weighted = WEIGHTED.search(value.replace(").sum().item() / ", ""))
         is_mean = MEANS.search(value) and not weighted
         if is_mean and is_count(by, {*counts, what}):

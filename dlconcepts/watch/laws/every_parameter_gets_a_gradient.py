@@ -24,6 +24,7 @@ class EveryParameterGetsAGradient(Law):
         self.place = NOWHERE
         self.idle: dict[int, tuple[Forward, str, nn.Module, str]] = {}
         self.called: set[int] = set()
+        self.reached: set[int] = set()
         self.backwards = 0
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
@@ -38,7 +39,10 @@ class EveryParameterGetsAGradient(Law):
             return
         self.seen = True
         parameters = [p for p in held.parameters if p.requires_grad]
-        missing = {id(p) for p in parameters if p.grad is None}
+        # Another optimizer may share a parameter, and its loss reach it.
+        known = [p for other in self.trace.holders() for p in other.parameters]
+        self.reached.update(id(p) for p in known if p.grad is not None)
+        missing = {id(p) for p in parameters if id(p) not in self.reached}
         self.missing[key] = self.missing.get(key, missing) & missing
         self.looks[key] = self.looks.get(key, 0) + 1
         if self.looks[key] == STEPS and self.missing[key]:

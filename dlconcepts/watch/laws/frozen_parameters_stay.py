@@ -22,7 +22,7 @@ class FrozenParametersStay(Law):
     def on_step_begins(self, held: Held) -> None:
         self.look_for_attributes(held)
         frozen = [p for p in held.parameters if not p.requires_grad]
-        model = self.trace.last.owner if self.trace.last else None
+        model = self.trace.last.owner if self.trace.last and self.trace.close else None
         if frozen or (model is not None and any(not p.requires_grad for p in model.parameters())):
             self.seen = True
         # A step skips what has no gradient; an old one is what moves a frozen parameter.

@@ -26,6 +26,7 @@ class TheLossIsKeptAsANumber(Law):
     def on_step_ends(self, held: Held) -> None:
         self.seen = self.seen or self.count > HELD
         # The marks of a forward pass live as long as its graph.
+        # Those of one step count once: it may collect several, and let go of them all.
         alive = len({mark.walked for mark in self.trace.marks if mark.walked})
         if alive > HELD and alive > min(self.count, 64) // 2 and self.may_prove(self.place):
             self.broken(

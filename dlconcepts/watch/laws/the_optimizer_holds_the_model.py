@@ -55,9 +55,7 @@ class TheOptimizerHoldsTheModel(Law):
         held, lost = max(strangers, key=lambda pair: len(pair[1]))
         known = {id(q) for q in model.parameters()}
         lost = [q for q in lost if id(q) not in known]
-        trains = any(
-            q.requires_grad and id(q) not in {id(x) for _, x in outside} for q in known_of(model)
-        )
+        trains = any(self.trace.is_held(q) for q in model.parameters())
         said = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
         proof = (
             f"{name} has a gradient of norm {float(p.grad.norm()):.3g}, and is the same to the "
@@ -72,7 +70,3 @@ class TheOptimizerHoldsTheModel(Law):
         elif trains and not self.trace.was_loaded(model, p):
             # Of loaded weights one may want to train the head alone.
             self.broken(held.place, said, proof)
-
-
-def known_of(model: nn.Module) -> list[Tensor]:
-    return list(model.parameters())

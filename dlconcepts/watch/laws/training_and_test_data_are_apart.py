@@ -1,5 +1,6 @@
 """What a model is tested on must not be what it was trained on."""
 
+import re
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dlconcepts.watch.trace import Forward, Held
 
 ROWS = 4096  # examples whose fingerprints are kept
 WIDTH = 16  # numbers of an example in its fingerprint
+TESTS = re.compile(r"test|val|eval|held|unseen")
 SHARE = 0.5  # of the test examples that are known from training
 
 
@@ -64,6 +66,9 @@ class TrainingAndTestDataAreApart(Law):
                 )
                 return
         rows = fingerprints(forward)
+        # Predictions for all of the training data are for a picture; of a part of it, for a test.
+        if not TESTS.search(" ".join([words, *said]).lower()) and len(rows) >= len(self.rows):
+            return
         found = sum(row in self.rows for row in rows)
         if len(rows) > 1 and found > SHARE * len(rows) and len(set(rows)) > 1:
             self.broken(

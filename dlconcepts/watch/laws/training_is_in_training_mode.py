@@ -34,11 +34,13 @@ class TrainingIsInTrainingMode(Law):
         if forward is None:
             return
         model = forward.owner
+        if forward.training and id(model) in self.trained:
+            self.steps.pop(id(model), None)
+            return
         layers = [m for m in model.modules() if is_switched(m)]
         self.seen = self.seen or bool(layers)
         if forward.training:
             self.trained.add(id(model))
-            self.steps.pop(id(model), None)
             return
         if not layers or any(m.training for m in layers):
             return

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import function_at, says_validation
+from dlconcepts.watch.places import NOWHERE, function_at, says_validation
 from dlconcepts.watch.trace import Forward, Held
 
 
@@ -66,7 +68,7 @@ class ValidationChangesNothing(Law):
     def on_step_begins(self, held: Held) -> None:
         self.look_for_changes(held)
         forward = self.trace.last
-        if forward is None or not says_validation(forward.place, forward.functions[:1]):
+        if forward is None or not says_validation(NOWHERE, forward.functions[:1]):
             return
         training = {s.place for s in self.trace.sites.values() if s.walked} - {forward.place}
         self.seen = True
@@ -82,5 +84,5 @@ class ValidationChangesNothing(Law):
 
 def digest(held: Held) -> float:
     """Return a number that changes with the smallest of a few parameters."""
-    smallest = min(held.probes, key=lambda p: p.numel(), default=None)
-    return float(smallest.detach().double().sum()) if smallest is not None else 0.0
+    smallest = min(held.probes, key=Tensor.numel, default=None)
+    return float(smallest.detach().sum()) if smallest is not None else 0.0
