@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import gallery
+from tests.watch.mutations import BUGS, Mutant
 from tests.watch.programs import programs
 from tests.watch.running import EPILOGUE, ROOT
 from tests.watch.scripts import controls, script
-from tests.watch.test_programs import mutants
+from tests.watch.test_programs import planted
 
 # Each example is two runs, so there are a fifth as many as elsewhere.
 few = settings(max_examples=max(2, settings.default.max_examples // 5))
@@ -21,6 +22,9 @@ PROJECTS = [
     for make in [*controls().values(), *(mistake.wrong for mistake in gallery.MISTAKES)]
     if make.__name__ not in NEVER_TWICE_THE_SAME
 ]
+MUTANTS: st.SearchStrategy[Mutant] = st.sampled_from(BUGS).flatmap(
+    lambda bug: st.sampled_from(planted(bug))
+)
 OURS = {"train.py", "printed.txt", "errors.txt", "report.json"}
 
 
@@ -57,7 +61,7 @@ def test_a_correct_script_computes_the_same_when_it_is_watched(runner, program) 
 
 
 @few
-@given(mutant=mutants())
+@given(mutant=MUTANTS)
 def test_a_script_with_a_bug_computes_the_same_when_it_is_watched(runner, mutant) -> None:
     """A proof recomputes things, but a bug still does what it did."""
     assert_unchanged(runner, mutant.text)
