@@ -403,6 +403,8 @@ class Hooks:
             return function(*args, **kwargs)
 
     def around_clip(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self.trace.rests:
+            return function(*args, **kwargs)
         with self.inside("clip") as outermost:
             parameters = kwargs.get("parameters", args[0] if args else ())
             if not isinstance(parameters, Tensor):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, Place
-from dlconcepts.watch.trace import KEPT, Held
+from dlconcepts.watch.trace import KEPT, Held, size
 
 LEAST = 1e-3  # a smaller share of old gradients could be rounding
 
@@ -34,7 +34,7 @@ class AStepFollowsItsOwnBatch(Law):
             elif id(held) not in self.carried:
                 kept, room = list[tuple[Tensor, Tensor]](), KEPT
                 for p, g in gradients:
-                    room -= g.nbytes
+                    room -= size(g)
                     if room > 0 or not kept:
                         kept.append((p, g.detach().clone()))
                 self.old[id(held)] = kept

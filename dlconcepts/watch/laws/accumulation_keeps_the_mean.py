@@ -10,7 +10,7 @@ from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws.a_step_follows_its_own_batch import norm
 from dlconcepts.watch.places import Place, function_at
 from dlconcepts.watch.report import Explanation
-from dlconcepts.watch.trace import KEPT, Held
+from dlconcepts.watch.trace import KEPT, Held, size
 
 SCALING = ("Div", "Mul")
 MEAN = "dlconcepts: a mean over a batch"
@@ -65,7 +65,7 @@ class AccumulationKeepsTheMean(Law):
         if not self.trace.close:
             return []
         found = [p for held in self.trace.holders() for p in held.probes]
-        return [p for p in found if p.grad is None or p.grad.nbytes <= KEPT // 16]
+        return [p for p in found if p.grad is None or size(p.grad) <= KEPT // 16]
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
         pairs = [(p.grad, self.gradients.get(id(p))) for p in self.probes()]

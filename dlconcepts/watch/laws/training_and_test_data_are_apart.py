@@ -13,7 +13,7 @@ from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Forward, Held
 
 ROWS = 4096  # examples whose fingerprints are kept
-WIDTH = 16  # numbers of an example in its fingerprint
+WIDTH = 256  # numbers of an example in its fingerprint
 TESTS = re.compile(r"test|val|eval|held|unseen")
 SHARE = 0.5  # of the test examples that are known from training
 

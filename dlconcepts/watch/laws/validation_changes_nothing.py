@@ -14,7 +14,7 @@ class ValidationChangesNothing(Law):
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        self.after: dict[int, float] = {}  # the weights after a step
+        self.after: dict[int, tuple[int, float]] = {}  # a step, and the weights after it
         self.evaluated: Forward | None = None
         self.loads = self.others = 0
 
@@ -26,14 +26,14 @@ class ValidationChangesNothing(Law):
         self.loads += 1
 
     def on_step_ends(self, held: Held) -> None:
-        self.after[id(held)] = digest(held)
+        self.after[id(held)] = held.steps, digest(held)
         self.evaluated = None
 
     def look_for_changes(self, held: Held) -> None:
         """Compare the weights with those after the last step, if an evaluation came between."""
         loads, self.loads = self.loads, 0
-        before = self.after.get(id(held))
-        if before is None or loads or digest(held) == before:
+        step, before = self.after.get(id(held), (-1, 0.0))
+        if step != held.steps or loads or digest(held) == before:
             return
         forward = self.evaluated
         if forward is None:
