@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws.a_step_follows_its_own_batch import norm
+from dlconcepts.watch.laws.seen_losses import is_mean
 from dlconcepts.watch.places import Place, function_at
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import KEPT, Held, size
@@ -41,7 +42,7 @@ class AccumulationKeepsTheMean(Law):
         self.gradients = {id(p): p.grad.clone() for p in self.probes() if p.grad is not None}
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
-        if named.get("reduction", "mean") == "mean" and result.grad_fn is not None:
+        if is_mean(named) and result.grad_fn is not None:
             # Not the node itself, which would keep the graph alive.
             cast(Any, result.grad_fn).metadata[MEAN] = True
 

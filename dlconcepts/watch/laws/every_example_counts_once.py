@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
+from dlconcepts.watch.laws.seen_losses import is_mean
 from dlconcepts.watch.places import Place, function_at, says_validation, user_frames
 from dlconcepts.watch.trace import Forward
 
 MOST = 256  # batches of an evaluation that are followed
-WEIGHTED = re.compile(r"\* ?(len\(|\w+\.(size|shape)|n\b|batch_size|bs\b)|\.sum\(\)")
+WEIGHTED = re.compile(r"\* ?[a-z_]|\.sum\(\)", re.I)
 MEANS = re.compile(r"loss|criterion|cross_entropy|/ ?(len\(|\w+\.(size|shape))|\.mean\(|acc", re.I)
 
 
@@ -58,7 +59,7 @@ class EveryExampleCountsOnce(Law):
         kept = self.losses.setdefault(place, [])
         if len(kept) < MOST and result.numel() == 1:
             n = len(named["input"]) if named["input"].ndim else 1
-            kept.append((float(result.detach()), n, named.get("reduction", "mean") == "mean"))
+            kept.append((float(result.detach()), n, is_mean(named)))
 
     def on_step_ends(self, held: Any) -> None:
         if self.sizes or self.losses:

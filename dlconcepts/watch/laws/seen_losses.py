@@ -54,3 +54,8 @@ def evaluates(place: Place) -> bool:
     """Return whether a loss only measures, and trains nothing."""
     # The line itself may well name what the model predicts.
     return says_validation(NOWHERE, (getattr(function_at(place), "name", ""),))
+
+
+def is_mean(named: dict[str, Any]) -> bool:
+    """Return whether the arguments of a loss ask for a mean; size_average is the old way."""
+    return named.get("reduction", "mean") == "mean" and named.get("size_average") is not False
