@@ -11,7 +11,7 @@ which a law had something to judge. "Rejected" are scripts with a planted bug wh
 called broken, and "located" those where the complaint is at most three lines from the fault.
 
 Gallery: a mistake is named if a law that stands for it is called broken, and located if the line is
-one of its own functions or classes. A complaint is a broken law in a correct project.
+in one of its own functions or classes. A complaint is a law called broken in a correct project.
 
 Overhead: wall seconds of the training steps, which the script measures itself, and of the whole
 process; the largest memory of the process. Each is the least of several runs, in turns.
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--gallery", action="store_true", help="the gallery as scripts")
     parser.add_argument("--overhead", action="store_true", help="seconds and memory")
     parser.add_argument("--programs", type=int, default=100, help="composed correct scripts")
-    parser.add_argument("--each", type=int, default=4, help="scripts in which to plant each bug")
+    parser.add_argument("--each", type=int, default=4, help="number of scripts for each bug")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each script, for overhead")
     parser.add_argument("--projects", type=int, default=6, help="of the gallery, for overhead")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")

@@ -34,8 +34,14 @@ from dlconcepts.testing.claims import all_claims
 from dlconcepts.testing.records import clean_case, clean_text, digest, load, sources
 from dlconcepts.testing.results import judge, read_item
 from dlconcepts.testing.run import environment, find_devices
+from dlconcepts.watch.law import Law
+from dlconcepts.watch.laws import LAWS
 from dlconcepts.watch.report import Finding, Report, described
 from tests.data.make_photographs import PHOTOGRAPHS
+from tests.watch import programs
+from tests.watch.mutations import BUGS, Mutant
+from tests.watch.programs import Program
+from tests.watch.running import Runner
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -262,44 +268,39 @@ def record_runs() -> None:
 
 def record_watch() -> None:
     """Plant a bug of each law of `watch` into a correct script, and record what is said of it."""
-    from dlconcepts.watch.laws import LAWS
-    from tests.watch import mutations, programs
-    from tests.watch.running import Runner
-
     scripts = [*programs.KINDS.values(), *programs.sample(24)]
     runner, found = Runner(jobs=2), {}
-    with tempfile.TemporaryDirectory() as folder:
-        for law in LAWS:
-            planted = [(s, m) for b in mutations.BUGS if b.law == law.id for s in scripts
-                       if (m := b.plant(s)) is not None]  # fmt: skip
-            for number, (script, mutant) in enumerate(planted):
-                run = runner.run(mutant.text, Path(folder) / f"{law.id}-{number}")
-                said = [each for each in run.broken() if each["law"] == law.id]
-                if said and mutant.near(said[0]["line"]):
-                    lines = difflib.unified_diff(
-                        script.text.splitlines(), mutant.text.splitlines(), lineterm="", n=2
-                    )
-                    about = Report(
-                        explanations={law.id: law.explanation} if law.explanation else {}
-                    )
-                    finding = Finding(law.id, "broken", "train.py", **{
-                        key: said[0][key] for key in ("line", "message", "proof")
-                    })  # fmt: skip
-                    lesson = about.lesson(law.id)
-                    text = described(finding, lesson, width=84)  # as a page is wide
-                    text[0] += "  " + mutant.text.splitlines()[finding.line - 1].strip()
-                    found[law.id] = {
-                        "concept": lesson.concept,
-                        "edit": "\n".join(list(lines)[2:]),
-                        "said": clean_text("\n".join(text)),
-                    }
-                    break
-            print(law.id, "recorded" if law.id in found else "has no example", flush=True)
+    for law in LAWS:
+        planted = ((s, b.plant(s)) for b in BUGS if b.law == law.id for s in scripts)
+        examples = (example(runner, law, s, m) for s, m in planted if m is not None)
+        found[law.id] = next(filter(None, examples), None)
+        print(law.id, "recorded" if found[law.id] else "has no example", flush=True)
     runner.close()
     known = {key: value for key, value in facts(["cpu"], "").items() if value}
-    record = {"environment": known, "laws": found}
+    record = {"environment": known, "laws": {name: each for name, each in found.items() if each}}
     file = RESULTS / "watch.json"
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def example(
+    runner: Runner, law: type[Law], script: Program, mutant: Mutant
+) -> dict[str, str] | None:
+    """Return the edit that plants a bug, and what is said of it, if that names its line."""
+    with tempfile.TemporaryDirectory() as folder:
+        broken = runner.run(mutant.text, Path(folder)).broken()
+    said = next((each for each in broken if each["law"] == law.id), None)
+    if said is None or not mutant.near(said["line"]):
+        return None
+    lesson = Report(explanations={law.id: law.explanation} if law.explanation else {}).lesson(
+        law.id
+    )
+    finding = Finding(law.id, "broken", "train.py", said["line"], said["message"], said["proof"])
+    head, *text = described(finding, lesson, width=84)  # as a page is wide
+    lines, wrong = script.text.splitlines(), mutant.text.splitlines()
+    _, _, *edit = difflib.unified_diff(lines, wrong, lineterm="", n=2)
+    head += f"  {wrong[finding.line - 1].strip()}"
+    said_in_full = clean_text("\n".join([head, *text]))
+    return {"concept": lesson.concept, "edit": "\n".join(edit), "said": said_in_full}
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Hooks:
                         local.forward.key = key
 
     def rests(self) -> bool:
-        """Return whether what happens is one of many training steps, of which few are watched."""
+        """Return whether this step is skipped: of many training steps only some are watched."""
         return self.trace.rests and torch.is_grad_enabled()
 
     def note_layer(self, forward: Forward, module: nn.Module, args: Any) -> None:
@@ -231,7 +231,9 @@ class Hooks:
             forward.norms = tuple(
                 name
                 for name, part in forward.owner.named_modules()
-                if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm)
+                if part.training
+                and isinstance(part, nn.modules.batchnorm._BatchNorm)
+                and part.track_running_stats
             )
         if forward.loader and len(site.loaders) < 8:
             site.loaders.add(forward.loader)
@@ -416,10 +418,8 @@ class Hooks:
                     (v for k, v in kwargs.items() if k in ("max_norm", "clip_value")), None
                 )
                 limit = args[1] if limit is None and len(args) > 1 else limit
-                kind = float(kwargs.get("norm_type", args[2] if len(args) > 2 else 2.0))
-                by_value = "value" in function.__name__
                 some = [parameters] if isinstance(parameters, Tensor) else parameters
-                self.tell("clips", some, limit, float("inf") if by_value else kind, here())
+                self.tell("clips", some, limit, here())
             return function(*args, **kwargs)
 
     def around_schedule(self, function: Any, args: Any, kwargs: Any) -> Any:

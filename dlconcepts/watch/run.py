@@ -45,7 +45,10 @@ def watching() -> Iterator[Report]:
 
 
 def complete(report: Report, trace: Trace) -> None:
-    """Judge what can be judged only at the end, and fill in a report."""
+    """Judge what can be judged only at the end, and fill in a report.
+
+    The overhead counts the seconds of the laws, not what the hooks themselves take.
+    """
     seconds = time.perf_counter() - trace.started
     with trace.proving():
         trace.settle(final=True)

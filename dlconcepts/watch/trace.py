@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from dlconcepts.watch.places import NOWHERE, Place, says_validation
 from dlconcepts.watch.report import Finding
 
-FIRST = 4  # steps that are looked at closely; later ones rarely, so that the run stays fast
-PROBES = 4
+PROBES = 4  # parameters that stand for all of an optimizer
 # After so many steps the laws look at two in a row of each thirty-two.
 AWAKE, EVERY, TWO = 256, 32, 2
 ROUTINE = {
@@ -138,7 +137,7 @@ class Trace:
     def __init__(self, laws: Iterable[Callable[["Trace"], Any]]) -> None:
         self.quiet = 0
         self.started = time.perf_counter()
-        self.spent = 0.0  # seconds in proofs
+        self.spent = 0.0  # seconds in laws, with their proofs
         self.steps = self.backwards = 0
         self.rests = False
         self.close = True  # whether to look closely until the end of the next step
@@ -171,15 +170,16 @@ class Trace:
                 getattr(law, f"on_{event}") for law in self.laws if hasattr(law, f"on_{event}")
             ]
             self.listeners[event] = listeners
-        for listener in listeners:
+        started = time.perf_counter()
+        for listener in list(listeners):
             try:
                 listener(*arguments)
             except Exception as error:  # laws meet objects of every kind
                 law = listener.__self__
                 self.errors.append(f"{law.id}: {type(error).__name__}: {error}")
                 law.gave_up = True
-                listeners[:] = [other for other in listeners if other is not listener]
-                break
+                listeners.remove(listener)  # the others still hear of the event
+        self.spent += time.perf_counter() - started
 
     def add(self, finding: Finding) -> None:
         key = finding.law, finding.verdict, finding.file, finding.line
@@ -190,12 +190,10 @@ class Trace:
     def proving(self) -> Iterator[None]:
         """Run code of the user or of PyTorch without reporting it as a part of the run."""
         self.quiet += 1
-        started = time.perf_counter()
         try:
             yield
         finally:
             self.quiet -= 1
-            self.spent += time.perf_counter() - started
 
     def settle(self, *, final: bool = False) -> None:
         """Report the forward passes whose graph is gone without a backward pass."""
@@ -253,11 +251,10 @@ class Trace:
         return site
 
     def is_validation(self, forward: Forward) -> bool:
-        """Return whether a forward pass that backward never reached evaluates a trained model.
+        """Return whether a forward pass without a backward pass evaluates a trained model.
 
-        The model may compute something for a training step as well: what a discriminator is to
-        judge, a pseudo-label, an action. So there has to be a sign: the names say so, or the batch
-        comes from a loader that training does not use.
+        A training step may also need such a pass, for a fake image, a pseudo-label or an action. So
+        we look for a sign: the names say it, or training does not use the loader of the batch.
         """
         site = self.site(forward)
         if site.walked or forward.walked or not self.trains(forward.owner):

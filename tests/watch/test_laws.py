@@ -7,6 +7,7 @@ from dlconcepts.testing.claims import all_claims
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws import LAWS
 from dlconcepts.watch.report import Report
+from dlconcepts.watch.trace import Trace
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
@@ -28,3 +29,28 @@ def test_each_law_is_in_a_file_of_its_name() -> None:
 
     assert files == [law.id for law in LAWS]
     assert len(set(files)) == 32
+
+
+class Fails(Law):
+    id = "fails"
+
+    def on_finished(self) -> None:
+        raise ValueError("an object of a kind that nobody thought of")
+
+
+class Hears(Law):
+    id = "hears"
+
+    def on_finished(self) -> None:
+        self.seen = True
+
+
+def test_an_error_in_one_law_leaves_the_others_alone() -> None:
+    """The script goes on, the others hear of the event, and the law that failed kept nothing."""
+    trace = Trace([Fails, Hears])
+
+    trace.tell("finished")
+
+    assert trace.errors == ["fails: ValueError: an object of a kind that nobody thought of"]
+    assert [law.gave_up for law in trace.laws] == [True, False]
+    assert trace.laws[1].seen

@@ -39,7 +39,8 @@ class APartialCheckpointIsRefused(Law):
             and value.data_ptr() != own[name].data_ptr()
         ]
         missing = [name for name in own if name not in loaded]
-        # What shares the model's memory was not loaded from anywhere: another law, but for a file.
+        # A state that is the model's own memory is for kept-weights-are-a-copy, unless it came from
+        # a file.
         if not own or not missing or (not loaded and set(given) == set(own) and not self.file):
             return
         names, self.file = self.file or list(given), []
@@ -56,7 +57,7 @@ class APartialCheckpointIsRefused(Law):
         heads = {name.partition(".")[0] for name in missing}
         near = [name for name in loaded if name.partition(".")[0] in heads]
         text = f"{len(missing)} of {len(own)} tensors were not loaded, first {missing[0]}"
-        if near:  # a new head is left out as a whole, and so on purpose
+        if near:  # people skip a new head on purpose, but then all of it
             self.broken(
                 place, text, f"{missing[0]} keeps its values, though the checkpoint has {near[0]}"
             )

@@ -78,7 +78,7 @@ class AccumulationKeepsTheMean(Law):
     def signatures(self) -> list[tuple[int, int]]:
         return [(id(p.grad), p.grad._version) for p in self.probes() if p.grad is not None]
 
-    def on_clips(self, parameters: Any, limit: Any, kind: float, place: Place) -> None:
+    def on_clips(self, parameters: Any, limit: Any, place: Place) -> None:
         self.is_sum = self.is_sum or self.signatures() == self.sums
 
     def on_step_begins(self, held: Held) -> None:

@@ -51,7 +51,7 @@ class EveryExampleCountsOnce(Law):
         if rest and forward.callers and self.may_prove(id(loader)):
             self.broken(
                 self.trace.built.get(id(loader), forward.place),
-                "the evaluation leaves out the last batch: its loader has drop_last=True",
+                "the evaluation skips the last batch: its loader has drop_last=True",
                 f"{rest} of {len(loader.dataset)} examples are never evaluated",
             )
 

@@ -18,6 +18,7 @@ class FrozenParametersStay(Law):
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
         self.before: list[tuple[Tensor, Tensor]] = []
+        self.claimed: list[tuple[str, str, Tensor, Tensor]] = []  # of modules with the attribute
 
     def on_step_begins(self, held: Held) -> None:
         self.look_for_attributes(held)
@@ -38,20 +39,24 @@ class FrozenParametersStay(Law):
         ours = {id(p) for p in held.parameters}
         for name, part in model.named_modules():
             if vars(part).get("requires_grad") is False and self.may_prove(id(part)):
-                moving = [
-                    n for n, p in part.named_parameters() if p.requires_grad and id(p) in ours
-                ]
-                if moving:
-                    self.broken(
-                        setter(name, held.place_of_step),
-                        f"requires_grad = False on the module {name} freezes nothing: modules have "
-                        "requires_grad_()",
-                        f"{len(moving)} of its parameters still require a gradient, and the "
-                        f"optimizer moves them, first {moving[0]}",
-                    )
+                self.claimed += [
+                    (name, n, p, p.detach().clone())
+                    for n, p in part.named_parameters()
+                    if p.requires_grad and id(p) in ours
+                ][:1]
 
     def on_step_ends(self, held: Held) -> None:
         before, self.before = self.before, []
+        claimed, self.claimed = self.claimed, []
+        for name, first, p, old in claimed:
+            if not torch.equal(p.detach(), old):
+                self.broken(
+                    setter(name, held.place_of_step),
+                    f"requires_grad = False on the module {name} freezes nothing: modules have "
+                    "requires_grad_()",
+                    f"this step moved its {first} by up to "
+                    f"{float((p.detach() - old).abs().max()):.2g}",
+                )
         moved = [(p, old) for p, old in before if not torch.equal(p.detach(), old)]
         if moved:
             p, old = moved[0]

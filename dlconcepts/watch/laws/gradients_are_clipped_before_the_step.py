@@ -32,7 +32,7 @@ class GradientsAreClippedBeforeTheStep(Law):
     def on_scaled(self, factor: float) -> None:
         self.scale = factor
 
-    def on_clips(self, parameters: list[Tensor], limit: Any, kind: float, place: Place) -> None:
+    def on_clips(self, parameters: list[Tensor], limit: Any, place: Place) -> None:
         if not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
             return
         clipped = {id(p) for p in parameters}

@@ -21,8 +21,8 @@ class KeptWeightsAreACopy(Law):
 
     def __init__(self, trace: Any) -> None:
         super().__init__(trace)
-        # By the first tensor of what state_dict() returned: where, and a digit of its values.
-        self.taken: dict[int, tuple[Place, int, float]] = {}
+        # Where state_dict() was called, and before which step, by the memory of its first tensor.
+        self.taken: dict[int, tuple[Place, int]] = {}
         self.found: dict[str, tuple[Place, int, float]] = {}
         self.written: set[int] = set()  # ids of what went to a file: no longer kept
 
@@ -30,7 +30,7 @@ class KeptWeightsAreACopy(Law):
         self.seen = True
         first = moving(state)
         if first is not None:
-            self.taken.setdefault(first.data_ptr(), (place, self.trace.steps, digest(first)))
+            self.taken.setdefault(first.data_ptr(), (place, self.trace.steps))
 
     def on_state_loads(self, owner: Any, state: Any, place: Place) -> None:
         if not isinstance(owner, nn.Module) or not isinstance(state, dict):
@@ -40,7 +40,7 @@ class KeptWeightsAreACopy(Law):
         shared = [k for k, v in state.items() if isinstance(v, Tensor) and v.data_ptr() in own]
         if not shared or len(shared) < len(own) // 2 or not self.may_prove(place):
             return
-        where, steps, _before = self.taken.get(state[shared[0]].data_ptr(), (place, 0, 0.0))
+        where, steps = self.taken.get(state[shared[0]].data_ptr(), (place, 0))
         now = self.trace.steps
         if now > steps:
             self.broken(
@@ -51,22 +51,22 @@ class KeptWeightsAreACopy(Law):
             )
 
     def on_saves(self, value: Any, place: Place) -> None:
-        self.look_at_names(place)
+        self.look_at_names()
         self.written.add(id(value))
 
     def on_step_begins(self, held: Held) -> None:
         if self.trace.close or held.steps % 50 == 0:
-            self.look_at_names(held.place_of_step)
+            self.look_at_names()
 
     def on_finished(self) -> None:
         main = vars(sys.modules.get("__main__", sys))
-        self.look(main, NOWHERE, final=True)
+        self.look(main, NOWHERE)
 
-    def look_at_names(self, place: Place) -> None:
+    def look_at_names(self) -> None:
         for frame in list(user_frames(sys._getframe(1)))[:4]:
-            self.look(frame.f_locals, Place(frame.f_code.co_filename, frame.f_lineno), final=False)
+            self.look(frame.f_locals, Place(frame.f_code.co_filename, frame.f_lineno))
 
-    def look(self, names: dict[str, Any], place: Place, *, final: bool) -> None:
+    def look(self, names: dict[str, Any], place: Place) -> None:
         """Look for the model, or its tensors, under a name that says that they are kept."""
         models = {id(model): model for model in self.trace.models()}
         for name, value in list(names.items()):

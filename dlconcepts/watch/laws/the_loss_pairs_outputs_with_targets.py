@@ -84,7 +84,7 @@ class TheLossPairsOutputsWithTargets(Law):
                 self.seen = True
                 made = shape_after(node)
                 n = shape[0] if shape else 0
-                # (N, 1) against (N,) makes (N, N), of which only the diagonal is meant.
+                # (N, 1) minus (N,) broadcasts to (N, N); only its diagonal makes sense.
                 if n > 1 and made == (n, n) and shape in ((n, 1), (n,)) and self.may_prove(place):
                     self.broken(
                         place,

@@ -52,7 +52,7 @@ class TrainingAndTestDataAreApart(Law):
         called = [place.code for place in forward.callers]
         said = [*called, self.name_of_loader(forward, loader)]
         self.seen = True
-        # Accuracy on the training data is a figure of its own, if it is called so.
+        # People also report accuracy on the training data, and then say so.
         if TRAINING.search(" ".join([words, *said]).lower()) or not self.may_prove(forward.place):
             return
         source = getattr(loader, "dataset", None)
@@ -66,7 +66,7 @@ class TrainingAndTestDataAreApart(Law):
                 )
                 return
         rows = fingerprints(forward)
-        # Predictions for all of the training data are for a picture; of a part of it, for a test.
+        # Scripts predict all of their training data for a plot, and a part of it as a test.
         if not TESTS.search(" ".join([words, *said]).lower()) and len(rows) >= len(self.rows):
             return
         found = sum(row in self.rows for row in rows)

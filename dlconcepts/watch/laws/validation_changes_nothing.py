@@ -16,6 +16,7 @@ class ValidationChangesNothing(Law):
         super().__init__(trace)
         self.after: dict[int, tuple[int, float]] = {}  # a step, and the weights after it
         self.evaluated: Forward | None = None
+        self.suspect: float | None = None  # the weights before a step in an evaluation
         self.loads = self.others = 0
 
     def on_forward(self, forward: Forward, output: Any) -> None:
@@ -26,7 +27,15 @@ class ValidationChangesNothing(Law):
         self.loads += 1
 
     def on_step_ends(self, held: Held) -> None:
-        self.after[id(held)] = held.steps, digest(held)
+        suspect, self.suspect, now = self.suspect, None, digest(held)
+        if suspect is not None and now != suspect and self.may_prove(held.place_of_step):
+            self.broken(
+                held.place_of_step,
+                "an evaluation takes an optimizer step",
+                f"step {held.steps} moved a parameter on a batch of the evaluation: its sum was "
+                f"{suspect:.6g}, and is {now:.6g}",
+            )
+        self.after[id(held)] = held.steps, now
         self.evaluated = None
 
     def look_for_changes(self, held: Held) -> None:
@@ -49,11 +58,10 @@ class ValidationChangesNothing(Law):
             )
 
     def on_unused(self, forward: Forward) -> None:
-        # In training mode the law about eval mode says it; here somebody asked for eval mode.
         if not self.trace.is_validation(forward):
             return
         self.seen = True
-        moving = forward.norms
+        moving = forward.norms  # of a model in eval mode; else validation-is-in-eval-mode says it
         if moving and self.may_prove(forward.place):
             part = forward.owner.get_submodule(moving[0])
             count = getattr(part, "num_batches_tracked", None)
@@ -72,14 +80,8 @@ class ValidationChangesNothing(Law):
             return
         training = {s.place for s in self.trace.sites.values() if s.walked} - {forward.place}
         self.seen = True
-        if training and self.may_prove(held.place_of_step):
-            moved = held.parameters[0]
-            self.broken(
-                held.place_of_step,
-                "an evaluation takes an optimizer step",
-                f"step {held.steps + 1} moves {len(held.parameters)} parameters, the first of "
-                f"shape {tuple(moved.shape)}, on the batches of the evaluation",
-            )
+        if training:
+            self.suspect = digest(held)
 
 
 def digest(held: Held) -> float:
