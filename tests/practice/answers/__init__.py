@@ -1,0 +1,1 @@
+"""Answers of learners, for the judge to accept or refuse."""

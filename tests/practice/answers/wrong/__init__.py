@@ -1,0 +1,1 @@
+"""Wrong answers: each makes a mistake that a teacher would refuse."""
