@@ -62,15 +62,25 @@ def add_compare_arguments(add: Add) -> None:
 def add_practice_arguments(add: Add) -> None:
     folder = Path("practice")
     add("lesson", nargs="?", choices=LESSONS, metavar="LESSON", help=f"only {ONE_OF}")
+    add("--lesson", dest="only", choices=LESSONS, metavar="LESSON", help="the same")
     add("--out", type=Path, metavar="FOLDER", help=f"folder to write ({folder})")
+    add("--notebook", action="store_true", help="write notebooks instead of Python files")
     checked = f"test the functions in a folder ({folder})"
     add("--check", type=Path, nargs="?", const=folder, metavar="FOLDER", help=checked)
     add("--watch", action="store_true", help="with --check: again after each save, until Ctrl-C")
-    add("--hint", action="store_true", help="with --check: say more about the first failure")
+    hint = "with --check: a hint about the first failure; each time it says more"
+    add("--hint", action="store_true", help=hint)
     wanted = "show the library's code for NAME; with --check alone, for the first failure"
     add("--solution", nargs="?", const="", metavar="NAME", help=wanted)
-    limit = "with --check: time limit for one example (%(default)g)"
+    add("--list", action="store_true", help="list the techniques, and which have passed")
+    add("--reset", metavar="NAME", help="delete what you wrote for NAME, after a question")
+    add("--yes", action="store_true", help="with --reset: ask no question")
+    limit = "time limit for one example of a law (%(default)g)"
     add("--limit", type=float, default=20.0, metavar="SECONDS", help=limit)
+    learners = "judge a folder that has a folder for each learner, and print a table"
+    add("--grade", type=Path, metavar="FOLDER", help=learners)
+    add("--csv", type=Path, metavar="FILE", help="with --grade: write a row for each answer")
+    add("--json", type=Path, metavar="FILE", help="with --grade: write all of it as JSON")
 
 
 def add_check_arguments(add: Add) -> None:

@@ -1,16 +1,21 @@
-"""`python -m dlconcepts practice`: write a folder of practice files, check it, show a solution."""
+"""`python -m dlconcepts practice`: write the techniques oneself; the laws judge them."""
 
 import argparse
 import signal
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
-from dlconcepts.practice.check import check
-from dlconcepts.practice.sheets import sheet
-from dlconcepts.practice.show import console, print_solution, show
+from dlconcepts.practice import check as checking
+from dlconcepts.practice import grade as grading
+from dlconcepts.practice import show
+from dlconcepts.practice.notebook import notebook
+from dlconcepts.practice.sheets import reset, sheet
 from dlconcepts.practice.techniques import Technique, survey
-from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.atomic import check_report, write_atomically, write_report
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.signals import Stopped
 from dlconcepts.testing.claims import LESSONS
@@ -18,49 +23,71 @@ from dlconcepts.testing.run import require_tests
 
 FOLDER = Path("practice")
 DAY = 86400  # seconds
-POLL = 0.3  # seconds between two looks at the files
+POLL = 0.1  # seconds between two looks at the files
+NAMED = 10  # most failed exercises in the summary of grades
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked and return 0, or 1 if a technique does not pass."""
+    check_options(arguments)
+    require_tests()
+    lesson = arguments.lesson or arguments.only
+    techniques = [each for each in survey()[0] if lesson in (None, each.lesson)]
+    if arguments.solution:
+        show.print_solution(show.console(), named(techniques, arguments.solution))
+    elif arguments.reset:
+        return reset_one(arguments, named(techniques, arguments.reset))
+    elif arguments.list:
+        folder = arguments.check or FOLDER
+        passed = checking.read_progress(folder)["passed"] if folder.is_dir() else {}
+        show.show_list([*known(folder, techniques, passed)])
+    elif arguments.grade:
+        return grade(arguments, techniques)
+    elif arguments.check is None:
+        write(arguments.out or FOLDER, techniques, as_notebook=arguments.notebook)
+    else:
+        return watch(arguments, techniques) if arguments.watch else look(arguments, techniques)
+    return 0
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that do not belong together."""
     checking = arguments.check is not None
     if arguments.out is not None and checking:
         raise UserError("--out names the folder to write; with --check, use --check FOLDER")
     if not checking and (arguments.watch or arguments.hint or arguments.solution == ""):
         raise UserError("--watch, --hint and --solution without a name need --check")
+    if not arguments.grade and (arguments.csv or arguments.json):
+        raise UserError("--csv and --json need --grade")
     if not 0 < arguments.limit <= DAY:
         raise UserError(
             f"--limit must be more than 0 seconds and at most {DAY}, not {arguments.limit:g}"
         )
-    require_tests()
-    techniques, _ = survey()
-    own = [each for each in techniques if arguments.lesson in (None, each.lesson)]
-    named = {technique.name: technique for technique in own}
-    if arguments.solution:
-        if arguments.solution not in named:
-            names = ", ".join(named)
-            raise UserError(f"no technique is named {arguments.solution}; choose one of {names}")
-        print_solution(console(), named[arguments.solution])
-    elif not checking:
-        write(arguments.out or FOLDER, own)
-    else:
-        return watch(arguments, own) if arguments.watch else look(arguments, own)
-    return 0
 
 
-def files_of(folder: Path, techniques: Sequence[Technique]) -> dict[str, Path]:
+def named(techniques: Sequence[Technique], name: str) -> Technique:
+    """Return the technique of a name; raise UserError, with the nearest name, if there is none."""
+    found = {technique.name: technique for technique in techniques}
+    if name not in found:
+        near = get_close_matches(name, found, 1) or [", ".join(found)]
+        raise UserError(f"no technique is named {name}; choose one of {near[0]}")
+    return found[name]
+
+
+def files_of(folder: Path, techniques: Sequence[Technique], ending: str) -> dict[str, Path]:
     """Return the practice file of each lesson, in course order."""
-    return {each.lesson: folder / f"{each.lesson}.py" for each in techniques}
+    return {each.lesson: folder / f"{each.lesson}{ending}" for each in techniques}
 
 
-def write(folder: Path, techniques: Sequence[Technique]) -> None:
+def write(folder: Path, techniques: Sequence[Technique], *, as_notebook: bool) -> None:
     """Write the practice files that do not exist yet, and leave the others alone."""
-    files = files_of(folder, techniques)
+    files = files_of(folder, techniques, ".ipynb" if as_notebook else ".py")
     if all(path.exists() for path in files.values()):
         raise UserError(
             f"{', '.join(map(str, files.values()))} already there; run with --check {folder}, or "
             "choose another folder with --out"
         )
+    write_one = notebook if as_notebook else sheet
     for lesson, path in files.items():
         if path.exists():
             print(f"left {path} as it is")
@@ -68,24 +95,50 @@ def write(folder: Path, techniques: Sequence[Technique]) -> None:
         own = [technique for technique in techniques if technique.lesson == lesson]
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, sheet(LESSONS.index(lesson) + 1, lesson, own).encode())
+            write_atomically(path, write_one(LESSONS.index(lesson) + 1, lesson, own).encode())
         print(f"wrote {path}: {len(own)} techniques")
-    print(f"Write the missing bodies, then run: python -m dlconcepts practice --check {folder}")
+    if not as_notebook:
+        print(f"Write the missing bodies, then run: {show.COMMAND} --check {folder}")
+
+
+def known(
+    folder: Path, techniques: Sequence[Technique], passed: dict[str, str]
+) -> Sequence[checking.Outcome]:
+    """Return what is known of all techniques without running them."""
+    found = {each.technique.name: each for each in checking.look(folder, techniques, passed)[0]}
+    return [
+        found.get(each.name, checking.Outcome(each, folder, "unwritten")) for each in techniques
+    ]
 
 
 def look(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
     """Check a folder once, print the outcome, and return the exit status."""
     folder = arguments.check
-    files = files_of(folder, techniques)
-    there = [technique for technique in techniques if files[technique.lesson].is_file()]
-    if not there:
+    outcomes = (
+        checking.check(folder.resolve(), techniques, arguments.limit) if folder.is_dir() else []
+    )
+    if not outcomes:
         raise UserError(
             f"there is no practice file in {folder}; "
-            f"write some with `python -m dlconcepts practice --out {folder}`"
+            f"write some with `{show.COMMAND} --out {folder}`"
         )
-    outcomes = check(folder.resolve(), there, arguments.limit)
-    show(outcomes, hint=arguments.hint, solution=arguments.solution == "", folder=folder)
-    return 0 if all(outcome.state == "passed" for outcome in outcomes) else 1
+    first = show.show(outcomes)
+    if first is None:
+        return 0
+    hints = 0
+    if arguments.hint:
+        given = checking.read_progress(folder)["hints"]
+        hints = min(int(given.get(first.technique.name, 0)) + 1, show.HINTS)
+        checking.write_progress(folder, hints=given | {first.technique.name: hints})
+    out = show.console()
+    show.show_outcome(out, first, hints=hints)
+    if arguments.solution == "":
+        out.print()
+        show.print_solution(out, first.technique)
+    elif first.state != "broken" and hints < show.HINTS:
+        another = "another" if hints else "a"
+        out.print(f"\n[dim]For {another} hint: {show.COMMAND} --check {folder} --hint[/dim]")
+    return 1
 
 
 def watch(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
@@ -94,7 +147,10 @@ def watch(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int
     try:
         while True:
             before = saved(arguments.check)
-            status = look(arguments, techniques)
+            try:
+                status = look(arguments, techniques)
+            except UserError as error:  # an editor may have put a file aside for a moment
+                print(f"{error}", file=sys.stderr)
             print("Waiting for the next save; Ctrl-C ends.", flush=True)
             while saved(arguments.check) == before:
                 time.sleep(POLL)
@@ -105,6 +161,54 @@ def watch(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int
         return status
 
 
+def reset_one(arguments: argparse.Namespace, technique: Technique) -> int:
+    """Put the empty exercise back into the learner's file, after a question."""
+    folder = arguments.check or FOLDER
+    files, _ = checking.read_files(folder)
+    file = next((file for file in files if technique.name in file.names), None)
+    if file is None:
+        raise UserError(f"no file in {folder} has {technique.name}, or Python cannot parse it")
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"--reset deletes your {technique.name}: confirm it with --yes")
+        answer = input(f"Delete your {technique.name} in {file.path}? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            print("left as it is")
+            return 1
+    with writing(folder):
+        write_atomically(
+            file.path, reset(file.path.read_text(encoding="utf-8"), technique).encode()
+        )
+    print(f"{technique.name} in {file.path} is empty again")
+    return 0
+
+
+def grade(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
+    """Judge the folders of many learners, and print and write a table."""
+    for option, path in (("--csv", arguments.csv), ("--json", arguments.json)):
+        check_report(path, option)
+    if not arguments.grade.is_dir():
+        raise UserError(f"{arguments.grade} is no folder; give one that has a folder a learner")
+    out = show.console()
+
+    def told(each: grading.Grade) -> None:
+        show.print_bar(out, each.learner, each.passed, len(each.outcomes))
+
+    grades = grading.grade(arguments.grade, techniques, arguments.limit, told)
+    for failed in grading.most_failed(grades)[:NAMED]:
+        mistake = next(iter(failed["mistakes"]))
+        print(f"{failed['exercise']}: failed by {failed['failed']}, most often: {mistake}")
+    if arguments.csv:
+        write_report(arguments.csv, grading.as_csv(grades), "--csv")
+    if arguments.json:
+        write_report(arguments.json, grading.as_json(grades), "--json")
+    return 0
+
+
 def saved(folder: Path) -> dict[Path, int]:
     """Return when each of the learner's files was saved."""
-    return {path: path.stat().st_mtime_ns for path in folder.glob("*.py") if path.is_file()}
+    found = {}
+    for path in folder.glob("*.py"):
+        with suppress(FileNotFoundError):  # an editor is replacing it
+            found[path] = path.stat().st_mtime_ns
+    return found

@@ -1,160 +1,200 @@
 """Check a practice folder: which laws hold. A verdict is kept until the learner's code changes.
 
-The laws run in another process (see `dlconcepts.practice.plugin`), since an endless loop or a crash
-of the learner's code may end it.
+Each technique is judged in a process of its own, since the learner's code may end it (see
+`dlconcepts.practice.process`).
 """
 
 import ast
 import json
 import linecache
-import os
-import re
-import subprocess
-import sys
-import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from dlconcepts.practice.sheets import fingerprint, is_written
-from dlconcepts.practice.techniques import Technique
+from dlconcepts.practice.process import ask
+from dlconcepts.practice.question import Question, Rows, place_rows
+from dlconcepts.practice.sheets import bound_by, fingerprint, is_written
+from dlconcepts.practice.techniques import Technique, survey
 from dlconcepts.support.atomic import write_atomically
 from dlconcepts.support.errors import UserError
-from dlconcepts.testing.claims import TESTS, definitions
-from dlconcepts.testing.run import end
+from dlconcepts.testing.claims import Definition
 
 PROGRESS = "progress.json"
-REQUEST, RESULTS, STUCK = "request.json", "results.json", "stuck.txt"
-FRAME = re.compile(r'File "(.*)", line (\d+) in (\S+)')  # as faulthandler writes it
-Rows = list[tuple[str, str]]  # what is printed of a failure: headings and texts
 
 
 @dataclass
 class Outcome:
     """What is known of a technique: its state, the law that failed, the reasons of skipped laws.
 
-    The state is "passed", "failed", "unwritten", "broken" (Python cannot run the file) or
-    "waiting"; while its laws run, also "loading" or "running".
+    The state is "passed", "failed", "unwritten", "broken" (Python cannot run the file),
+    "unfinished" (it took too long, and nobody knows), or "waiting" before it is judged.
     """
 
     technique: Technique
+    path: Path
     state: str = "waiting"
     law: str = ""
     rows: Rows = field(default_factory=Rows)
     skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
     new: bool = False
     fingerprint: str = ""
 
 
-def check(folder: Path, techniques: Sequence[Technique], limit: float) -> list[Outcome]:
+@dataclass(frozen=True)
+class File:
+    """A learner's file that Python can parse."""
+
+    path: Path
+    tree: ast.Module
+
+    @property
+    def names(self) -> dict[str, ast.stmt]:
+        """The statements at the top level, by the names that they bind."""
+        return {name: node for node in self.tree.body for name in bound_by(node)}
+
+    def has(self, name: str) -> bool:
+        """Return whether a technique is written here."""
+        node = self.names.get(name)
+        return node is not None and (not isinstance(node, Definition) or is_written(node))
+
+
+def check(
+    folder: Path,
+    techniques: Sequence[Technique],
+    limit: float,
+    *,
+    told: Callable[[Outcome], object] = lambda outcome: None,
+) -> list[Outcome]:
     """Judge a folder's techniques, in course order, and remember those that passed."""
-    linecache.clearcache()  # with --watch, the files have changed
-    passed = read_progress(folder / PROGRESS)
-    outcomes = [look_at(technique, folder, passed) for technique in techniques]
-    # A process that ends early leaves some techniques waiting, for another process.
-    while any(outcome.state == "waiting" for outcome in outcomes):
-        judge(folder, outcomes, limit)
-        sure = [each for each in outcomes if each.state == "passed" and not each.skipped]
-        passed |= {outcome.technique.name: outcome.fingerprint for outcome in sure}
-        text = json.dumps({"passed": dict(sorted(passed.items()))}, indent=2) + "\n"
-        write_atomically(folder / PROGRESS, text.encode())
+    passed = read_progress(folder)["passed"]
+    outcomes = judge(folder, techniques, limit, passed, told=told)
+    sure = [each for each in outcomes if each.state == "passed" and not each.skipped]
+    passed |= {outcome.technique.name: outcome.fingerprint for outcome in sure}
+    write_progress(folder, passed=passed)
     return outcomes
 
 
-def read_progress(path: Path) -> dict[str, str]:
-    """Return the fingerprints of the techniques that have passed, by name."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["passed"].items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; delete it to check everything again") from error
-
-
-def look_at(technique: Technique, folder: Path, passed: dict[str, str]) -> Outcome:
-    """Return what can be said of a technique without running it."""
-    path = folder / f"{technique.lesson}.py"
-    try:
-        text = path.read_text(encoding="utf-8")
-        compile(text, path, "exec")  # finds more than parsing does, as a return outside a function
-    except SyntaxError as error:
-        frame = traceback.FrameSummary(str(path), error.lineno or 1, "", line=error.text)
-        return Outcome(technique, "broken", rows=place_rows(f"SyntaxError: {error.msg}", [frame]))
-    except ValueError as error:
-        raise UserError(f"{path} is no Python file in UTF-8: {error}") from error
-    tree = ast.parse(text)
-    node = definitions(tree).get(technique.name)
-    if node is None or not is_written(node):
-        return Outcome(technique, "unwritten")
-    own = fingerprint(tree, technique)
-    state = "passed" if passed.get(technique.name) == own else "waiting"
-    return Outcome(technique, state, fingerprint=own)
-
-
-def judge(folder: Path, outcomes: Sequence[Outcome], limit: float) -> None:
-    """Run the laws of the techniques that wait, until all have run or the process ends early."""
+def judge(
+    folder: Path,
+    techniques: Sequence[Technique],
+    limit: float,
+    passed: Mapping[str, str],
+    *,
+    told: Callable[[Outcome], object] = lambda outcome: None,
+) -> list[Outcome]:
+    """Judge those techniques of a folder that have not passed as they are now; write nothing."""
+    outcomes, files = look(folder, techniques, passed)
     waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
-    results = {each.technique.name: {"state": each.state, "skipped": []} for each in outcomes}
-    request = {"folder": str(folder), "results": results, "limit": limit}
-    with tempfile.TemporaryDirectory() as name:
-        notes = Path(name)
-        (notes / REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        last_lines = run_pytest([outcome.technique for outcome in waiting], notes)
-        stuck = ""
-        if (notes / RESULTS).is_file():
-            results = json.loads((notes / RESULTS).read_text(encoding="utf-8"))
-            stuck = (notes / STUCK).read_text(encoding="utf-8", errors="replace")
-    for outcome in waiting:
-        vars(outcome).update(results[outcome.technique.name])
+    questions = [question_about(outcome, files, limit) for outcome in waiting]
+    for outcome, answer in zip(waiting, ask(questions), strict=True):
+        vars(outcome).update(answer)
         outcome.new = outcome.state == "passed"
-        if outcome.state in ("loading", "running"):
-            outcome.state = "broken" if outcome.state == "loading" else "failed"
-            outcome.rows = early_end(stuck, folder, limit)
-    if all(outcome.state == "waiting" for outcome in waiting):
-        raise UserError("pytest did not run the laws; its last lines are:", last_lines)
+        told(outcome)
+    return outcomes
 
 
-def early_end(stuck: str, folder: Path, limit: float) -> Rows:
-    """Describe why the process ended: one example took too long, or Python itself ended."""
-    if not stuck:
-        return place_rows("It ended the Python process: a crash, or a call of os._exit.", [])
-    calls = [traceback.FrameSummary(name, int(line), at) for name, line, at in FRAME.findall(stuck)]
-    own = [frame for frame in calls if Path(frame.filename).parent == folder]
-    said = f"It ran for more than {limit:g} seconds on one example and was stopped."
-    return place_rows(said, own[:1])  # faulthandler writes the innermost call first
+def look(
+    folder: Path, techniques: Sequence[Technique], passed: Mapping[str, str]
+) -> tuple[list[Outcome], list[File]]:
+    """Return what can be said of the techniques in a folder without running them, and its files.
+
+    Lessons that no file is about are left out.
+    """
+    linecache.clearcache()  # with --watch, the files have changed
+    files, broken = read_files(folder)
+    names = {name for file in files for name in file.names}
+    stems = {path.stem for path in (*broken, *(file.path for file in files))}
+    there = {each.lesson for each in techniques if each.lesson in stems or each.name in names}
+    return [
+        look_at(each, folder, files, broken, passed) for each in techniques if each.lesson in there
+    ], files
 
 
-def place_rows(said: str, frames: Sequence[traceback.FrameSummary]) -> Rows:
-    """Return an error and the last of some lines of the learner's files."""
-    if not frames:
-        return [("error", said)]
-    frame = frames[-1]
-    function = f", in {frame.name}" if frame.name.isidentifier() else ""
-    where = f"{Path(frame.filename).name}, line {frame.lineno}{function}"
-    return [("error", said), ("where", where), ("", (frame.line or "").strip())]
-
-
-def run_pytest(techniques: Sequence[Technique], notes: Path) -> str:
-    """Run the laws of some techniques and return the last lines that pytest printed."""
-    files = sorted({str(law.claim.path) for each in techniques for law in each.laws})
-    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "--tb=short", *files]
-    command += ["-p", "dlconcepts.practice.plugin", "-p", "no:faulthandler"]
-    command += ["-p", "no:cacheprovider", "--hypothesis-profile=ci", f"--practice={notes}"]
-    # A file, not a pipe: processes that the laws have started may keep a pipe open forever.
-    with (notes / "output.txt").open("w+b") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=TESTS.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONOPTIMIZE": ""},  # it would remove the assertions
-            start_new_session=True,  # so that we can end the processes that it starts, too
-        )
+def read_progress(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the fingerprints of what has passed, and the hints that were given, by name."""
+    path = folder / PROGRESS
+    found: dict[str, dict[str, Any]] = {"passed": {}, "hints": {}}
+    if path.exists():
         try:
-            process.wait()
-        finally:
-            end(process)
-        output.seek(0)
-        return "\n".join(output.read().decode(errors="replace").splitlines()[-20:])
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            found = {key: dict(saved.get(key, {}).items()) for key in found}
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path} is damaged; delete it to check everything again") from error
+    return found
+
+
+def write_progress(folder: Path, **changes: Mapping[str, Any]) -> None:
+    """Save what has passed, or which hints were given."""
+    found = read_progress(folder) | changes
+    text = json.dumps({key: dict(sorted(found[key].items())) for key in found}, indent=2) + "\n"
+    write_atomically(folder / PROGRESS, text.encode())
+
+
+def read_files(folder: Path) -> tuple[list[File], dict[Path, Rows]]:
+    """Return the learner's files, and those that Python cannot parse, with the errors.
+
+    A file of another name may hold techniques too, so that a file can be renamed.
+    """
+    files, broken = [], {}
+    for path in sorted(folder.glob("*.py")):
+        try:
+            content = path.read_bytes()
+            # compile finds more than parsing does, as a return outside a function
+            compile(content, path, "exec", dont_inherit=True)
+            files.append(File(path, ast.parse(content, path)))
+        except FileNotFoundError:
+            continue  # an editor is replacing it
+        except SyntaxError as error:
+            frame = traceback.FrameSummary(str(path), error.lineno or 1, "", line=error.text)
+            broken[path] = place_rows(f"{type(error).__name__}: {error.msg}", [frame])
+        except (ValueError, OSError) as error:
+            broken[path] = place_rows(f"It cannot be read: {error}", [])
+    return files, broken
+
+
+def look_at(
+    technique: Technique,
+    folder: Path,
+    files: Sequence[File],
+    broken: Mapping[Path, Rows],
+    passed: Mapping[str, str],
+) -> Outcome:
+    """Return what can be said of a technique without running it."""
+    path, name = folder / f"{technique.lesson}.py", technique.name
+    if path in broken:
+        return Outcome(technique, path, "broken", rows=broken[path])
+    found = next((file for file in in_order(files, path) if name in file.names), None)
+    if found is None:
+        near = get_close_matches(name, [name for file in files for name in file.names], 1, 0.8)
+        rows = [("problem", f"There is no {name}. Is it {near[0]}?")] if near else []
+        return Outcome(technique, path, "unwritten", rows=rows)
+    if not found.has(name):
+        return Outcome(technique, found.path, "unwritten")
+    node = found.names[name]
+    kinds = {ast.ClassDef: "a class", ast.FunctionDef: "a function"}
+    kind, asked = kinds.get(type(node)), kinds[type(technique.node)]
+    if kind not in (None, asked):
+        frame = traceback.FrameSummary(str(found.path), node.lineno, "")
+        rows = place_rows(f"{name} is {kind}; the exercise is {asked}.", [frame])
+        return Outcome(technique, found.path, "failed", rows=rows)
+    own = fingerprint(found.tree, technique)
+    state = "passed" if passed.get(name) == own else "waiting"
+    return Outcome(technique, found.path, state, fingerprint=own)
+
+
+def question_about(outcome: Outcome, files: Sequence[File], limit: float) -> Question:
+    """Return what another process must know to judge a technique."""
+    file = next(file for file in files if file.path == outcome.path)
+    lesson = outcome.technique.lesson
+    library = {each.name: each.module for each in survey()[0] if each.lesson == lesson}
+    library = {name: module for name, module in library.items() if not file.has(name)}
+    return Question(outcome.technique, outcome.path, library, limit)
+
+
+def in_order(files: Sequence[File], path: Path) -> list[File]:
+    """Return the files, one of them first."""
+    return sorted(files, key=lambda file: file.path != path)

@@ -1,13 +1,14 @@
 """Describe a failed law to the learner: the call, the result, the line, the mistakes like it."""
 
 import ast
+import copy
 import functools
 import io
 import re
 import textwrap
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import reproduce_failure
 from hypothesis.errors import Flaky
 
-from dlconcepts.practice.check import Rows, place_rows
-from dlconcepts.practice.techniques import Law
+from dlconcepts.practice.loading import STEPS, EndlessError
+from dlconcepts.practice.question import Rows, place_rows
+from dlconcepts.practice.techniques import Law, Technique
 from dlconcepts.testing.claims import TESTS
 from dlconcepts.testing.hypothesis_bridge import subject_argument
 from dlconcepts.testing.laws import FAILURES, Case, name_of
@@ -25,20 +27,22 @@ LONGEST = 600  # characters of one value
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # Hypothesis adds these notes to an error: the first names the law, the last can repeat the example.
 HEADING = re.compile(r"^(Falsifying example|Failing test case): \w+\(\n", flags=re.MULTILINE)
+REFUSED = re.compile(r"DID NOT RAISE (?:<class ')?(?:\w+\.)*(\w+)(?:'>)?")  # pytest.raises says so
 REPEAT = re.compile(r"\n?^You can reproduce .*@reproduce_failure\((.+, b.+)\).*$", re.MULTILINE)
 
 
 class Calls:
-    """A learner's function, and its last call and result, recorded once `shown` is set.
+    """A function, and its last call and result, recorded once `shown` is set.
 
     >>> calls = Calls(abs)
     >>> calls.shown = True
-    >>> calls.recorded(-1), calls.last
-    (1, [('called', 'abs(-1)'), ('came back', '1')])
+    >>> calls.recorded(-1), calls.called, calls.back
+    (1, 'abs(-1)', '1')
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.shown, self.last = False, Rows()
+        self.shown, self.called, self.back = False, "", ""
+        self.arguments: tuple[Any, Any] | None = None  # a copy from before the call
 
         @functools.wraps(function)
         def recorded(*arguments: Any, **named: Any) -> Any:
@@ -47,16 +51,36 @@ class Calls:
             # The call is described before it runs, since it may change its arguments.
             parts = [short(value) for value in arguments]
             parts += [f"{name}={short(value)}" for name, value in named.items()]
-            self.last = [("called", call_told(function.__name__, parts))]
+            self.called, self.arguments = call_told(function.__name__, parts), None
+            with suppress(Exception):  # not everything can be copied, as a generator or a file
+                self.arguments = copy.deepcopy((arguments, named))
             try:
                 result = function(*arguments, **named)
             except BaseException as error:
-                self.last.append(("came back", error_told(error)))
+                self.back = error_told(error)
                 raise
-            self.last.append(("came back", short(result)))
+            self.back = short(result)
             return result
 
         self.recorded = recorded
+
+    def rows(self, library: Callable[..., Any]) -> Rows:
+        """Return the last call, what came back, and what the library returns for it."""
+        if not self.called:
+            return []
+        rows = [("called", self.called), ("came back", self.back)]
+        if self.arguments is not None:
+            expected = result_of(library, *self.arguments)
+            rows += [("expected", expected)] if expected != self.back else []
+        return rows
+
+
+def result_of(function: Callable[..., Any], arguments: Any, named: Any) -> str:
+    """Return the result of a call as text, or its error."""
+    try:
+        return short(function(*arguments, **named))
+    except Exception as error:
+        return error_told(error)
 
 
 def call_told(name: str, arguments: list[str]) -> str:
@@ -89,24 +113,41 @@ def error_told(error: BaseException) -> str:
 
 def error_rows(error: BaseException, folder: Path) -> Rows:
     """Return an error and the line of the learner's files where it was raised."""
+    said = error_told(error)
+    if isinstance(error, SystemExit):
+        said = "It calls exit()."
+    elif isinstance(error, EndlessError):
+        said = f"It took more than {STEPS:,} steps (turns of loops and calls) and was stopped."
+    return place_rows(said, own_frames(error, folder))
+
+
+def own_frames(error: BaseException, folder: Path) -> list[traceback.FrameSummary]:
+    """Return the lines of the learner's files that an error went through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).parent == folder]
-    return place_rows(error_told(error), own)
+    return [frame for frame in frames if Path(frame.filename).parent == folder]
 
 
-def failure_rows(error: BaseException, test: Any, calls: Calls | None, folder: Path) -> Rows:
+def failure_rows(
+    error: BaseException, test: Any, calls: Calls | None, technique: Technique, folder: Path
+) -> Rows:
     """Describe how a law failed on a learner's function."""
-    notes, last = getattr(error, "__notes__", []), calls.last if calls else []
+    rows = calls.rows(technique.library) if calls else []
+    if isinstance(error, EndlessError):
+        return [*rows[:1], *error_rows(error, folder)]
     if isinstance(error, Flaky):
-        return [*last[:1], ("problem", "It gives different results for the same input.")]
-    smallest = ("smallest input", smallest_input(notes, subject_argument(test)))
+        return [*rows[:1], ("problem", "It gives different results for the same input.")]
+    if not rows:
+        notes = getattr(error, "__notes__", [])
+        rows.append(("smallest input", smallest_input(notes, subject_argument(test))))
     if is_of_law(error, folder):
         said, _, details = str(error).partition("\n")
-        return [*last, ("the law", said), ("", short_text(details)), smallest]
-    rows = [*last[:1], *error_rows(error, folder), smallest]
+        said = REFUSED.sub(r"a call like this raises \1", said)
+        return [*rows, ("the law", said), ("", short_text(details))]
     if isinstance(error, NotImplementedError):
         rows.append(("problem", "This part is not written yet."))
-    return rows
+    elif not own_frames(error, folder):
+        rows.append(("problem", "The law cannot use what came back."))
+    return [*rows, *error_rows(error, folder)]
 
 
 def is_of_law(error: BaseException, folder: Path) -> bool:
@@ -137,11 +178,13 @@ def smallest_input(notes: list[str], subject: str) -> str:
     return ADDRESS.sub("", "\n".join(line.removeprefix("    ") for line in lines))[:2000]
 
 
-def mistakes_like(error: BaseException, test: Any, case: Case, law: Law) -> Rows:
+def mistakes_like(
+    error: BaseException, test: Any, case: Case, law: Law, calls: Calls | None
+) -> Rows:
     """Return the mistakes that fail like an error, on the example that raised it.
 
-    They fail for their stated reason, and with the same message, values included. Hypothesis runs
-    the example again, since only Hypothesis can repeat what a law draws while it runs. In this
+    They fail for their stated reason, with the same message, and the same came back. Hypothesis
+    runs the example again, since only Hypothesis can repeat what a law draws while it runs. In this
     process, the law then runs on no other example.
     """
     found = REPEAT.search("\n".join(getattr(error, "__notes__", [])))
@@ -150,13 +193,19 @@ def mistakes_like(error: BaseException, test: Any, case: Case, law: Law) -> Rows
     repeated = reproduce_failure(*ast.literal_eval(f"({found[1]})"))(test)
     rows = []
     for mistake, reason in case.law.wrong.items():
-        name = name_of(mistake)
+        name, other = name_of(mistake), Calls(mistake)
+        other.shown = True
+        # A helper of the tests calls the technique; what the technique returns there is unknown.
+        is_compared = calls is not None and case.subject is calls.recorded
         try:
             with redirect_stdout(io.StringIO()):  # Hypothesis prints the example again
-                repeated(**{subject_argument(test): mistake})
-        except FAILURES as other:
-            if reason in str(other) and without_names(other) == without_names(error):
-                rows.append(("fails like", f"'{name.replace('_', ' ')}': {law.mistakes[name]}"))
+                subject = other.recorded if is_compared else mistake
+                repeated(**{subject_argument(test): subject})
+        except FAILURES as failure:
+            is_alike = reason in str(failure) and without_names(failure) == without_names(error)
+            if is_alike and not (is_compared and calls and other.back != calls.back):
+                said = law.mistakes.get(name, "")  # PyTorch's own functions have no sentence
+                rows.append(("fails like", f"'{name.replace('_', ' ')}': {said}".rstrip(": ")))
     return rows
 
 

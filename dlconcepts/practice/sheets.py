@@ -4,10 +4,12 @@ import ast
 import builtins
 import doctest
 import hashlib
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from dlconcepts.practice.techniques import Technique
-from dlconcepts.testing.claims import Definition, parsed
+from dlconcepts.testing.claims import Definition, definitions, parsed
 
 HEADER = '''"""Practice, lesson {number}: {lesson}. Replace each NotImplementedError with your code.
 
@@ -24,6 +26,12 @@ EXAMPLES = doctest.DocTestParser()
 
 def sheet(number: int, lesson: str, techniques: Sequence[Technique]) -> str:
     """Return the practice file of a lesson: imports, and techniques without their bodies."""
+    head = HEADER.format(number=number, lesson=lesson) + imports(techniques) + "\n"
+    return "\n\n".join([head, *map(skeleton, techniques)])
+
+
+def imports(techniques: Sequence[Technique]) -> str:
+    """Return the imports that some techniques and their docstrings need."""
     names = {technique.name for technique in techniques}
     found: dict[str, set[str]] = {}
     for technique in techniques:
@@ -32,8 +40,7 @@ def sheet(number: int, lesson: str, techniques: Sequence[Technique]) -> str:
     lines = [joined(start, sorted(names)) for start, names in found.items()]
     # `from __future__` must come first; our own imports come last, as usual.
     lines.sort(key=lambda line: ("__future__" not in line, "from dlconcepts" in line, line))
-    head = HEADER.format(number=number, lesson=lesson) + "\n".join(lines) + "\n"
-    return "\n\n".join([head, *map(skeleton, techniques)])
+    return "\n".join(lines)
 
 
 def joined(start: str, names: Sequence[str]) -> str:
@@ -80,20 +87,74 @@ def bound_by(node: ast.AST) -> set[str]:
     return own.union(*map(bound_by, ast.iter_child_nodes(node)))
 
 
+def judged(technique: Technique) -> str:
+    """Return all that the laws of a technique judge, as a list for its docstring."""
+    items = []
+    for law in technique.laws:
+        node = definitions(law.claim.tree)[law.name]
+        reasons = "; ".join(dict.fromkeys(reason for reason in reasons_in(node) if reason))
+        text = f"- {law.sentence}" + (f" ({reasons})" if reasons else "")
+        items += textwrap.wrap(text, WIDTH - 4, subsequent_indent="  ")
+    return "\n".join(["Judged:", "", *items])
+
+
+def reasons_in(law: Definition) -> Iterator[str]:
+    """Yield what the assertions of a law say, and which errors it waits for."""
+    for node in ast.walk(law):
+        if isinstance(node, ast.Assert) and node.msg is not None:
+            yield text_of(node.msg)
+        elif isinstance(node, ast.Call):
+            function = ast.unparse(node.func)
+            if function == "pytest.raises" and re.fullmatch("[A-Z].*", ast.unparse(node.args[0])):
+                yield f"it raises {ast.unparse(node.args[0])}, in any wording"
+            elif function.endswith(("assert_close", "fail")):
+                words = [*node.args, *(word.value for word in node.keywords if word.arg == "msg")]
+                yield from map(text_of, words)
+
+
+def text_of(node: ast.AST) -> str:
+    """Return a text in the code, with "..." for each value in it; nothing if it is no text."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) or "..." for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def documented(technique: Technique, node: Definition) -> str:
+    """Return the lines of a technique from its first one down to the end of its docstring."""
+    lines = technique.source(node, node.body[0].end_lineno).rstrip().removesuffix('"""').rstrip()
+    own = textwrap.indent(judged(technique), "    ", lambda line: bool(line.strip()))
+    return f'{lines}\n\n{own}\n    """\n'
+
+
 def skeleton(technique: Technique) -> str:
     """Return a technique's source with each body replaced by an error that says what to write."""
     node = technique.node
     parts, methods = [], [node]
     if isinstance(node, ast.ClassDef):
-        parts.append(technique.source(node, node.body[0].end_lineno))
+        parts.append(documented(technique, node))
         methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
     for function in methods:
         if function.name.endswith("__") or not function.name.startswith("_"):
             name = node.name if function is node else f"{node.name}.{function.name}"
             error = f'raise NotImplementedError("write {name}")\n'
             indented = " " * (function.col_offset + 4) + error
-            parts.append(technique.source(function, function.body[0].end_lineno) + indented)
+            if function is node:
+                parts.append(documented(technique, node) + indented)
+            else:
+                parts.append(technique.source(function, function.body[0].end_lineno) + indented)
     return "\n".join(parts)
+
+
+def reset(text: str, technique: Technique) -> str:
+    """Return a learner's file with the empty exercise in place of what defines a technique."""
+    nodes = [node for node in ast.parse(text).body if technique.name in bound_by(node)]
+    lines = text.splitlines(keepends=True)
+    for node in reversed(nodes):
+        decorators = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+        new = skeleton(technique) if node is nodes[0] else ""
+        lines[first - 1 : node.end_lineno] = [new]
+    return "".join(lines)
 
 
 def is_written(node: Definition) -> bool:

@@ -6,20 +6,27 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
 from dlconcepts.practice.check import Outcome
+from dlconcepts.practice.question import Rows
 from dlconcepts.practice.techniques import Law, Technique
+from dlconcepts.testing.claims import LESSONS
 
 BAR = 20  # characters
 LINES = 24  # of one value
 HEADING = 15  # characters
+HINTS = 5
 COMMAND = "python -m dlconcepts practice"
-STATES = {"broken": 0, "failed": 0, "unwritten": 1}  # what a learner should look at first
+STATES = {
+    "broken": 0,
+    "failed": 0,
+    "unfinished": 0,
+    "unwritten": 1,
+}  # what a learner should look at first
 
 
 def console() -> Console:
@@ -28,8 +35,8 @@ def console() -> Console:
     return Console(width=min(columns, 100), highlight=False)
 
 
-def show(outcomes: Sequence[Outcome], *, hint: bool, solution: bool, folder: Path) -> None:
-    """Print the progress, what has newly passed, and the first technique that does not pass."""
+def show(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Print the progress and what has newly passed; return the first that does not pass."""
     out = console()
     print_progress(out, outcomes)
     for outcome in outcomes:
@@ -41,39 +48,60 @@ def show(outcomes: Sequence[Outcome], *, hint: bool, solution: bool, folder: Pat
     failing = [outcome for outcome in outcomes if outcome.state in STATES]
     if not failing:
         out.print(Text("All techniques here pass.", "bold green"))
-        return
-    first = min(failing, key=lambda outcome: STATES[outcome.state])
-    technique = first.technique
-    law = next((law for law in technique.laws if law.name == first.law), technique.laws[0])
+        return None
     out.print()
-    print_outcome(out, first, law)
-    if hint:
-        out.print(Text("\nHint", "bold"))
-        print_rows(out, hints(technique, law))
-    if solution:
-        out.print()
-        print_solution(out, technique)
-    elif not hint and first.state != "broken":
-        out.print(Text(f"\nFor a hint: {COMMAND} --check {folder} --hint", "dim"))
+    return min(failing, key=lambda outcome: STATES[outcome.state])
+
+
+def show_outcome(out: Console, outcome: Outcome, *, hints: int) -> None:
+    """Print what is known of a technique, and so many hints."""
+    technique = outcome.technique
+    if outcome.state == "passed":
+        out.print(Text(f"{technique.name} passes.", "bold green"))
+        return
+    law = next((law for law in technique.laws if law.name == outcome.law), technique.laws[0])
+    print_outcome(out, outcome, law)
+    for number, rows in enumerate(list(hints_about(technique, law))[:hints], 1):
+        out.print(Text(f"\nHint {number} of {HINTS}", "bold"))
+        print_rows(out, rows)
+
+
+def show_list(outcomes: Sequence[Outcome]) -> None:
+    """Print all exercises with their claims, and what is known of each."""
+    out, lesson = console(), ""
+    for outcome in outcomes:
+        technique = outcome.technique
+        if technique.lesson != lesson:
+            lesson = technique.lesson
+            out.print(Text(f"{LESSONS.index(lesson) + 1}. {lesson}", "bold"))
+        title = technique.laws[0].claim.title
+        sign = {"passed": "✓", "unwritten": " "}.get(outcome.state, "…")
+        out.print(Text(f"  {sign} {technique.name:<22} {title}"), overflow="ellipsis", no_wrap=True)
 
 
 def print_progress(out: Console, outcomes: Sequence[Outcome]) -> None:
     """Print a bar for each lesson, and how many of its techniques have passed."""
     for lesson in dict.fromkeys(outcome.technique.lesson for outcome in outcomes):
         own = [outcome.state for outcome in outcomes if outcome.technique.lesson == lesson]
-        passed = own.count("passed")
-        full = BAR * passed // len(own)
-        bar = (("━" * full, "green"), ("─" * (BAR - full), "dim"))
-        out.print(Text.assemble(f"{lesson:<12} ", *bar, f"  {passed} of {len(own)}"))
+        print_bar(out, lesson, own.count("passed"), len(own))
+
+
+def print_bar(out: Console, name: str, passed: int, total: int) -> None:
+    """Print a name, a bar, and how many of some techniques have passed."""
+    full = BAR * passed // total
+    bar = (("━" * full, "green"), ("─" * (BAR - full), "dim"))
+    out.print(Text.assemble(f"{name:<12} ", *bar, f"  {passed} of {total}"))
 
 
 def print_outcome(out: Console, outcome: Outcome, law: Law) -> None:
     """Print what is known of a technique that does not pass."""
-    technique, file = outcome.technique, f"{outcome.technique.lesson}.py"
+    technique, file = outcome.technique, outcome.path.name
     if outcome.state == "unwritten":
         out.print(Text(f"Next: write {technique.name} in {file}", "bold"))
     elif outcome.state == "broken":
         out.print(Text(f"Python cannot run {file}", "bold red"))
+    elif outcome.state == "unfinished":
+        out.print(Text(f"{technique.name} did not finish", "bold yellow"))
     else:
         out.print(Text(f"{technique.name} breaks a law", "bold red"))
     if outcome.state != "broken":
@@ -95,17 +123,18 @@ def print_rows(out: Console, rows: Iterable[Sequence[str]]) -> None:
             out.print(Text.assemble((f"  {'' if i else heading:<{HEADING}}", "bold"), line))
 
 
-def hints(technique: Technique, law: Law) -> Iterable[tuple[str, str]]:
-    """Yield the claim, the law, its mistakes, and where to read about the technique."""
-    yield "the claim", law.claim.truth or law.claim.notes
-    yield "the law", law.sentence
-    for sentence in law.mistakes.values():
-        yield "a mistake", sentence
+def hints_about(technique: Technique, law: Law) -> Iterable[Rows]:
+    """Yield hints, each says more: the law, where to read, its mistakes, the parts, the answer."""
+    yield [("the claim", law.claim.truth or law.claim.notes), ("the law", law.sentence)]
     documentation = ast.get_docstring(technique.node) or ""
     source = re.search(r"^Source: (.*?)(?=\n\s*\n|\Z)", documentation, re.MULTILINE | re.DOTALL)
-    if source:
-        yield "read", " ".join(source[1].split())
-    yield "the answer", f"{COMMAND} --solution {technique.name}"
+    examples = documentation.partition(">>>")
+    read = " ".join(source[1].split()) if source else f"the docstring of {technique.name}"
+    yield [("read", read), ("an example", examples[1] + examples[2].partition("\n\n")[0])]
+    yield [("a mistake", sentence) for sentence in law.mistakes.values()]
+    calls = [node.func for node in ast.walk(technique.node) if isinstance(node, ast.Call)]
+    yield [("the answer calls", ", ".join(dict.fromkeys(map(ast.unparse, calls))) or "nothing")]
+    yield [("the answer", f"{COMMAND} --solution {technique.name}")]
 
 
 def print_solution(out: Console, technique: Technique) -> None:

@@ -5,9 +5,12 @@ tests, the techniques are the functions of the library that the helper calls.
 """
 
 import ast
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from dlconcepts.testing import claims
 from dlconcepts.testing.claims import LESSONS, Claim, Definition, definitions, parsed
@@ -26,6 +29,11 @@ class Law(claims.Law):
 
     claim: Claim
     techniques: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        """Name of its test module."""
+        return f"tests.{self.claim.lesson}.{self.claim.path.stem}"
 
     @property
     def mistakes(self) -> dict[str, str]:
@@ -47,8 +55,21 @@ class Technique:
         return PACKAGE.joinpath(*self.module.split(".")[1:]).with_suffix(".py")
 
     @property
+    def modules(self) -> list[str]:
+        """The modules to import before its laws run."""
+        found = dict.fromkeys(law.module for law in self.laws)
+        if any("optim" in law.claim.path.read_text(encoding="utf-8") for law in self.laws):
+            found["torch._dynamo"] = None  # the first optimizer takes a second to import it
+        return list(found)
+
+    @property
     def node(self) -> Definition:
         return definitions(parsed(self.path))[self.name]
+
+    @property
+    def library(self) -> Any:
+        """The library's own function or class."""
+        return getattr(importlib.import_module(self.module), self.name)
 
     @property
     def solution(self) -> str:
@@ -61,6 +82,7 @@ class Technique:
         return "\n".join(lines[first - 1 : last]) + "\n"
 
 
+@cache
 def survey() -> tuple[list[Technique], list[Law]]:
     """Return the techniques in course order, and the laws that judge none of them."""
     laws = [law for claim in claims.all_claims() for law in laws_of(claim)]
