@@ -245,7 +245,9 @@ def train_step__autograd_grad(
         loss = loss_fn(model(x), y) / total
         mean += loss.detach().cpu()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, found)]  # noqa: B905
+        sums = [
+            b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)
+        ]
     if workers is not None:
         dist.all_reduce(mean, group=workers)
     if not math.isfinite(mean):
@@ -352,7 +354,8 @@ def fit__techniques(
 
 @contextmanager
 def _random_state_kept(seed: int | None, device: torch.device) -> Iterator[None]:
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    python, cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
         if seed is not None:

@@ -534,7 +534,9 @@ class _Network(nn.Module):
         if min(widths) < 1 or activation not in ACTIVATIONS or not 0 <= dropout <= 1:
             raise ValueError("wrong size, activation or dropout")
         self.widths, self.activation, self.dropout = widths, activation, dropout
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:]))  # noqa: B905, RUF007
+        self.layers = nn.ModuleList(
+            nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)
+        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = _flatten(images, self.widths[0])
