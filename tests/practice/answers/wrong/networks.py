@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of lesson 2, networks."""
 
 import copy
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -534,9 +535,7 @@ class _Network(nn.Module):
         if min(widths) < 1 or activation not in ACTIVATIONS or not 0 <= dropout <= 1:
             raise ValueError("wrong size, activation or dropout")
         self.widths, self.activation, self.dropout = widths, activation, dropout
-        self.layers = nn.ModuleList(
-            nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = _flatten(images, self.widths[0])
