@@ -162,9 +162,7 @@ def move__a_copy(
     """Move a copy and leave the model where it is."""
     _check_attributes(model)
     _check_optimizer(model, optimizer)
-    if optimizer is None:
-        return copy.deepcopy(model).to(device)
-    return copy.deepcopy(_move(model, device, optimizer))
+    return copy.deepcopy(model).to(device)
 
 
 def move__misses_attributes(
