@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 from dlconcepts.autograd import LossFunction
 from dlconcepts.loading import batches
 from dlconcepts.support.runs import find_model_device
-from dlconcepts.validation import Data, Evaluation, check_labels
+from dlconcepts.validation import SUM_TOLERANCE, Data, Evaluation, check_labels
 
 
 def evaluate__with_a_list_of_logits(
@@ -256,7 +256,7 @@ def cross_entropy__module(
 
 def _refuse_other_scores(log_probabilities: Tensor) -> None:
     sums = log_probabilities.detach().double().exp().sum(dim=1)
-    if bool(((sums - 1).abs() > 0.05).any()):
+    if bool(((sums - 1).abs() > SUM_TOLERANCE).any()):
         raise ValueError("these are no log-probabilities; apply log_softmax to the logits")
 
 
@@ -316,7 +316,7 @@ def nll_loss__by_a_loop(
     rows = log_probabilities.movedim(1, -1).reshape(-1, log_probabilities.shape[1])
     losses, weights = [], []
     for row, label in zip(rows, labels.flatten().tolist(), strict=True):
-        if abs(float(row.detach().double().exp().sum()) - 1) > 0.05:
+        if abs(float(row.detach().double().exp().sum()) - 1) > SUM_TOLERANCE:
             raise ValueError(f"the probabilities of an example sum to {row.exp().sum():.3f}")
         if label == ignore_index:
             losses.append(row.new_zeros(()))
