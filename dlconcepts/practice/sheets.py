@@ -6,10 +6,11 @@ import doctest
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
-from dlconcepts.practice.techniques import Technique
-from dlconcepts.testing.claims import Definition, definitions, parsed
+from dlconcepts.practice.techniques import Law, Technique
+from dlconcepts.testing.claims import Definition, constants_of, definitions, parsed
 
 HEADER = '''"""Practice, lesson {number}: {lesson}. Replace each NotImplementedError with your code.
 
@@ -22,6 +23,7 @@ version, so you can start with any of them. Add imports and functions as you lik
 '''
 WIDTH = 100
 EXAMPLES = doctest.DocTestParser()
+REFUSED = re.compile("DID NOT RAISE|Regex pattern|Unexpected")  # what pytest.raises says
 
 
 def sheet(number: int, lesson: str, techniques: Sequence[Technique]) -> str:
@@ -91,31 +93,55 @@ def judged(technique: Technique) -> str:
     """Return all that the laws of a technique judge, as a list for its docstring."""
     items = []
     for law in technique.laws:
-        node = definitions(law.claim.tree)[law.name]
-        reasons = "; ".join(dict.fromkeys(reason for reason in reasons_in(node) if reason))
-        text = f"- {law.sentence}" + (f" ({reasons})" if reasons else "")
+        reasons = list(dict.fromkeys(filter(None, reasons_of(law))))
+        # What a helper says, or a message with values, as it is for a mistake.
+        reasons += [
+            reason
+            for reason in dict.fromkeys(law.wrong.values())
+            if not REFUSED.match(reason) and not any(reason in other for other in reasons)
+        ]
+        text = f"- {law.sentence}" + (f" ({'; '.join(reasons)})" if reasons else "")
         items += textwrap.wrap(text, WIDTH - 4, subsequent_indent="  ")
     return "\n".join(["Judged:", "", *items])
 
 
-def reasons_in(law: Definition) -> Iterator[str]:
-    """Yield what the assertions of a law say, and which errors it waits for."""
-    for node in ast.walk(law):
+def reasons_of(law: Law) -> Iterator[str]:
+    """Yield what the assertions of a law, and of the helpers it calls, say."""
+    trees = (law.claim.shared, law.claim.tree)
+    helpers = {name: node for tree in trees for name, node in definitions(tree).items()}
+    texts = {name: node for tree in trees for name, node in constants_of(tree).items()}
+    node = helpers[law.name]
+    names = [part.func.id for part in ast.walk(node) if is_call_of_name(part)]
+    for each in [node, *(helpers[name] for name in names if name in helpers)]:
+        yield from reasons_in(each, texts | constants_of(each))
+
+
+def is_call_of_name(node: ast.AST) -> TypeGuard[Any]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def reasons_in(function: Definition, texts: Mapping[str, ast.expr]) -> Iterator[str]:
+    """Yield what the assertions in a function say, and which errors it waits for."""
+    for node in ast.walk(function):
         if isinstance(node, ast.Assert) and node.msg is not None:
-            yield text_of(node.msg)
+            yield text_of(node.msg, texts)
         elif isinstance(node, ast.Call):
-            function = ast.unparse(node.func)
-            if function == "pytest.raises" and re.fullmatch("[A-Z].*", ast.unparse(node.args[0])):
+            name = ast.unparse(node.func)
+            if name == "pytest.raises" and re.fullmatch("[A-Z].*", ast.unparse(node.args[0])):
                 yield f"it raises {ast.unparse(node.args[0])}, in any wording"
-            elif function.endswith(("assert_close", "fail")):
+            elif name.endswith(("assert_close", "fail")):
                 words = [*node.args, *(word.value for word in node.keywords if word.arg == "msg")]
-                yield from map(text_of, words)
+                yield from (text_of(word, texts) for word in words)
 
 
-def text_of(node: ast.AST) -> str:
+def text_of(node: ast.AST, texts: Mapping[str, ast.expr]) -> str:
     """Return a text in the code, with "..." for each value in it; nothing if it is no text."""
+    if isinstance(node, ast.Name) and node.id in texts:
+        return text_of(texts[node.id], {})
     if isinstance(node, ast.JoinedStr):
-        return "".join(text_of(part) or "..." for part in node.values)
+        return "".join(text_of(part, texts) or "..." for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return text_of(node.value, texts)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 

@@ -32,7 +32,8 @@ STATES = {
 def console() -> Console:
     """Return what prints: as wide as the terminal, at most 100."""
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
-    return Console(width=min(columns, 100), highlight=False)
+    # In a notebook, one text; rich would show each line as a cell of its own.
+    return Console(width=min(columns, 100), highlight=False, force_jupyter=False)
 
 
 def show(outcomes: Sequence[Outcome]) -> Outcome | None:

@@ -315,8 +315,8 @@ def resolved(node: ast.expr, constants: dict[str, ast.expr]) -> ast.expr:
     return constants.get(node.id, node) if isinstance(node, ast.Name) else node
 
 
-def constants_of(tree: ast.Module) -> dict[str, ast.expr]:
-    """Return the values that a file assigns to single names at its top level."""
+def constants_of(tree: ast.Module | Definition) -> dict[str, ast.expr]:
+    """Return the values that a file, or a function, assigns to single names at its top level."""
     return {
         node.targets[0].id: node.value
         for node in tree.body
