@@ -1,29 +1,101 @@
 """Judge the answers in tests/practice/answers: right ones must pass, wrong ones must not.
 
     python benchmarks/practice.py [LESSON or EXERCISE ...]
+    python benchmarks/practice.py --seconds
 
-It prints what was misjudged, and a table by lesson: right answers accepted, wrong ones rejected,
-how many of those with the name of a mistake, and the seconds of an answer.
+The first prints what was misjudged, and a table by lesson: right answers accepted, wrong ones
+rejected, how many of those with the name of a mistake, and the seconds of an answer. The second
+prints how long a learner waits for a verdict: in a new process, and after a save with --watch.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE, Popen, run
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dlconcepts.practice.process import ask
-from tests.practice.answers import Answer, answers
+from dlconcepts.practice.sheets import skeleton
+from dlconcepts.testing.claims import LESSONS
+from tests.practice.answers import TECHNIQUES, Answer, answers
+
+COMMAND = [sys.executable, "-u", "-m", "dlconcepts", "practice"]
 
 
 def main() -> None:
-    """Judge, and print the table."""
+    """Do what was asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="lessons or exercises")
-    names = set(parser.parse_args().names)
+    parser.add_argument("--seconds", action="store_true", help="how long a verdict takes")
+    arguments = parser.parse_args()
+    if arguments.seconds:
+        waits()
+    else:
+        judge(set(arguments.names))
+
+
+def waits() -> None:
+    """Write the library's solutions one by one, and print how long each verdict takes."""
+    cold = []
+    for name in ("centre", "flatten", "gradient", "seeded", "correct"):
+        with TemporaryDirectory() as folder:
+            path = written(TECHNIQUES[name].lesson, folder)
+            solve(path, name)
+            started = time.perf_counter()
+            run([*COMMAND, "--check", folder], stdout=PIPE)
+            cold.append(time.perf_counter() - started)
+    warm = {}
+    with TemporaryDirectory() as folder:
+        paths = {lesson: written(lesson, folder) for lesson in LESSONS}
+        with Popen([*COMMAND, "--check", folder, "--watch"], stdout=PIPE, text=True) as process:
+            read_until_waiting(process)
+            time.sleep(20)  # as a learner who writes the first line
+            for name, technique in TECHNIQUES.items():
+                started = time.perf_counter()
+                solve(paths[technique.lesson], name)
+                said = read_until_waiting(process)
+                warm[name] = time.perf_counter() - started
+                assert f"{name} passes" in said, said
+            process.terminate()
+    seconds = sorted(warm.values())
+    print(f"load {os.getloadavg()[0]:.1f}")
+    print("cold: " + ", ".join(f"{each:.1f} s" for each in cold))
+    slow = seconds[len(seconds) * 9 // 10]
+    print(f"warm: median {statistics.median(seconds):.1f} s, 90 % within {slow:.1f} s")
+    print(f"{sum(each <= 2 for each in seconds)} of {len(seconds)} in 2 s; the slowest:")
+    for name, each in sorted(warm.items(), key=lambda pair: -pair[1])[:10]:
+        print(f"    {name:<20} {each:.1f} s")
+
+
+def written(lesson: str, folder: str) -> Path:
+    """Write the practice file of a lesson, and return it."""
+    run([*COMMAND, lesson, "--out", folder], stdout=PIPE, check=True)
+    return Path(folder, f"{lesson}.py")
+
+
+def solve(path: Path, name: str) -> None:
+    """Replace an exercise by the library's solution."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(skeleton(TECHNIQUES[name]), TECHNIQUES[name].solution))
+
+
+def read_until_waiting(process: Popen) -> str:
+    """Return what is printed before the command waits for the next save."""
+    text = ""
+    for line in process.stdout:
+        if line.startswith("Waiting"):
+            break
+        text += line
+    return text
+
+
+def judge(names: set[str]) -> None:
+    """Judge the answers, and print the table."""
     chosen = [
         answer
         for kind in ("right", "wrong")

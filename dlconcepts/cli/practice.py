@@ -114,8 +114,9 @@ def known(
 def look(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
     """Check a folder once, print the outcome, and return the exit status."""
     folder = arguments.check
+    again, limit = arguments.watch, arguments.limit
     outcomes = (
-        checking.check(folder.resolve(), techniques, arguments.limit) if folder.is_dir() else []
+        checking.check(folder.resolve(), techniques, limit, again=again) if folder.is_dir() else []
     )
     if not outcomes:
         raise UserError(

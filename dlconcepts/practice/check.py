@@ -8,7 +8,7 @@ import ast
 import json
 import linecache
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -67,11 +67,14 @@ def check(
     techniques: Sequence[Technique],
     limit: float,
     *,
-    told: Callable[[Outcome], object] = lambda outcome: None,
+    again: bool = False,
 ) -> list[Outcome]:
-    """Judge a folder's techniques, in course order, and remember those that passed."""
+    """Judge a folder's techniques, in course order, and remember those that passed.
+
+    `again` says that the folder will be checked again soon, so that it is worth to prepare for it.
+    """
     passed = read_progress(folder)["passed"]
-    outcomes = judge(folder, techniques, limit, passed, told=told)
+    outcomes = judge(folder, techniques, limit, passed, again=again)
     sure = [each for each in outcomes if each.state == "passed" and not each.skipped]
     passed |= {outcome.technique.name: outcome.fingerprint for outcome in sure}
     write_progress(folder, passed=passed)
@@ -84,16 +87,16 @@ def judge(
     limit: float,
     passed: Mapping[str, str],
     *,
-    told: Callable[[Outcome], object] = lambda outcome: None,
+    again: bool = False,
 ) -> list[Outcome]:
     """Judge those techniques of a folder that have not passed as they are now; write nothing."""
     outcomes, files = look(folder, techniques, passed)
     waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
     questions = [question_about(outcome, files, limit) for outcome in waiting]
-    for outcome, answer in zip(waiting, ask(questions), strict=True):
+    ahead = [outcome.technique for outcome in outcomes] if again else []
+    for outcome, answer in zip(waiting, ask(questions, ahead), strict=True):
         vars(outcome).update(answer)
         outcome.new = outcome.state == "passed"
-        told(outcome)
     return outcomes
 
 

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dlconcepts.practice.question import PRINTED, STUCK, Question, Rows, place_rows
+from dlconcepts.practice.techniques import Technique
 from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import TESTS
 
@@ -30,13 +31,17 @@ START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() 
 CONTEXT: Any = multiprocessing.get_context(START)
 
 
-def ask(questions: Sequence[Question]) -> Iterator[dict[str, Any]]:
-    """Judge techniques, as many at a time as there are cores, and yield the answers in order."""
+def ask(questions: Sequence[Question], ahead: Sequence[Technique] = ()) -> Iterator[dict[str, Any]]:
+    """Judge techniques, as many at a time as there are cores, and yield the answers in order.
+
+    The first call also imports the laws of the techniques `ahead`, which may be judged next.
+    """
     if sys.flags.optimize:
         raise UserError("python -O removes the laws' assertions: run without -O and PYTHONOPTIMIZE")
-    if not questions:
+    if not questions and not ahead:
         return
-    warm_up([name for question in questions for name in question.technique.modules])
+    techniques = [*(question.technique for question in questions), *ahead]
+    warm_up([name for technique in techniques for name in technique.modules])
     asking = Asking()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, asking.ended():
         yield from pool.map(asking.judged, questions)

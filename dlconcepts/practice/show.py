@@ -109,6 +109,8 @@ def print_outcome(out: Console, outcome: Outcome, law: Law) -> None:
         out.print(Text.assemble("  ", (law.claim.id, "cyan"), f" ({law.claim.verdict})"))
         for text in (law.claim.truth or law.claim.notes, f"{law.title}: {law.sentence}"):
             out.print(Text(textwrap.indent(textwrap.fill(text, out.width - 2), "  ")))
+    if outcome.state == "unwritten":
+        out.print(Text("\n" + textwrap.indent(law.claim.demonstration, "  ")))
     if outcome.rows:
         out.print()
         print_rows(out, outcome.rows)

@@ -60,7 +60,7 @@ def told(faults, monkeypatch, capsys):
     folder, outcomes = faults
 
     def tell(name, *options):
-        monkeypatch.setattr(checking, "check", lambda *_: [outcomes[name]])
+        monkeypatch.setattr(checking, "check", lambda *_, **__: [outcomes[name]])
         assert main(["practice", "--check", str(folder), *options]) == 1
         return capsys.readouterr().out
 
@@ -138,10 +138,12 @@ def test_a_verdict_lasts_until_the_code_it_depends_on_changes(tmp_path, monkeypa
     assert "All techniques here pass." in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "tensors.py"]
 
-    def refuse(questions):
+    def refuse(questions, ahead):
         raise UserError(f"judged again: {[each.technique.name for each in questions]}")
 
-    monkeypatch.setattr(checking, "ask", lambda questions: refuse(questions) if questions else [])
+    monkeypatch.setattr(
+        checking, "ask", lambda questions, ahead: refuse(questions, ahead) if questions else []
+    )
     text = path.read_text()
     path.write_text(f"{text}\n# a comment\ndef other(): pass\n")
     assert main(line) == 0
@@ -158,6 +160,7 @@ def test_the_next_technique_comes_with_its_claim_and_its_law(told):
     assert "Next: write seeded in training.py" in printed
     assert f"{law.claim.id} ({law.claim.verdict})" in printed
     assert law.title in printed
+    assert law.claim.demonstration.splitlines()[0] in printed
     assert "NotImplementedError" not in printed
 
 
