@@ -61,7 +61,7 @@ def look_up(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         raise UserError(f"{module_name} cannot be imported: {where(error)}") from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
@@ -73,7 +73,7 @@ def look_up(name: str) -> Any:
 def call(name: str, factory: Any) -> Any:
     try:
         return factory()
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise UserError(f"{name}() raised {where(error)}") from error
 
 

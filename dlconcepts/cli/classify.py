@@ -10,6 +10,7 @@ from dlconcepts import checkpoints
 from dlconcepts.cli import output
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
+from dlconcepts.support.atomic import making
 from dlconcepts.support.datasets import read_image
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.plots import view_classify
@@ -37,14 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"the network in {arguments.checkpoint} returns NaN, since its training diverged; "
             "train again with a lower learning rate"
         )
-    for number, path in enumerate(arguments.images):
-        print(table(path, probabilities[number].tolist(), checkpoint.classes))
-        figure = view_classify(images[number], probabilities[number], checkpoint.classes)
-        drawing = drawings[number]
-        with writing(arguments.out):
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            output.write_figure(drawing, figure)
-        print(f"wrote {drawing}")
+    with making(arguments.out):
+        for number, path in enumerate(arguments.images):
+            print(table(path, probabilities[number].tolist(), checkpoint.classes))
+            figure = view_classify(images[number], probabilities[number], checkpoint.classes)
+            with writing(arguments.out):
+                output.write_figure(drawings[number], figure)
+            print(f"wrote {drawings[number]}")
     return 0
 
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from dlconcepts import checkpoints
 from dlconcepts.support import devices, signals
-from dlconcepts.support.atomic import write_atomically
+from dlconcepts.support.atomic import making, write_atomically
 from dlconcepts.support.checkpoint_files import CheckpointError
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.runs import Epoch
@@ -70,16 +70,8 @@ class RunFolder:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Refuse other runs into this folder, and remove it if nothing was written."""
-        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with locked(self.folder):
-                yield
-        finally:
-            with suppress(OSError):  # something was written
-                for path in made:
-                    path.rmdir()
+        with making(self.folder), locked(self.folder):
+            yield
 
     def kept(self, epochs: int, *, stopped: bool) -> str:
         """Say how many epochs are on disk, and how a run that was stopped goes on."""

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -40,6 +40,20 @@ def write_report(path: Path, text: str, option: str) -> None:
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text.encode())
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder for a block, and remove it, and those above it, if they stay empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something was written
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager

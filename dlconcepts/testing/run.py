@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from dlconcepts.support.atomic import making
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.signals import Stopped, finishing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim
@@ -66,10 +67,8 @@ def verify(
         require_readable(out / "results.xml")
     if list(devices) != ["cpu"]:
         devices = list(find_devices(devices))
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        working = tempfile.TemporaryDirectory(prefix=".", dir=out)  # so `out` has no partial file
-    with working as name:
+    # A folder of its own, so that `out` has no partial file.
+    with making(out), writing(out), tempfile.TemporaryDirectory(prefix=".", dir=out) as name:
         folder = Path(name).resolve()
         options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in devices)]
         if fail_fast:
@@ -81,7 +80,7 @@ def verify(
             options += [] if fail_fast else ["--no-loadscope-reorder"]
         run = Run(claims, [], {})
         run_pytest(run, options, folder, watch)
-        with writing(out), finishing():
+        with finishing():
             write(run, folder / "results.xml")
             page = render(run.report, run.environment)
             (folder / "report.html").write_text(page, encoding="utf-8")

@@ -11,8 +11,6 @@ import pytest
 
 from dlconcepts.support.signals import Stopped, check, finishing, heeding
 
-FULL = Path("/dev/full")
-HAS_FULL = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's full disk")
 PIPES = pytest.mark.skipif(os.name == "nt", reason="Windows has other pipes and signals")
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -21,67 +19,9 @@ def command(line: str) -> list[str]:
     return [sys.executable, "-m", "dlconcepts", *line.split()]
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """Return the environment of a shell, where Python buffers what it prints."""
-    return {**os.environ, "PYTHONUNBUFFERED": "", **variables}
-
-
 def heed() -> None:
     """Let a new process heed Ctrl-C, which those of a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@PIPES
-@pytest.mark.parametrize(
-    ("line", "unbuffered"),
-    [
-        *(("--help", ""), ("train --help", ""), ("claims", ""), ("claims", "1")),
-        *(("practice --solution centre", ""), ("practice --solution centre", "1")),
-    ],
-)
-def test_a_closed_pipe_ends_quietly(line: str, unbuffered: str, folder: Path) -> None:
-    """Status 141, as shells report for `cat`, and no word."""
-    reader, writer = os.pipe()
-    os.close(reader)
-
-    finished = subprocess.run(
-        command(line),
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(PYTHONUNBUFFERED=unbuffered),
-    )
-
-    os.close(writer)
-    assert (finished.returncode, finished.stderr) == (141, "")
-    assert list(folder.iterdir()) == []
-
-
-@HAS_FULL
-@pytest.mark.parametrize("line", ["--version", "claims", "practice --solution centre"])
-def test_output_that_cannot_be_written_is_explained(line: str) -> None:
-    """Status 2 and one sentence."""
-    with FULL.open("w") as full:
-        finished = subprocess.run(
-            command(line), stdout=full, stderr=subprocess.PIPE, text=True, env=environment()
-        )
-
-    assert finished.returncode == 2
-    assert "No space left on device" in finished.stderr
-    assert finished.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("line", ["practice --check", "claims tensors.view-is-a-new-tensor"])
-def test_a_terminal_need_not_know_all_characters(line: str, folder: Path) -> None:
-    """What ASCII lacks is printed as a question mark."""
-    (folder / "practice").mkdir()
-    (folder / "practice" / "tensors.py").write_text("")
-    ascii_only = environment(PYTHONIOENCODING="ascii")
-
-    finished = subprocess.run(command(line), capture_output=True, text=True, env=ascii_only)
-
-    assert finished.stderr == ""
-    assert finished.returncode in (0, 1)
 
 
 @PIPES

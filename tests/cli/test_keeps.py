@@ -120,23 +120,6 @@ def test_what_the_last_sentence_says_is_on_disk(
 
 
 @pytest.mark.usefixtures("folder", "no_figures")
-@pytest.mark.parametrize(
-    "options", ["--lr 1e30 --batch-size 6000", "--lr 1e20 --batch-size 6000", "--lr 1e25"]
-)
-def test_a_run_that_diverges_keeps_the_earlier_network(
-    options: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A loss or weights that are not finite replace no checkpoint, even with --force."""
-    assert run("train --epochs 1 --hidden 4 --batch-size 1000 --out run") == 0
-    before = CHECKPOINT.read_bytes()
-
-    line = f"train --epochs 3 {options} --out run --force"
-    assert_explained(line, capsys, "learning rate", "run/checkpoint.pt is as it was before")
-
-    assert CHECKPOINT.read_bytes() == before
-
-
-@pytest.mark.usefixtures("folder", "no_figures")
 def test_weights_that_are_not_finite_are_not_kept() -> None:
     """The losses of an epoch can be finite before the step that ruins the weights."""
     model = torch.nn.Linear(1, 1)
@@ -148,27 +131,6 @@ def test_weights_that_are_not_finite_are_not_kept() -> None:
 
     with pytest.raises(DivergedError, match=r"epoch 2: weights are not finite"):
         output.check_finite(record, model)
-
-
-EARLIER = [
-    ("train", "run/checkpoint.pt", ("replace it with --force", "resume it with --resume", "--out")),
-    ("transfer pets --weights none", "run/checkpoint.pt", ("replace it with --force, or", "--out")),
-    ("classify absent.pt a.png b.png", "run/2-b.png", ("replace with --force", "--out")),
-]
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("line", "file", "ways"), EARLIER)
-def test_an_earlier_run_is_not_replaced_without_being_asked(
-    line: str, file: str, ways: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is named before any work starts, with the ways on."""
-    Path(file).parent.mkdir()
-    Path(file).write_text("precious")
-
-    assert_explained(f"{line} --out run", capsys, file, *ways)
-
-    assert Path(file).read_text() == "precious"
 
 
 @pytest.mark.usefixtures("quick")
