@@ -138,6 +138,7 @@ def add_transfer_arguments(add: Add) -> None:
     add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
     add_device(add)
     add("--seed", type=seed, default=0, help="of split, weights and order (%(default)s)")
+    add("--resume", type=Path, metavar="CHECKPOINT", help="resume this run, up to --epochs in all")
     add_out(add, "runs/transfer")
     add("--force", action="store_true", help="replace what an earlier run wrote there")
 

@@ -3,6 +3,7 @@
 This module does not import PyTorch, so that a test can start and kill hundreds of writers.
 """
 
+import ctypes
 import errno
 import os
 import secrets
@@ -54,6 +55,23 @@ def making(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # something was written
             for path in made:
                 path.rmdir()
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Let two folders change places: at once, or in two steps where the system cannot do it.
+
+    Source: Linux renameat2(2), RENAME_EXCHANGE; macOS renamex_np(2), RENAME_SWAP.
+    """
+    here, swap = -100, 2  # AT_FDCWD, and the flag of both calls
+    a, b = os.fsencode(new), os.fsencode(old)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    for name, given in (("renameat2", (here, a, here, b, swap)), ("renamex_np", (a, b, swap))):
+        if hasattr(library, name) and getattr(library, name)(*given) == 0:
+            return
+    aside = old.with_name(f"{old.name}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
 
 
 @contextmanager

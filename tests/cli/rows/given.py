@@ -68,6 +68,18 @@ def album(*classes: str, images: int = 2, root: str = "pets") -> Given:
     return make
 
 
+def half_full_disk(patch: Patch) -> None:
+    """There is room for nothing but temporary files."""
+    real = files.save_file
+
+    def save_file(content: Any, path: Path) -> None:
+        if not Path(path).is_relative_to(tempfile.gettempdir()):
+            raise OSError(28, "No space left on device")
+        real(content, path)
+
+    patch.setattr("dlconcepts.checkpoints.save_file", save_file)
+
+
 def full_disk(patch: Patch) -> None:
     """No byte can be written any more, as `fsync` notices."""
 
@@ -196,7 +208,6 @@ def training(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Given:
         content["training"] |= change(content["training"])
         files.save_file(content, "bad.pt")
         shutil.rmtree("run")
-        shutil.rmtree("pets")
 
     return make
 

@@ -1,6 +1,7 @@
 """`train`."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -62,7 +63,7 @@ ROWS = [
         f"{TRAIN} 2 --out run --resume run/checkpoint.pt",
         0,
         given=[no_pictures, trained],
-        files=FILES,
+        files="run/checkpoint.pt",
         out="epoch   2",
     ),
     Row(
@@ -70,6 +71,18 @@ ROWS = [
         0,
         given=[no_pictures, trained],
         files=FILES.replace("run", "other"),
+    ),
+    Row(
+        f"{TRAIN} 1 --out run",
+        2,
+        "run.partial has an unfinished run ... --force ... --resume run.partial/checkpoint.pt",
+        [text("run.partial/checkpoint.pt")],
+    ),
+    Row(
+        f"{TRAIN} 1 --out run --force",
+        0,
+        given=[no_pictures, trained, text("run/own.txt"), text("run.partial/checkpoint.pt")],
+        files="run.partial/checkpoint.pt run/checkpoint.pt",
     ),
     Row(
         f"{TRAIN} 3 --out run --resume other/checkpoint.pt",
@@ -81,6 +94,15 @@ ROWS = [
     Row("train --out note/run", 2, "cannot write to the folder note/run ... --out", [text("note")]),
     Row("train --out note", 2, "cannot write to the folder note ... --out", [text("note")]),
     Row("train --out /proc/run", 2, "cannot write to the folder /proc/run ... --out"),
+    Row("train --out .", 2, "is the working folder, one above it, or a mount ... --out run"),
+    Row("train --out ..", 2, "is the working folder, one above it"),
+    Row("train --out /", 2, "is the working folder, one above it"),
+    Row(
+        f"{TRAIN} 1 --out run",
+        2,
+        "run has room for 7 bytes, but a run needs up to ... --out",
+        [setting("shutil.disk_usage", lambda path: SimpleNamespace(free=7))],
+    ),
     # What does not work.
     Row("train --device gpu", 2, "unknown device 'gpu': choose one of cpu, cuda, mps, xpu"),
     Row("train --device xpu", 2, "device 'xpu' is not available"),

@@ -17,6 +17,7 @@ from tests.cli.rows.given import (
     picture,
     setting,
     text,
+    training,
     transferred,
     weights,
 )
@@ -35,6 +36,12 @@ def used(*given: Given, line: str = ONE, says: str = "") -> Row:
 def refused(says: str, *given: Given, line: str = ONE) -> Row:
     """One sentence before any work, and no file."""
     return Row(line, 2, says, given)
+
+
+def resumed(says: str, *given: Given, line: str = "", epochs: int = 1) -> Row:
+    """A run that cannot be resumed."""
+    line = f"{TRANSFER} {epochs} --out new --resume run/checkpoint.pt {line}"
+    return Row(line, 2, says, [transferred, *given, album()])
 
 
 def torn(patch: Patch) -> None:
@@ -107,6 +114,21 @@ ROWS = [
     refused("No space left on device ... --out", pets, full_disk),
     refused("run has an earlier run: run/checkpoint.pt ... --force ... --out", transferred),
     Row(f"{TRANSFER} 2 --out run --force", 0, "", [no_pictures, transferred], "run/checkpoint.pt"),
+    # --resume.
+    Row(
+        f"{TRANSFER} 2 --out run --resume run/checkpoint.pt",
+        0,
+        "",
+        [no_pictures, transferred],
+        "run/checkpoint.pt",
+        "epoch   2",
+    ),
+    resumed("absent.pt cannot be read", line="--resume absent.pt"),
+    resumed("already has 1 epochs; ask for more with --epochs"),
+    resumed("was trained with hidden []; use the same settings", line="--hidden 4"),
+    resumed("was trained with lr 0.001, seed 0; use the same", line="--lr 0.1 --seed 1"),
+    resumed("was trained for the classes cat, dog; use the same", album("bird"), epochs=2),
+    resumed("bad.pt was trained with", training(lambda own: {}), line="--resume bad.pt"),
     # Networks and weights.
     refused("no classifier 'resnet'", pets, line="transfer pets --model resnet"),
     refused("no classifier 'resnet'", pets, line="transfer pets --model resnet --weights none"),
