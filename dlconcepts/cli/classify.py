@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from dlconcepts import checkpoints
 from dlconcepts.cli import output
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
-from dlconcepts.support.atomic import making
+from dlconcepts.support.atomic import check_report, making, write_json
 from dlconcepts.support.datasets import read_image
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.plots import view_classify
@@ -20,6 +21,7 @@ from dlconcepts.validation import predict
 def run(arguments: argparse.Namespace) -> int:
     """Print and draw the class probabilities of image files, and return 0."""
     output.check_folder(arguments.out)
+    check_report(arguments.json, "--json")
     # Images from different folders may have the same name; the number tells them apart.
     drawings = [
         arguments.out / f"{n}-{path.stem}.png" for n, path in enumerate(arguments.images, 1)
@@ -45,7 +47,27 @@ def run(arguments: argparse.Namespace) -> int:
             with writing(arguments.out):
                 output.write_figure(drawings[number], figure)
             print(f"wrote {drawings[number]}")
+    write_json(arguments.json, record(drawings, probabilities, arguments, checkpoint.classes))
     return 0
+
+
+def record(
+    drawings: Sequence[Path],
+    probabilities: torch.Tensor,
+    arguments: argparse.Namespace,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Return the results for --json."""
+    images = [
+        {
+            "file": str(path),
+            "class": classes[int(row.argmax())],
+            "probabilities": dict(zip(classes, row.tolist(), strict=True)),
+            "drawing": str(drawing),
+        }
+        for path, row, drawing in zip(arguments.images, probabilities, drawings, strict=True)
+    ]
+    return {"schema": 1, "checkpoint": str(arguments.checkpoint), "images": images}
 
 
 def read_inputs(

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from torch import nn
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
 from dlconcepts.support import signals
-from dlconcepts.support.atomic import exchange, making
+from dlconcepts.support.atomic import check_report, exchange, making, write_json
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.runs import Epoch, History
 from dlconcepts.training import DivergedError
@@ -50,6 +51,7 @@ class RunFolder:
         self.history = History()
         for folder in (self.final, self.working):
             output.check_folder(folder)
+        check_report(arguments.json, "--json")
         self.refuse_to_replace()
         arguments.keep = self.keep
 
@@ -160,7 +162,7 @@ class RunFolder:
                 self.write(self.path)
             self.write = None
 
-    def publish(self) -> None:
+    def publish(self, classes: Sequence[str]) -> None:
         """Move the complete run into its place, beside files in it that are not of a run."""
         with writing(self.final), signals.finishing():
             if not self.final.exists():
@@ -175,6 +177,10 @@ class RunFolder:
         for path in sorted(self.final.iterdir()):
             if path.name in OURS:
                 print(f"wrote {path}")
+        record: dict[str, Any] = {"schema": 1, "folder": str(self.final), "classes": list(classes)}
+        record["settings"] = {name: getattr(self.arguments, name) for name in self.settings}
+        record["epochs"] = [asdict(epoch) for epoch in self.history]
+        write_json(self.arguments.json, record)
 
     def keep(self, stopped: bool) -> str:
         """Save the last epoch wherever there is room; say what is on disk, as read from there."""
@@ -197,12 +203,8 @@ class RunFolder:
         line += ["--resume", str(path)]
         # This run was allowed to replace the old one, perhaps because it resumed that.
         line += ["--force"] if old.exists() and not self.arguments.force else []
-        way = (
-            f"{again} with `python -m dlconcepts {shlex.join(line)}`"
-            if stopped or self.write
-            else ""
-        )
-        return "; ".join(filter(None, (before, said, way)))
+        way = f"{again} with `python -m dlconcepts {shlex.join(line)}`"
+        return "; ".join(filter(None, (before, said, way if stopped or self.write else "")))
 
     def save_anywhere(self) -> Path:
         """Write the last epoch into the folder of the run, or else of the system's temporary files.

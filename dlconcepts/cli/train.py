@@ -91,7 +91,7 @@ def train(
     if writes:
         with writing(arguments.out):
             write_results(place.working, model, place.history, held_out)
-        place.publish()
+        place.publish(held_out.classes)
 
 
 def write_results(out: Path, model: Network, history: History, held_out: ImageSet) -> None:

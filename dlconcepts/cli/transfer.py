@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         with writing(arguments.out):
             output.write_figure(place.working / "loss.png", loss_curves(place.history))
             write_predictions(place.working, held_out, probabilities, statistics)
-        place.publish()
+        place.publish(folder.classes)
     return 0
 
 

@@ -5,8 +5,10 @@ This module does not import PyTorch, so that a test can start and kill hundreds 
 
 import ctypes
 import errno
+import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import BinaryIO
 
 from dlconcepts.support.errors import writing
 from dlconcepts.support.signals import finishing
+
+PRINTED = Path("-")  # the name of a report that is printed
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -25,7 +29,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 def check_report(path: Path | None, option: str) -> None:
     """Raise UserError, before the work, unless a report can be written to this file."""
-    if path is not None and (path.is_dir() or not path.exists()):
+    if path not in (None, PRINTED) and (path.is_dir() or not path.exists()):
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         with writing(path, "file", option):
             if path.is_dir():
@@ -35,12 +39,21 @@ def check_report(path: Path | None, option: str) -> None:
 
 def write_report(path: Path, text: str, option: str) -> None:
     """Write a report, whole or not at all; raise UserError if it cannot be written."""
+    if path == PRINTED:
+        print(text, end="", file=getattr(sys.stdout, "result", sys.stdout))
+        return
     with writing(path, "file", option):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a device, such as /dev/stdout
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text.encode())
+
+
+def write_json(path: Path | None, record: object) -> None:
+    """Write results to the file of --json, if there is one."""
+    if path is not None:
+        write_report(path, json.dumps(record, indent=1) + "\n", "--json")
 
 
 @contextmanager

@@ -57,6 +57,8 @@ def test_a_command_does_what_its_row_says(
     assert "Traceback (most recent call last):\n  File" not in printed.out
     assert_said(row.says, printed.err)
     assert_said(row.out, printed.out)
+    if "--quiet" in row.line and "--json -" not in row.line:
+        assert printed.out == ""
     if status == 2 and not usage:
         sentence, *details = printed.err.splitlines()
         assert sentence.startswith((f"dlconcepts {row.line.split()[0]}: ", "dlconcepts: ")), row

@@ -15,6 +15,7 @@ ROWS = [
     Row("claims", 2, "No space left on device", to="full disk"),
     Row("claims --lesson tensors", 0, out="tensors."),
     Row("claims --json", 0, out='"id": "tensors.'),
+    Row("claims --quiet", 0),
     Row(f"claims {CLAIM}", 0, out="Notes: ... Verdict: corrected ... Law: ... python -m pytest"),
     Row(f"claims {CLAIM}", 0, out="Notes: ", to="ascii"),
     Row(f"claims {CLAIM} --json", 0, out=f'"id": "{CLAIM}"'),

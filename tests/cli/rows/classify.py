@@ -19,6 +19,7 @@ from tests.cli.rows.given import (
     good,
     no_pictures,
     picture,
+    setting,
     small,
     text,
     transferred,
@@ -60,11 +61,6 @@ def rotated(patch: Patch) -> None:
     picture("turned.jpg", exif=exif)(patch)
 
 
-def bomb(patch: Patch) -> None:
-    """A small file of a huge image."""
-    Image.new("1", (30_000, 30_000)).save("bomb.png")
-
-
 ROWS = [
     Row(
         "classify good.pt grey.png",
@@ -89,6 +85,16 @@ ROWS = [
         files="runs/classify/1-grey.png",
         out="cat ... dog",
     ),
+    Row("classify good.pt grey.png --quiet", 0, "", [no_pictures, good, grey], DRAWN),
+    Row(
+        "classify good.pt grey.png --quiet --json -",
+        0,
+        "",
+        [no_pictures, good, grey],
+        DRAWN,
+        '"class": "Bag"',
+    ),
+    Row("classify good.pt grey.png --json good.pt/r", 2, "cannot write to the file", [good, grey]),
     # Images that can be used.
     image("colour.jpg", picture("colour.jpg", size=(560, 300))),
     image("cmyk.jpg", picture("cmyk.jpg", "CMYK")),
@@ -111,7 +117,7 @@ ROWS = [
     broken("."),
     broken("empty.png", text("empty.png", "")),
     broken("torn.png", torn),
-    broken("bomb.png", bomb),
+    broken("bomb.png", picture("bomb.png"), setting("PIL.Image.MAX_IMAGE_PIXELS", 30)),
     broken("pipe.png", lambda patch: os.mkfifo("pipe.png")),
     broken("link.png", lambda patch: Path("link.png").symlink_to("absent.png")),
     broken("loop.png", lambda patch: Path("loop.png").symlink_to("loop.png")),

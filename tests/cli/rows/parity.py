@@ -22,8 +22,9 @@ ROWS = [
     Row("parity --device gpu", 2, "unknown device 'gpu'"),
     Row("parity --device xpu", 2, "device 'xpu' is not available"),
     Row("parity --json .", 2, "the file .: it is a folder ... --json"),
-    Row("parity --json nowhere/r.json", 2, "there is no folder nowhere to write to"),
-    Row("parity --json note/r", 2, "there is no folder note", [text("note")]),
+    Row("parity --eager --json deep/r.json", 0, given=quick, files="deep/r.json"),
+    Row("parity --json note/r", 2, "cannot write to the file note/r", [text("note")]),
+    Row("parity --eager --quiet --json -", 0, given=quick, out='"schema": 1'),
     Row(
         "parity --eager --json report",
         2,

@@ -50,6 +50,16 @@ ROWS = [
         files=FILES.replace("run", "*/ネコ"),
     ),
     Row(f"{TRAIN} 1 --out run", 0, given=[no_pictures], files=FILES, to="ascii"),
+    Row(f"{TRAIN} 1 --out run --quiet", 0, given=[no_pictures], files=FILES),
+    Row(
+        f"{TRAIN} 1 --out run --quiet --json -",
+        0,
+        given=[no_pictures],
+        files=FILES,
+        out='"schema": 1',
+    ),
+    Row(f"{TRAIN} 1 --out run --json r.json", 0, given=[no_pictures], files=f"{FILES} r.json"),
+    Row("train --json .", 2, "the file .: it is a folder ... --json"),
     # What is there already.
     Row(
         f"{TRAIN} 1 --out run",

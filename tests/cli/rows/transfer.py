@@ -91,7 +91,7 @@ ROWS = [
     refused("x.png cannot be read", pets, link("pets/cat/x.png", "x.png")),
     # Images that cannot be used.
     refused("2 of the 6 images ... cat/torn.jpg ... dog/torn.jpg", pets, torn),
-    used(torn, line=f"{ONE} --skip-damaged"),
+    used(torn, line=f"{ONE} --skip-damaged", says="skipped pets/cat/torn.jpg, which"),
     refused("empty.png cannot be read", pets, text("pets/cat/empty.png", "")),
     refused("x.png cannot be read", pets, lambda patch: os.mkfifo("pets/cat/x.png")),
     refused("0.png cannot be read", pets, setting("PIL.Image.MAX_IMAGE_PIXELS", 30)),  # a bomb
@@ -130,7 +130,7 @@ ROWS = [
     resumed("was trained for the classes cat, dog; use the same", album("bird"), epochs=2),
     resumed("bad.pt was trained with", training(lambda own: {}), line="--resume bad.pt"),
     # Networks and weights.
-    refused("no classifier 'resnet'", pets, line="transfer pets --model resnet"),
+    refused("resnet5'; did you mean resnet50", pets, line="transfer pets --model resnet5"),
     refused("no classifier 'resnet'", pets, line="transfer pets --model resnet --weights none"),
     refused("'gpu'", pets, line="transfer pets --device gpu"),
     refused(
@@ -140,9 +140,14 @@ ROWS = [
         line="transfer pets",
     ),
     refused("absent.pth cannot be used ... No such file", pets, line=f"{WITH} absent.pth"),
-    refused("note.pth cannot be used", pets, text("note.pth"), line=f"{WITH} note.pth"),
     refused(
-        "code.pth cannot be used",
+        "note.pth cannot be used: the file holds something other than tensors",
+        pets,
+        text("note.pth"),
+        line=f"{WITH} note.pth",
+    ),
+    refused(
+        "perhaps pickled code, which was not run; use the file of a state_dict",
         pets,
         lambda patch: torch.save({"x": Payload()}, "code.pth"),
         line=f"{WITH} code.pth",

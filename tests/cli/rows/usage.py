@@ -1,10 +1,22 @@
 """Arguments that no command takes, and what is the same for all commands."""
 
+import sys
+
 from dlconcepts.cli.parser import COMMANDS
 from tests.cli.rows import Row
+from tests.cli.rows.given import Patch
+
+
+def no_shtab(patch: Patch) -> None:
+    """The library for completion is not installed."""
+    patch.setitem(sys.modules, "shtab", None)
+
 
 WHOLE = "is not a whole number of at least 1"
-HELP = [Row(f"{name} --help", 0, out=f"usage: python -m dlconcepts {name} ") for name in COMMANDS]
+HELP = [
+    Row(f"{name} --help", 0, out=f"dlconcepts {name} ... --quiet ... examples:")
+    for name in COMMANDS
+]
 ROWS = [
     Row("", 2, "usage: ... the following arguments are required: COMMAND"),
     Row("--help", 0, out="usage: python -m dlconcepts ... train a network"),
@@ -15,6 +27,13 @@ ROWS = [
     Row("train --help", 0, out="--epochs", to="ascii"),
     *HELP,
     Row("learn", 2, "invalid choice: 'learn'"),
+    Row("trian", 2, "invalid choice: 'trian' ... did you mean train or transfer?"),
+    Row("train --epoks 3", 2, "unrecognized arguments: --epoks 3; did you mean --epochs"),
+    Row("claims --lesson tensor", 2, "invalid choice: 'tensor' ... did you mean tensors?"),
+    Row("verify --profile thorogh", 2, "invalid choice: 'thorogh' ... did you mean thorough?"),
+    *(Row(f"--print-completion {shell}", 0, out="--epochs") for shell in ("bash", "zsh", "fish")),
+    Row("--print-completion csh", 2, "invalid choice: 'csh'"),
+    Row("--print-completion bash", 2, "pip install 'dlconcepts[completion]'", [no_shtab]),
     Row("--verbose", 2, "error"),
     Row("train --epochs", 2, "argument --epochs: expected one argument"),
     Row("train --epochs 0", 2, f"'0' {WHOLE}"),

@@ -50,7 +50,8 @@ def refused(line: str, says: str, *given) -> Row:
 
 ROWS = [
     Row("verify --profile dev", 0, given=[suite], files="verify/*.*", out="tensors.doubles"),
-    Row("verify tensors.doubles --jobs 1 --out .", 0, given=[suite], files="results.xml *.html"),
+    Row("verify --quiet --json r.json --jobs 1", 0, given=[suite], files="verify/*.* r.json"),
+    refused("--json .", "the file .: it is a folder ... --json"),
     refused("--device gpu", "unknown device 'gpu'"),
     refused("--device cpu xpu", "device 'xpu' is not available"),
     refused("--jobs 0", "--jobs must be at least 1, not 0"),

@@ -20,6 +20,8 @@ ROWS = [
     Row("watch --exit-zero script.py", 0, "BROKEN", [wrong_script]),
     Row(f"watch {REPORTS} script.py", 0, SUMMARY, [script], files="r.json r.xml r.sarif"),
     Row(f"watch {REPORTS} script.py", 3, "BROKEN", [wrong_script], files="r.json r.xml r.sarif"),
+    Row("watch --quiet script.py", 0, "", [script]),
+    Row("watch --quiet script.py", 3, "BROKEN", [wrong_script]),
     # What is no script.
     Row("watch absent.py", 2, "there is no script absent.py; options of watch stand before it"),
     Row("watch .", 2, "there is no script ."),
