@@ -107,21 +107,17 @@ def naming_shadows() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        refuse_shadows(error)
+        here = Path.cwd()
+        files = [getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]]
+        files += [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        elsewhere = [path for path in sys.path if Path(path).resolve() != here]
+        for path in map(Path, files):
+            if path.parent == here and PathFinder.find_spec(path.stem, elsewhere):
+                raise UserError(
+                    f"{path} hides the module {path.stem}, which dlconcepts needs; rename the "
+                    "file, or work in another folder"
+                ) from error
         raise
-
-
-def refuse_shadows(error: Exception) -> None:
-    here = Path.cwd()
-    loaded = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    raised = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    elsewhere = [path for path in sys.path if Path(path).resolve() != here]
-    for path in map(Path, (*loaded, *raised)):
-        if path.parent == here and PathFinder.find_spec(path.stem, elsewhere):
-            raise UserError(
-                f"{path} hides the module {path.stem} that dlconcepts needs; rename it, or work in "
-                "another folder"
-            ) from error
 
 
 def explain(sentence: str, command: str = "", details: str = "") -> None:

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,34 +39,21 @@ def run(arguments: argparse.Namespace) -> int:
             f"the network in {arguments.checkpoint} returns NaN, since its training diverged; "
             "train again with a lower learning rate"
         )
+    found = []
     with making(arguments.out):
-        for number, path in enumerate(arguments.images):
-            print(table(path, probabilities[number].tolist(), checkpoint.classes))
-            figure = view_classify(images[number], probabilities[number], checkpoint.classes)
+        for image, path, row, drawing in zip(
+            images, arguments.images, probabilities, drawings, strict=True
+        ):
+            shares = dict(zip(checkpoint.classes, row.tolist(), strict=True))
+            print(table(path, list(shares.values()), checkpoint.classes))
             with writing(arguments.out):
-                output.write_figure(drawings[number], figure)
-            print(f"wrote {drawings[number]}")
-    write_json(arguments.json, record(drawings, probabilities, arguments, checkpoint.classes))
+                output.write_figure(drawing, view_classify(image, row, checkpoint.classes))
+            print(f"wrote {drawing}")
+            best = max(shares, key=shares.__getitem__)
+            texts = {"file": str(path), "class": best, "drawing": str(drawing)}
+            found.append({**texts, "probabilities": shares})
+    write_json(arguments.json, {"schema": 1, "images": found})
     return 0
-
-
-def record(
-    drawings: Sequence[Path],
-    probabilities: torch.Tensor,
-    arguments: argparse.Namespace,
-    classes: Sequence[str],
-) -> dict[str, Any]:
-    """Return the results for --json."""
-    images = [
-        {
-            "file": str(path),
-            "class": classes[int(row.argmax())],
-            "probabilities": dict(zip(classes, row.tolist(), strict=True)),
-            "drawing": str(drawing),
-        }
-        for path, row, drawing in zip(arguments.images, probabilities, drawings, strict=True)
-    ]
-    return {"schema": 1, "checkpoint": str(arguments.checkpoint), "images": images}
 
 
 def read_inputs(

@@ -162,17 +162,9 @@ def add_train_arguments(add: Add) -> None:
     add("--full", action="store_true", help="use the full set of 60,000 images, not the sample")
     add("--data", type=Path, metavar="DIR", help="folder of the full set (data)")
     add("--download", action="store_true", help="download the full set if it is missing")
-    add("--epochs", type=positive, default=15, help="passes over the images (%(default)s)")
-    add("--resume", type=Path, metavar="CHECKPOINT", help="resume this run, up to --epochs in all")
-    add("--batch-size", type=positive, default=64, help="images in a step (%(default)s)")
-    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
     add("--hidden", type=positive, nargs="*", default=[128, 64], help="hidden widths (128 64)")
     add("--dropout", type=share, default=0.2, help="dropout probability (%(default)s)")
-    add_device(add)
-    add("--seed", type=seed, default=0, help="of weights, order and dropout (%(default)s)")
-    add_out(add, "runs/fashion-mnist")
-    add_force(add)
-    add_json(add)
+    add_run(add, "runs/fashion-mnist", epochs=15, batch_size=64)
 
 
 def add_classify_arguments(add: Add) -> None:
@@ -194,15 +186,7 @@ def add_transfer_arguments(add: Add) -> None:
     add("--skip-damaged", action="store_true", help="skip images that cannot be read")
     augment = "rotate, crop and mirror the images at random in each epoch; slower"
     add("--augment", action="store_true", help=augment)
-    add("--epochs", type=positive, default=30, help="passes over the images (%(default)s)")
-    add("--batch-size", type=positive, default=32, help="images in a step (%(default)s)")
-    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
-    add_device(add)
-    add("--seed", type=seed, default=0, help="of split, weights and order (%(default)s)")
-    add("--resume", type=Path, metavar="CHECKPOINT", help="resume this run, up to --epochs in all")
-    add_out(add, "runs/transfer")
-    add_force(add)
-    add_json(add)
+    add_run(add, "runs/transfer", epochs=30, batch_size=32)
 
 
 def add_parity_arguments(add: Add) -> None:
@@ -218,6 +202,19 @@ def add_device(add: Add) -> None:
 def add_out(add: Add, folder: str) -> None:
     text = "folder to write to (%(default)s)"
     add("--out", type=Path, default=Path(folder), metavar="DIR", help=text)
+
+
+def add_run(add: Add, folder: str, epochs: int, batch_size: int) -> None:
+    add("--epochs", type=positive, default=epochs, help="passes over the images (%(default)s)")
+    add("--resume", type=Path, metavar="CHECKPOINT", help="resume this run, up to --epochs in all")
+    step = "images in a step (%(default)s)"
+    add("--batch-size", type=positive, default=batch_size, help=step)
+    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
+    add("--seed", type=seed, default=0, help="of all that is random (%(default)s)")
+    add_device(add)
+    add_out(add, folder)
+    add_force(add)
+    add_json(add)
 
 
 def add_force(add: Add) -> None:

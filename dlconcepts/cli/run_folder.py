@@ -141,8 +141,10 @@ class RunFolder:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         save: Callable[..., None],
+        *,
+        now: bool,
     ) -> None:
-        """Note an epoch; `save` writes it, given a path and the training state."""
+        """Print an epoch; `save` writes it, given a path and the training state, now or later."""
         check_finite(record, model)
         self.history.append(record)
         training = checkpoints.capture(
@@ -153,6 +155,9 @@ class RunFolder:
             history=[asdict(epoch) for epoch in self.history],
         )
         self.write = partial(save, training=training)
+        if now:
+            self.save()
+        print_epoch(record)
 
     def save(self) -> None:
         """Write the last epoch that ended."""
@@ -211,19 +216,17 @@ class RunFolder:
 
         Return the path, which does not exist if there is no room there either.
         """
-        try:
+        with suppress(UserError):
             self.save()
-        except UserError:
-            with suppress(OSError):  # an earlier epoch is there
-                self.working.rmdir()
-            folder = Path(tempfile.mkdtemp(prefix="dlconcepts-"))
-            try:
-                assert self.write is not None
-                self.write(folder / "checkpoint.pt")
-            except OSError:
-                folder.rmdir()
-                return self.path
+        if self.write is None:
+            return self.path
+        with suppress(OSError):  # an earlier epoch is there
+            self.working.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="dlconcepts-"))
+        with suppress(OSError):
+            self.write(folder / "checkpoint.pt")
             return folder / "checkpoint.pt"
+        folder.rmdir()
         return self.path
 
 

@@ -13,7 +13,7 @@ import torch
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
-from dlconcepts.cli.run_folder import RunFolder, print_epoch
+from dlconcepts.cli.run_folder import RunFolder
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.support.datasets import ImageSet, fashion_mnist
@@ -67,10 +67,7 @@ def train(
         )
 
         def end_epoch(record: Epoch) -> None:
-            place.end_epoch(record, model, optimizer, generator, save)
-            if writes:
-                place.save()
-            print_epoch(record)
+            place.end_epoch(record, model, optimizer, generator, save, now=writes)
 
         if len(place.history) < arguments.epochs:
             fit(

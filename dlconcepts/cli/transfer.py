@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
-from dlconcepts.cli.run_folder import RunFolder, print_epoch
+from dlconcepts.cli.run_folder import RunFolder
 from dlconcepts.images import (
     MEAN,
     STD,
@@ -133,21 +134,18 @@ def train_head(
         # Its crops are random, so it does not resize first.
         transform = train_pipeline(**{k: statistics[k] for k in ("size", "mean", "std")})
 
+    write = partial(
+        checkpoints.save, model=model, classes=examples.classes, normalization=statistics
+    )
+
     def end_epoch(record: Epoch) -> None:
         head = checkpoints.snapshot(model.head)
 
         def save(path: Path, training: checkpoints.Training) -> None:
             checkpoints.restore(model.head, head)
-            checkpoints.save(
-                path,
-                model,
-                classes=examples.classes,
-                normalization=statistics,
-                training=training,
-            )
+            write(path, training=training)
 
-        place.end_epoch(record, model.head, optimizer, generator, save)
-        print_epoch(record)
+        place.end_epoch(record, model.head, optimizer, generator, save, now=False)
 
     start = len(place.history)
     for epoch in range(start, arguments.epochs):

@@ -148,19 +148,19 @@ def stopping_at_signals() -> Iterator[None]:
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process, with a second to tidy up, and every process that it started."""
     if process.poll() is None:
-        signal_group(process, signal.SIGINT)
+        signal_group(process, "SIGINT")
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-    signal_group(process, signal.SIGKILL)
+    signal_group(process, "SIGKILL")
     process.kill()
     process.wait()
 
 
-def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def signal_group(process: subprocess.Popen[bytes], name: str) -> None:
     """Send a signal to a process and to all that it started, if the system has process groups."""
     if hasattr(os, "killpg"):  # not on Windows
         with suppress(ProcessLookupError, PermissionError):  # macOS forbids it once all have ended
-            os.killpg(process.pid, number)
+            os.killpg(process.pid, getattr(signal, name))
 
 
 def take(run: Run, element: ET.Element, watch: Callable[[Item | str], None]) -> None:

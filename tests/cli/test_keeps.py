@@ -170,8 +170,7 @@ def test_a_closed_pipe_loses_no_epoch(
     def fail(record: Epoch) -> None:
         raise BrokenPipeError
 
-    for name in ("train", "transfer"):
-        monkeypatch.setattr(f"dlconcepts.cli.{name}.print_epoch", fail)
+    monkeypatch.setattr(run_folder, "print_epoch", fail)
 
     assert run(f"{command} 2 --out run") == 141
 

@@ -117,7 +117,7 @@ ROWS = [
     broken("."),
     broken("empty.png", text("empty.png", "")),
     broken("torn.png", torn),
-    broken("bomb.png", picture("bomb.png"), setting("PIL.Image.MAX_IMAGE_PIXELS", 30)),
+    broken("bomb.png", picture("bomb.png", size=(9, 9)), setting("PIL.Image.MAX_IMAGE_PIXELS", 35)),
     broken("pipe.png", lambda patch: os.mkfifo("pipe.png")),
     broken("link.png", lambda patch: Path("link.png").symlink_to("absent.png")),
     broken("loop.png", lambda patch: Path("loop.png").symlink_to("loop.png")),
