@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from torchvision import models
 
 from dlconcepts.support.bitwise import same
+from dlconcepts.support.errors import nearest
 from dlconcepts.support.runs import find_model_device
 from dlconcepts.validation import inference
 
@@ -282,6 +283,7 @@ def untrained(name: str) -> nn.Module:
     Raises ValueError if torchvision has no such classifier.
     """
     if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no classifier {name!r}; see torchvision.models")
+        near = nearest(name, models.list_models(module=models), "see torchvision.models")
+        raise ValueError(f"torchvision has no classifier {name!r}{near}")
     model: nn.Module = models.get_model(name, weights=None, **UNTRAINED.get(name, {}))
     return model

@@ -3,13 +3,14 @@
 import hashlib
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
 from torchvision import models
 
 from dlconcepts.checkpoints import restore
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.errors import UserError, nearest
 
 
 class WeightsError(UserError):
@@ -29,7 +30,8 @@ def pretrained(name: str, *, download: bool = False) -> tuple[nn.Module, models.
     `torch.hub`, for the folder and `TORCH_HOME`, which moves it.
     """
     if name not in models.list_models(module=models):
-        raise ValueError(f"torchvision has no classifier {name!r}; see torchvision.models")
+        near = nearest(name, models.list_models(module=models), "see torchvision.models")
+        raise ValueError(f"torchvision has no classifier {name!r}{near}")
     kinds = models.get_model_weights(name)
     # Weights without categories are not for classification.
     known = sorted((w for w in kinds if w.meta["categories"]), key=lambda w: w != kinds.DEFAULT)
@@ -61,6 +63,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         restore(model, torch.load(path, map_location="cpu", weights_only=True))
     except WeightsError:
         raise
+    except UnpicklingError as error:
+        raise WeightsError(
+            f"the weights {path} cannot be used: the file holds something other than tensors, "
+            "perhaps pickled code, which was not run; use the file of a state_dict"
+        ) from error
     # PyTorch does not document what torch.load raises for a file that it cannot read.
     except Exception as error:
         reason = " ".join(str(error).split())

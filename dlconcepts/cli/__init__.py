@@ -5,11 +5,17 @@ not import it, and a command's module is imported only after its arguments were 
 """
 
 import importlib
+import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
 
 from dlconcepts.support.errors import UserError
 from dlconcepts.support.signals import NAMES, Stopped, heeding, settle, start_work
@@ -49,13 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(line: list[str]) -> int:
     """Run one command; if it ends early, `arguments.keep`, which it may set, says what is kept."""
-    arguments = importlib.import_module("dlconcepts.cli.parser").parse(line)
-    arguments.line, arguments.keep = line, lambda stopped: ""
-    command = importlib.import_module(f"dlconcepts.cli.{arguments.command}")
-    details = ""
+    arguments, details = SimpleNamespace(command="", keep=lambda stopped: ""), ""
     try:
+        with naming_shadows():
+            parsed = importlib.import_module("dlconcepts.cli.parser").parse(line)
+            parsed.line, parsed.keep = line, arguments.keep
+            command = importlib.import_module(f"dlconcepts.cli.{parsed.command}")
+            arguments = parsed
+        muted = redirect_stdout(Muted(sys.stdout)) if arguments.quiet else nullcontext()
         start_work()
-        status: int = command.run(arguments)
+        with muted:
+            status: int = command.run(arguments)
         return status
     except BrokenPipeError:
         arguments.keep(stopped=True)
@@ -78,6 +88,36 @@ def run(line: list[str]) -> int:
     kept = arguments.keep(stopped=status > 128)
     explain("; ".join(filter(None, (reason, kept))), arguments.command, details)
     return status
+
+
+class Muted(io.StringIO):
+    """The output of --quiet: nothing but `result`, where a report named - still goes."""
+
+    def __init__(self, result: TextIO) -> None:
+        super().__init__()
+        self.result = result
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextmanager
+def naming_shadows() -> Iterator[None]:
+    """Raise UserError if a block fails since a file of the working folder hides a module."""
+    try:
+        yield
+    except Exception as error:
+        here = Path.cwd()
+        files = [getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]]
+        files += [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        elsewhere = [path for path in sys.path if Path(path).resolve() != here]
+        for path in map(Path, files):
+            if path.parent == here and PathFinder.find_spec(path.stem, elsewhere):
+                raise UserError(
+                    f"{path} hides the module {path.stem}, which dlconcepts needs; rename the "
+                    "file, or work in another folder"
+                ) from error
+        raise
 
 
 def explain(sentence: str, command: str = "", details: str = "") -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from dlconcepts.checks.project import PARTS
 from dlconcepts.checks.report import check, where
 from dlconcepts.support.atomic import check_report, write_report
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.errors import UserError, nearest
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     if all(result.status == "not checked" for result in report.results):
         raise UserError("nothing could be checked: give --batch, or more parts")
+    if not any(result.status in ("passed", "FAILED") for result in report.results):
+        raised = report.failed[0].details
+        raise UserError(f"no check could run; does the batch fit the model? It raised {raised}")
     print(report, flush=True)  # first, since the files may fail
     if arguments.json:
         write_report(arguments.json, report.to_json(), "--json")
@@ -61,11 +64,12 @@ def look_up(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         raise UserError(f"{module_name} cannot be imported: {where(error)}") from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
-            raise UserError(f"{module_name} has no {path}")
+            near = nearest(attribute, vars(found) if hasattr(found, "__dict__") else ())
+            raise UserError(f"{module_name} has no {path}{near}")
         found = getattr(found, attribute)
     return found
 
@@ -73,7 +77,7 @@ def look_up(name: str) -> Any:
 def call(name: str, factory: Any) -> Any:
     try:
         return factory()
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise UserError(f"{name}() raised {where(error)}") from error
 
 

@@ -4,9 +4,8 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.errors import UserError, nearest
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims
 
 WIDTH = 100
@@ -37,12 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def unknown(name: str, claims: Sequence[Claim]) -> str:
     """Return an error that names the claims closest to an unknown one."""
-    names = {claim.id: claim.id for claim in claims}
-    names |= {claim.id.partition(".")[2]: claim.id for claim in claims}
-    matches = [name] if name in names else get_close_matches(name, names)
-    near = list(dict.fromkeys(names[match] for match in matches))
-    hint = f"did you mean {' or '.join(near)}?" if near else "`claims` lists them all"
-    return f"there is no claim {name!r}; {hint}"
+    short = [claim.id for claim in claims if claim.id.partition(".")[2] == name]
+    near = nearest(name, short or [claim.id for claim in claims], "`claims` lists them all")
+    return f"there is no claim {name!r}{near if not short else f'; did you mean {short[0]}?'}"
 
 
 def as_object(claim: Claim) -> dict[str, object]:

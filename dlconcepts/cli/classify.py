@@ -10,6 +10,7 @@ from dlconcepts import checkpoints
 from dlconcepts.cli import output
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
+from dlconcepts.support.atomic import check_report, making, write_json
 from dlconcepts.support.datasets import read_image
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.plots import view_classify
@@ -19,6 +20,7 @@ from dlconcepts.validation import predict
 def run(arguments: argparse.Namespace) -> int:
     """Print and draw the class probabilities of image files, and return 0."""
     output.check_folder(arguments.out)
+    check_report(arguments.json, "--json")
     # Images from different folders may have the same name; the number tells them apart.
     drawings = [
         arguments.out / f"{n}-{path.stem}.png" for n, path in enumerate(arguments.images, 1)
@@ -37,14 +39,20 @@ def run(arguments: argparse.Namespace) -> int:
             f"the network in {arguments.checkpoint} returns NaN, since its training diverged; "
             "train again with a lower learning rate"
         )
-    for number, path in enumerate(arguments.images):
-        print(table(path, probabilities[number].tolist(), checkpoint.classes))
-        figure = view_classify(images[number], probabilities[number], checkpoint.classes)
-        drawing = drawings[number]
-        with writing(arguments.out):
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            output.write_figure(drawing, figure)
-        print(f"wrote {drawing}")
+    found = []
+    with making(arguments.out):
+        for image, path, row, drawing in zip(
+            images, arguments.images, probabilities, drawings, strict=True
+        ):
+            shares = dict(zip(checkpoint.classes, row.tolist(), strict=True))
+            print(table(path, list(shares.values()), checkpoint.classes))
+            with writing(arguments.out):
+                output.write_figure(drawing, view_classify(image, row, checkpoint.classes))
+            print(f"wrote {drawing}")
+            best = max(shares, key=shares.__getitem__)
+            texts = {"file": str(path), "class": best, "drawing": str(drawing)}
+            found.append({**texts, "probabilities": shares})
+    write_json(arguments.json, {"schema": 1, "images": found})
     return 0
 
 

@@ -5,11 +5,11 @@ its bound.
 """
 
 import argparse
-import json
 import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -21,8 +21,7 @@ from torch import nn
 from dlconcepts.cli.output import find_device
 from dlconcepts.parity.comparison import why_not_compiled
 from dlconcepts.parity.measure import Row, kinds_of, measure
-from dlconcepts.support.atomic import check_report, write_report
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.atomic import check_report, write_json
 from dlconcepts.support.runs import one_thread
 
 LEGEND = """error / bound: of the element that is closest to its bound, or furthest beyond it.
@@ -34,8 +33,6 @@ that stay within the bound on all probes."""
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables; return 0, or 1 if an error exceeds its bound."""
     device = find_device(arguments.device)
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise UserError(f"there is no folder {arguments.json.parent} to write to; create it first")
     check_report(arguments.json, "--json")
     reason = "skipped" if arguments.eager else why_not_compiled()
     console = Console(width=shutil.get_terminal_size((150, 40)).columns, highlight=False)
@@ -49,8 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(table(found))
             rows += found
     console.print(LEGEND)
-    if arguments.json:
-        write_report(arguments.json, to_json(rows, device, reason), "--json")
+    write_json(arguments.json, to_record(rows, device, reason))
     return 0 if all(c.holds for row in rows for c in row.backends.values()) else 1
 
 
@@ -74,14 +70,14 @@ def table(rows: Sequence[Row]) -> Table:
     return found
 
 
-def to_json(rows: Sequence[Row], device: torch.device, reason: str | None) -> str:
+def to_record(rows: Sequence[Row], device: torch.device, reason: str | None) -> dict[str, Any]:
     """Return all figures, with torch's version and the hardware."""
     describe = getattr(torch.get_device_module(device), "get_device_name", platform.machine)
-    record = {
+    return {
+        "schema": 1,
         "torch": str(torch.__version__),
         "device": f"{device} ({describe()})",
         "platform": f"{platform.system()} {platform.machine()}",
         "not compiled": reason,
         "rows": [asdict(row) for row in rows],
     }
-    return json.dumps(record, indent=1) + "\n"

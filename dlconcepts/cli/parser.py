@@ -2,11 +2,16 @@
 
 import argparse
 import math
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import dlconcepts
+from dlconcepts.support.errors import nearest
 from dlconcepts.testing.claims import LESSONS
 
 Add = Callable[..., object]  # ArgumentParser.add_argument
@@ -14,21 +19,74 @@ PROFILES = ("dev", "ci", "thorough", "book")
 ONE_OF = f"{', '.join(LESSONS[:-1])} or {LESSONS[-1]}"
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; if it is wrong, print why and exit with status 2."""
-    parser = argparse.ArgumentParser(prog="python -m dlconcepts", description=dlconcepts.__doc__)
+class Parser(argparse.ArgumentParser):
+    """A parser that answers an unknown name with the nearest that it knows."""
+
+    def __init__(self, **options: Any) -> None:
+        self.names: list[str] = []
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        self.names += names
+        return super().add_argument(*names, **options)
+
+    def error(self, message: str) -> NoReturn:
+        pattern = r"invalid choice: '(.*?)' \(choose from (.*)\)|unrecognized arguments: (\S+)"
+        if found := re.search(pattern, message):
+            known = re.findall(r"[\w-]+", found[2]) if found[2] else self.names
+            message += nearest(found[1] or found[3], known)
+        super().error(message)
+
+
+class PrintCompletion(argparse.Action):
+    """Print what a shell needs to complete commands and options."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: object, shell: Any, *__: object) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("completion needs shtab: pip install 'dlconcepts[completion]'")
+        print(shtab.complete(make_parser("dlconcepts")[0], shell))
+        parser.exit()
+
+
+def make_parser(program: str) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of a program, and of each command."""
+    parser = Parser(prog=program, description=dlconcepts.__doc__)
     parser.add_argument("--version", action="version", version=dlconcepts.__version__)
+    shells = ("bash", "zsh", "fish")
+    script = "print the completion of a shell, to install it as the shell's manual says"
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=shells, metavar="SHELL", help=script
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    width = shutil.get_terminal_size().columns - 2
     for name, (sentence, description, add_arguments) in COMMANDS.items():
         description = description or f"{sentence[0].upper()}{sentence[1:]}."
-        command = commands.add_parser(name, help=sentence, description=description)
+        lines = [f"  {program} {name} {example}" for example in EXAMPLES[name]]
+        command = commands.add_parser(
+            name,
+            help=sentence,
+            description=textwrap.fill(description, width),
+            epilog="\n".join(["examples:", *lines]),
+        )
         add_arguments(command.add_argument)
-    arguments = parser.parse_args(argv)
+        quiet = "print only the laws that are broken" if name == "watch" else "print only errors"
+        command.add_argument("--quiet", action="store_true", help=quiet)
+    return parser, commands.choices
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; if it is wrong, print why and exit with status 2."""
+    parser, commands = make_parser("python -m dlconcepts")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.command == "watch" and not arguments.script:
-        commands.choices["watch"].error("give the script to run: watch train.py")
+        commands["watch"].error("give the script to run: watch train.py")
     needs_full = arguments.command == "train" and (arguments.download or arguments.data)
     if needs_full and not arguments.full:
-        commands.choices["train"].error("--data and --download need --full")
+        commands["train"].error("--data and --download need --full")
     return arguments
 
 
@@ -48,6 +106,7 @@ def add_verify_arguments(add: Add) -> None:
     sooner = "stop at the first failure; what failed before runs first, then the fastest laws"
     add("--fail-fast", action="store_true", help=sooner)
     add_out(add, "verify")
+    add_json(add)
 
 
 def add_compare_arguments(add: Add) -> None:
@@ -96,14 +155,14 @@ def add_check_arguments(add: Add) -> None:
         metavar="CHECK=REASON",
         help="skip this check, for this reason; repeat the option for more",
     )
-    add("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    add_json(add)
     add("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
 
 
 def add_watch_arguments(add: Add) -> None:
     add("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="script, and its own arguments")
     add("-m", dest="module", action="store_true", help="SCRIPT is a module, as for python -m")
-    add("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    add_json(add)
     add("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
     add("--sarif", type=Path, metavar="FILE", help="write the report as SARIF, for code hosts")
     add("--exit-zero", action="store_true", help="exit with status 0 if a law is broken")
@@ -113,23 +172,17 @@ def add_train_arguments(add: Add) -> None:
     add("--full", action="store_true", help="use the full set of 60,000 images, not the sample")
     add("--data", type=Path, metavar="DIR", help="folder of the full set (data)")
     add("--download", action="store_true", help="download the full set if it is missing")
-    add("--epochs", type=positive, default=15, help="passes over the images (%(default)s)")
-    add("--resume", type=Path, metavar="CHECKPOINT", help="resume this run, up to --epochs in all")
-    add("--batch-size", type=positive, default=64, help="images in a step (%(default)s)")
-    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
     add("--hidden", type=positive, nargs="*", default=[128, 64], help="hidden widths (128 64)")
     add("--dropout", type=share, default=0.2, help="dropout probability (%(default)s)")
-    add_device(add)
-    add("--seed", type=seed, default=0, help="of weights, order and dropout (%(default)s)")
-    add_out(add, "runs/fashion-mnist")
-    add("--force", action="store_true", help="replace what an earlier run wrote there")
+    add_run(add, "runs/fashion-mnist", epochs=15, batch_size=64)
 
 
 def add_classify_arguments(add: Add) -> None:
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="file written by train or transfer")
     add("images", type=Path, nargs="+", metavar="IMAGE", help="image file")
     add_out(add, "runs/classify")
-    add("--force", action="store_true", help="replace what an earlier run wrote there")
+    add_force(add)
+    add_json(add)
 
 
 def add_transfer_arguments(add: Add) -> None:
@@ -143,19 +196,13 @@ def add_transfer_arguments(add: Add) -> None:
     add("--skip-damaged", action="store_true", help="skip images that cannot be read")
     augment = "rotate, crop and mirror the images at random in each epoch; slower"
     add("--augment", action="store_true", help=augment)
-    add("--epochs", type=positive, default=30, help="passes over the images (%(default)s)")
-    add("--batch-size", type=positive, default=32, help="images in a step (%(default)s)")
-    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
-    add_device(add)
-    add("--seed", type=seed, default=0, help="of split, weights and order (%(default)s)")
-    add_out(add, "runs/transfer")
-    add("--force", action="store_true", help="replace what an earlier run wrote there")
+    add_run(add, "runs/transfer", epochs=30, batch_size=32)
 
 
 def add_parity_arguments(add: Add) -> None:
     add_device(add)
     add("--eager", action="store_true", help="skip torch.compile, which takes a minute or two")
-    add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    add_json(add)
 
 
 def add_device(add: Add) -> None:
@@ -165,6 +212,27 @@ def add_device(add: Add) -> None:
 def add_out(add: Add, folder: str) -> None:
     text = "folder to write to (%(default)s)"
     add("--out", type=Path, default=Path(folder), metavar="DIR", help=text)
+
+
+def add_run(add: Add, folder: str, epochs: int, batch_size: int) -> None:
+    add("--epochs", type=positive, default=epochs, help="passes over the images (%(default)s)")
+    add("--resume", type=Path, metavar="CHECKPOINT", help="resume this run, up to --epochs in all")
+    step = "images in a step (%(default)s)"
+    add("--batch-size", type=positive, default=batch_size, help=step)
+    add("--lr", type=rate, default=1e-3, help="learning rate of Adam (%(default)s)")
+    add("--seed", type=seed, default=0, help="of all that is random (%(default)s)")
+    add_device(add)
+    add_out(add, folder)
+    add_force(add)
+    add_json(add)
+
+
+def add_force(add: Add) -> None:
+    add("--force", action="store_true", help="replace what an earlier run wrote there")
+
+
+def add_json(add: Add) -> None:
+    add("--json", type=Path, metavar="FILE", help="write the results as JSON; - prints them")
 
 
 def number(
@@ -198,7 +266,11 @@ seed = number("a whole number from 0 to 2**63 - 1", int, 0, 2**63 - 1)
 
 # Name, sentence in the list of commands, longer description if needed, arguments.
 COMMANDS: dict[str, tuple[str, str, Callable[[Add], None]]] = {
-    "claims": ("list the claims of the course and their verdicts", "", add_claims_arguments),
+    "claims": (
+        "list the claims of the course and their verdicts",
+        "",
+        add_claims_arguments,
+    ),
     "verify": (
         "run the laws, print the verdict on each claim, and write a report",
         "",
@@ -258,4 +330,20 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Add], None]]] = {
         "how far rounding can take it, and which planted faults that tolerance hides.",
         add_parity_arguments,
     ),
+}
+
+EXAMPLES = {
+    "claims": ("--lesson tensors", "tensors.view-is-a-new-tensor"),
+    "verify": ("--lesson tensors networks", "networks.relu --profile thorough"),
+    "compare": ("verify", "2.10 2.14 --markdown"),
+    "practice": ("tensors", "--check practice --hint"),
+    "check": ("torchvision.models:resnet18 --batch 4x3x64x64", "project:parts --junit checks.xml"),
+    "watch": ("train.py --epochs 3", "--json report.json -m package.train"),
+    "train": ("", "--epochs 30 --resume runs/fashion-mnist/checkpoint.pt"),
+    "classify": ("runs/fashion-mnist/checkpoint.pt photo.png", "checkpoint.pt *.jpg --json -"),
+    "transfer": (
+        "photographs --download",
+        "photographs --model resnet18 --out runs/pets",
+    ),
+    "parity": ("--eager", "--device cuda --json parity.json"),
 }

@@ -5,20 +5,19 @@ All user errors are found before the training starts.
 
 import argparse
 import io
-import math
-from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
+from dlconcepts.cli.run_folder import RunFolder
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.support.datasets import ImageSet, fashion_mnist
-from dlconcepts.support.errors import UserError, writing
+from dlconcepts.support.errors import writing
 from dlconcepts.support.plots import loss_curves, view_predictions
 from dlconcepts.support.runs import Epoch, History, make_generator, seeded, torchrun_group
 from dlconcepts.training import fit
@@ -31,19 +30,21 @@ SETTINGS = ("full", "batch_size", "lr", "hidden", "dropout", "seed")
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or resume a run, and return 0."""
-    folder = output.RunFolder(arguments)
+    place = RunFolder(arguments, SETTINGS)
     device = output.find_device(arguments.device)
     # All processes that torchrun starts compute; only the first one prints and writes.
     with (
         torchrun_group(device) as rank,
-        redirect_stdout(io.StringIO()) if rank else folder.alone(),
+        redirect_stdout(io.StringIO()) if rank else place.alone(),
     ):
-        train(device, arguments, writes=rank == 0)
+        train(device, arguments, place, writes=rank == 0)
     return 0
 
 
-def train(device: torch.device, arguments: argparse.Namespace, *, writes: bool) -> None:
-    before = find_training(arguments) if arguments.resume else None
+def train(
+    device: torch.device, arguments: argparse.Namespace, place: RunFolder, *, writes: bool
+) -> None:
+    before = place.find_training()
     source = {name: getattr(arguments, name) for name in ("full", "download")}
     examples, held_out = (
         fashion_mnist(train=part, root=arguments.data, **source) for part in (True, False)
@@ -51,101 +52,43 @@ def train(device: torch.device, arguments: argparse.Namespace, *, writes: bool) 
     print(f"data: {examples.source}")
     print(f"{len(examples.labels):,} images to train on, {len(held_out.labels):,} held out")
     print(f"device: {device}")
-    history = [Epoch(**record) for record in before.history] if before else []
     with seeded(arguments.seed, device):
-        model, optimizer, generator = build(arguments, device, before)
+        generator = make_generator(arguments.seed)
+        model = Network(784, arguments.hidden, 10, dropout=arguments.dropout).to(device)
+        if before:
+            with output.using(arguments.resume):
+                checkpoints.load(arguments.resume, model)
+        if writes:
+            place.check_room(model)
+        optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True)
+        place.resume(before, optimizer, generator)
+        save = partial(
+            checkpoints.save, model=model, classes=held_out.classes, normalization=NORMALIZATION
+        )
 
         def end_epoch(record: Epoch) -> None:
-            output.check_finite(record, model)
-            history.append(record)
-            if writes:
-                write_checkpoint(arguments, model, optimizer, generator, history, held_out.classes)
-            output.print_epoch(record)
+            place.end_epoch(record, model, optimizer, generator, save, now=writes)
 
-        fit(
-            model,
-            (examples.images, examples.labels),
-            epochs=arguments.epochs,
-            start_epoch=len(history),
-            batch_size=arguments.batch_size,
-            optimizer=optimizer,
-            validate=(held_out.images, held_out.labels),
-            generator=generator,
-            progress=writes,
-            callback=end_epoch,
-        )
-    if len(history) < arguments.epochs:
+        if len(place.history) < arguments.epochs:
+            fit(
+                model,
+                (examples.images, examples.labels),
+                epochs=arguments.epochs,
+                start_epoch=len(place.history),
+                batch_size=arguments.batch_size,
+                optimizer=optimizer,
+                validate=(held_out.images, held_out.labels),
+                generator=generator,
+                progress=writes,
+                callback=end_epoch,
+            )
+    if len(place.history) < arguments.epochs:
         raise KeyboardInterrupt  # as `fit` ends early
-    print(f"trained in {sum(epoch.seconds for epoch in history):.1f} seconds")
+    print(f"trained in {sum(epoch.seconds for epoch in place.history):.1f} seconds")
     if writes:
         with writing(arguments.out):
-            write_results(arguments.out, model, history, held_out)
-        for name in ("checkpoint.pt", "loss.png", "predictions.png", "images"):
-            print(f"wrote {arguments.out / name}")
-
-
-def find_training(arguments: argparse.Namespace) -> checkpoints.Training:
-    """Return the training state of the checkpoint; raise UserError if it cannot resume."""
-    path = arguments.resume
-    with output.using(path):
-        training = checkpoints.load(path).training
-        if training is None:
-            raise UserError(f"{path} has no training state; train without --resume")
-        had = {name: training.settings.get(name) for name in SETTINGS}
-        if other := [name for name in SETTINGS if had[name] != getattr(arguments, name)]:
-            settings = ", ".join(f"{name} {had[name]}" for name in other)
-            raise UserError(f"{path} was trained with {settings}; use the same settings")
-        epochs = [Epoch(**record) for record in training.history]
-        numbers = [value for epoch in epochs for value in vars(epoch).values()]
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-            raise ValueError("its history has values that are not finite numbers")
-        done = training.epoch
-        if [epoch.epoch for epoch in epochs] != list(range(1, done + 1)) or not epochs:
-            raise ValueError(f"its history has {len(epochs)} epochs, but its epoch is {done}")
-        if done >= arguments.epochs:
-            raise UserError(f"{path} already has {done} epochs; ask for more with --epochs")
-        return training
-
-
-def build(
-    arguments: argparse.Namespace, device: torch.device, before: checkpoints.Training | None
-) -> tuple[Network, torch.optim.Optimizer, torch.Generator]:
-    """Return model, optimizer and shuffling generator, new or in the state of the checkpoint."""
-    generator = make_generator(arguments.seed)
-    model = Network(784, arguments.hidden, 10, dropout=arguments.dropout).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True)
-    if before:
-        with output.using(arguments.resume):
-            checkpoints.load(arguments.resume, model)
-            checkpoints.resume(before, optimizer, generator)
-            for parameter, state in optimizer.state.items():
-                if any(state[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
-                    raise ValueError("its optimizer is for parameters of other shapes")
-    return model, optimizer, generator
-
-
-def write_checkpoint(
-    arguments: argparse.Namespace,
-    model: Network,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    history: History,
-    classes: Sequence[str],
-) -> None:
-    """Write the model, and the training state to resume from."""
-    training = checkpoints.capture(
-        optimizer,
-        generator,
-        epoch=len(history),
-        settings={name: getattr(arguments, name) for name in SETTINGS},
-        history=[asdict(record) for record in history],
-    )
-    path = arguments.out / "checkpoint.pt"
-    with writing(arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        checkpoints.save(
-            path, model, classes=classes, normalization=NORMALIZATION, training=training
-        )
+            write_results(place.working, model, place.history, held_out)
+        place.publish(held_out.classes)
 
 
 def write_results(out: Path, model: Network, history: History, held_out: ImageSet) -> None:

@@ -1,9 +1,10 @@
 """`python -m dlconcepts transfer`: train a pretrained network on the classes of a folder."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
+from dlconcepts.cli.run_folder import RunFolder
 from dlconcepts.images import (
     MEAN,
     STD,
@@ -25,12 +27,17 @@ from dlconcepts.images import (
 )
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.plots import loss_curves, view_confusion, view_predictions
-from dlconcepts.support.runs import Epoch, History, make_generator, progress_bar, seeded
+from dlconcepts.support.runs import Epoch, make_generator, progress_bar, seeded
 from dlconcepts.training import fit
 from dlconcepts.transfer import TransferNetwork, extract_features, untrained
 from dlconcepts.validation import class_accuracies, confusion_matrix, predict
 from dlconcepts.weights import load_weights, pretrained
 
+# A resumed run must have the same settings.
+SETTINGS = (
+    *("model", "weights", "hidden", "held_out", "augment"),
+    *("batch_size", "lr", "seed"),
+)
 Examples = tuple[Tensor, Tensor]
 Statistics = dict[str, Any]  # the arguments of eval_pipeline for these weights
 DRAWN = 12  # images in predictions.png
@@ -39,54 +46,34 @@ DRAWN = 12  # images in predictions.png
 def run(arguments: argparse.Namespace) -> int:
     """Train a head for the classes of a folder, write checkpoint and pictures, and return 0."""
     check_outside(arguments.out, arguments.folder)
-    place = output.RunFolder(arguments)
+    place = RunFolder(arguments, SETTINGS)
     device = output.find_device(arguments.device)
     folder = image_folder(arguments.folder, skip_damaged=arguments.skip_damaged)
+    for path in folder.damaged:
+        print(f"skipped {path}, which cannot be read", file=sys.stderr)
     with explaining(f"{arguments.folder}: ", "; add images to it"):
         examples, held_out = split(folder, arguments.held_out, seed=arguments.seed)
     if len(folder.classes) == 1:
         raise UserError(
             f"{arguments.folder} has a single class, {folder.classes[0]}; add a folder for another"
         )
-    skipped = f", {len(folder.damaged):,} damaged skipped" if folder.damaged else ""
     with place.alone(), seeded(arguments.seed, device):
-        model, statistics = build(arguments, len(folder.classes))
+        before = place.find_training()
+        model, statistics = build(arguments, folder.classes, before)
         print(f"network: {arguments.model}, weights: {arguments.weights}")
-        print(f"{len(examples):,} images to train on, {len(held_out):,} held out{skipped}")
+        print(f"{len(examples):,} images to train on, {len(held_out):,} held out")
         print(f"device: {device}", flush=True)
         model.to(device)
-        last: dict[str, Any] = {}  # number and head of the last epoch that ended
-
-        def end_epoch(record: Epoch) -> None:
-            output.check_finite(record, model.head)
-            last.update(epoch=record.epoch, head=checkpoints.snapshot(model.head))
-            output.print_epoch(record)
-
-        def save() -> None:
-            checkpoints.restore(model.head, last["head"])
-            with writing(arguments.out):
-                arguments.out.mkdir(parents=True, exist_ok=True)
-                checkpoints.save(
-                    place.path, model, classes=folder.classes, normalization=statistics
-                )
-
-        def keep(stopped: bool) -> str:
-            if last and place.state() == place.before:
-                with suppress(UserError):  # the disk is full
-                    save()
-            return place.kept(last.get("epoch", 0), stopped=stopped)
-
-        arguments.keep = keep
+        place.check_room(model)
         features = compute_features(model, held_out, eval_pipeline(**statistics))
-        history = train_head(model, examples, features, statistics, arguments, end_epoch)
-        save()
+        train_head(model, examples, features, statistics, arguments, place, before)
+        place.save()
         probabilities = predict(model.head, features[0])
         print_accuracies(probabilities, features[1], folder.classes)
         with writing(arguments.out):
-            output.write_figure(arguments.out / "loss.png", loss_curves(history))
-            write_predictions(arguments.out, held_out, probabilities, statistics)
-    for name in ("checkpoint.pt", "loss.png", "predictions.png", "confusion.png"):
-        print(f"wrote {arguments.out / name}")
+            output.write_figure(place.working / "loss.png", loss_curves(place.history))
+            write_predictions(place.working, held_out, probabilities, statistics)
+        place.publish(folder.classes)
     return 0
 
 
@@ -100,8 +87,17 @@ def check_outside(out: Path, folder: Path) -> None:
 
 
 @explaining()
-def build(arguments: argparse.Namespace, classes: int) -> tuple[TransferNetwork, Statistics]:
+def build(
+    arguments: argparse.Namespace,
+    classes: Sequence[str],
+    before: checkpoints.Checkpoint | None,
+) -> tuple[TransferNetwork, Statistics]:
     """Return the network with the chosen weights, and the statistics of its images."""
+    if before:
+        if list(before.classes) != list(classes) or not isinstance(before.model, TransferNetwork):
+            had = ", ".join(before.classes)
+            raise UserError(f"{arguments.resume} was trained for the classes {had}; use the same")
+        return before.model, before.normalization
     statistics: Statistics = {"size": 224, "mean": list(MEAN), "std": list(STD)}
     if arguments.weights == "imagenet":
         classifier, weights = pretrained(arguments.model, download=arguments.download)
@@ -116,7 +112,7 @@ def build(arguments: argparse.Namespace, classes: int) -> tuple[TransferNetwork,
         classifier = untrained(arguments.model)
         if arguments.weights != "none":
             load_weights(classifier, arguments.weights)
-    model = TransferNetwork(arguments.model, arguments.hidden, classes, classifier=classifier)
+    model = TransferNetwork(arguments.model, arguments.hidden, len(classes), classifier=classifier)
     return model, statistics
 
 
@@ -126,18 +122,34 @@ def train_head(
     held_out: Examples,
     statistics: Statistics,
     arguments: argparse.Namespace,
-    end_epoch: Callable[[Epoch], None],
-) -> History:
+    place: RunFolder,
+    before: checkpoints.Checkpoint | None,
+) -> None:
     """Train the head on features; compute them once, or in each epoch if images are augmented."""
     generator = make_generator(arguments.seed)
     optimizer = torch.optim.Adam(model.head.parameters(), lr=arguments.lr)
+    place.resume(before, optimizer, generator)
     transform = eval_pipeline(**statistics)
     if arguments.augment:
         # Its crops are random, so it does not resize first.
         transform = train_pipeline(**{k: statistics[k] for k in ("size", "mean", "std")})
-    history = History()
-    for epoch in range(arguments.epochs):
-        if arguments.augment or epoch == 0:
+
+    write = partial(
+        checkpoints.save, model=model, classes=examples.classes, normalization=statistics
+    )
+
+    def end_epoch(record: Epoch) -> None:
+        head = checkpoints.snapshot(model.head)
+
+        def save(path: Path, training: checkpoints.Training) -> None:
+            checkpoints.restore(model.head, head)
+            write(path, training=training)
+
+        place.end_epoch(record, model.head, optimizer, generator, save, now=False)
+
+    start = len(place.history)
+    for epoch in range(start, arguments.epochs):
+        if arguments.augment or epoch == start:
             features = compute_features(model, examples, transform)
         records = fit(
             model.head,
@@ -152,8 +164,6 @@ def train_head(
         )
         if not records:  # as `fit` ends early
             raise KeyboardInterrupt
-        history += records
-    return history
 
 
 def compute_features(

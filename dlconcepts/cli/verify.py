@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlconcepts.cli.claims import unknown
+from dlconcepts.support.atomic import check_report, write_json
 from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims, name_of_file
 from dlconcepts.testing.results import Item, Judged, Report
@@ -29,6 +31,7 @@ FEW = 5  # claims to name one by one; of more, the lessons
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the laws; return 0 if all is well, 1 if anything failed, 130 or 143 after a signal."""
+    check_report(arguments.json, "--json")
     claims = chosen(arguments)
     jobs = processes(len(claims)) if arguments.jobs is None else arguments.jobs
     # Each process computes with one thread: the tensors of the laws are small.
@@ -45,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     show(found.report)
     print(f"wrote {arguments.out / 'results.xml'}\nwrote {arguments.out / 'report.html'}")
+    write_json(arguments.json, record(found))
     if found.stopped_by is not None:
         print(f"stopped; resume with `{rest_of(found, arguments.lesson or [])}`")
         return 128 + found.stopped_by  # as shells report a signal
@@ -77,6 +81,21 @@ def plural(number: int, name: str, ending: str = "s") -> str:
     ('1 claim', '2 processes')
     """
     return f"{number} {name}{'' if number == 1 else ending}"
+
+
+def record(run: Run) -> dict[str, Any]:
+    """Return the results for --json."""
+    names = ("id", "verdict", "outcome", "devices", "examples", "rejected", "seconds")
+    claims = [
+        {**{name: getattr(claim, name) for name in names}, "mistakes": len(claim.mistakes)}
+        for claim in run.report.claims
+    ]
+    failures = [
+        {"law": item.function, "case": item.parameters, "message": item.details or item.message}
+        for item in run.report.failed
+    ]
+    environment = dict(run.environment)
+    return {"schema": 1, "environment": environment, "claims": claims, "failures": failures}
 
 
 def rest_of(run: Run, lessons: Sequence[str]) -> str:

@@ -27,12 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, None)):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler or signal.SIG_DFL)
-    broken = False
+    broken, quiet = False, arguments.quiet
 
     def done(report: object) -> None:
         nonlocal broken
         broken = bool(report.broken)  # type: ignore[attr-defined]
-        print(f"\n{report}", file=sys.stderr, flush=True)
+        if broken or not quiet:
+            print(f"\n{report}", file=sys.stderr, flush=True)
         for name in REPORTS:
             path = getattr(arguments, name)
             if path:

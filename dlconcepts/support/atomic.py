@@ -3,17 +3,22 @@
 This module does not import PyTorch, so that a test can start and kill hundreds of writers.
 """
 
+import ctypes
 import errno
+import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from dlconcepts.support.errors import writing
 from dlconcepts.support.signals import finishing
+
+PRINTED = Path("-")  # the name of a report that is printed
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -24,7 +29,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 def check_report(path: Path | None, option: str) -> None:
     """Raise UserError, before the work, unless a report can be written to this file."""
-    if path is not None and (path.is_dir() or not path.exists()):
+    if path not in (None, PRINTED) and (path.is_dir() or not path.exists()):
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         with writing(path, "file", option):
             if path.is_dir():
@@ -34,12 +39,52 @@ def check_report(path: Path | None, option: str) -> None:
 
 def write_report(path: Path, text: str, option: str) -> None:
     """Write a report, whole or not at all; raise UserError if it cannot be written."""
+    if path == PRINTED:
+        print(text, end="", file=getattr(sys.stdout, "result", sys.stdout))
+        return
     with writing(path, "file", option):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a device, such as /dev/stdout
             path.write_text(text, encoding="utf-8")
         else:
             write_atomically(path, text.encode())
+
+
+def write_json(path: Path | None, record: object) -> None:
+    """Write results to the file of --json, if there is one."""
+    if path is not None:
+        write_report(path, json.dumps(record, indent=1) + "\n", "--json")
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder for a block, and remove it, and those above it, if they stay empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something was written
+            for path in made:
+                path.rmdir()
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Let two folders change places: at once, or in two steps where the system cannot do it.
+
+    Source: Linux renameat2(2), RENAME_EXCHANGE; macOS renamex_np(2), RENAME_SWAP.
+    """
+    here, swap = -100, 2  # AT_FDCWD, and the flag of both calls
+    a, b = os.fsencode(new), os.fsencode(old)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    for name, given in (("renameat2", (here, a, here, b, swap)), ("renamex_np", (a, b, swap))):
+        if hasattr(library, name) and getattr(library, name)(*given) == 0:
+            return
+    aside = old.with_name(f"{old.name}.old")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The error that every command explains in one sentence, with exit status 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -11,6 +12,17 @@ class UserError(RuntimeError):
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
         self.details = details
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return a question that names the known names closest to an unknown one.
+
+    >>> nearest("trian", ["train", "transfer"])
+    '; did you mean train?'
+    """
+    near = get_close_matches(name, known)
+    said = f"did you mean {' or '.join(near)}?" if near else otherwise
+    return f"; {said}" if said else ""
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from dlconcepts.support.atomic import making
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.signals import Stopped, finishing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim
@@ -66,10 +67,8 @@ def verify(
         require_readable(out / "results.xml")
     if list(devices) != ["cpu"]:
         devices = list(find_devices(devices))
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        working = tempfile.TemporaryDirectory(prefix=".", dir=out)  # so `out` has no partial file
-    with working as name:
+    # A folder of its own, so that `out` has no partial file.
+    with making(out), writing(out), tempfile.TemporaryDirectory(prefix=".", dir=out) as name:
         folder = Path(name).resolve()
         options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in devices)]
         if fail_fast:
@@ -81,7 +80,7 @@ def verify(
             options += [] if fail_fast else ["--no-loadscope-reorder"]
         run = Run(claims, [], {})
         run_pytest(run, options, folder, watch)
-        with writing(out), finishing():
+        with finishing():
             write(run, folder / "results.xml")
             page = render(run.report, run.environment)
             (folder / "report.html").write_text(page, encoding="utf-8")
@@ -149,19 +148,19 @@ def stopping_at_signals() -> Iterator[None]:
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process, with a second to tidy up, and every process that it started."""
     if process.poll() is None:
-        signal_group(process, signal.SIGINT)
+        signal_group(process, "SIGINT")
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-    signal_group(process, signal.SIGKILL)
+    signal_group(process, "SIGKILL")
     process.kill()
     process.wait()
 
 
-def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def signal_group(process: subprocess.Popen[bytes], name: str) -> None:
     """Send a signal to a process and to all that it started, if the system has process groups."""
     if hasattr(os, "killpg"):  # not on Windows
         with suppress(ProcessLookupError, PermissionError):  # macOS forbids it once all have ended
-            os.killpg(process.pid, number)
+            os.killpg(process.pid, getattr(signal, name))
 
 
 def take(run: Run, element: ET.Element, watch: Callable[[Item | str], None]) -> None:

@@ -72,32 +72,6 @@ def test_json_of_an_id_is_a_list_of_one_claim(capsys: pytest.CaptureFixture[str]
     ]
 
 
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("tensors.view-is-new-tensor", f"did you mean {CLAIM} or "),
-        ("view-is-a-new-tensor", f"did you mean {CLAIM}?"),
-        ("cake", "`claims` lists them all"),
-    ],
-)
-def test_an_unknown_id_is_explained(
-    name: str, hint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error names the closest ids, with or without the lesson."""
-    assert_explained(f"claims {name}", capsys, f"there is no claim {name!r}; {hint}")
-
-
-def test_an_installed_package_without_tests_is_explained(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error says how to get the repository."""
-    for module in ("cli.claims", "testing.run"):
-        monkeypatch.setattr(f"dlconcepts.{module}.TESTS", folder / "tests")
-
-    assert_explained("claims", capsys, "clone the repository and run `pip install -e .`")
-
-
 def test_a_broken_claim_file_is_explained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dlconcepts.testing import records
 from dlconcepts.testing.records import clean_text, digest, load
-from tests.cli.common import assert_explained, run
+from tests.cli.common import run
 
 FACTS = {"torch": "2.14.1+cu130", "device": "cpu (a)", "profile": "ci", "hypothesis": "6.170.17"}
 RELU, SHAPES = "tests.networks.test_relu", "tests.tensors.test_shapes"
@@ -317,42 +317,6 @@ def test_markdown_shows_each_difference(folder: Path, capsys: pytest.CaptureFixt
     assert "\n### networks.relu\n- test_law[wrong-leaks]: counterexample\n" in printed
     assert "    -    x=tensor([-1.]),\n    +    x=tensor([-2.]),\n" in printed
     assert printed.count("````") == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "word"),
-    [
-        ("", "b.xml is truncated or not XML"),
-        ("<testsuite><testcase", "b.xml is truncated or not XML"),
-        ("<html/>", "b.xml is no run of the laws"),
-        ("<testsuite><testcase/></testsuite>", "b.xml is no run of the laws"),
-        ('<testsuite like="c.xml" digest="0"/>', "cannot read c.xml"),
-        ('<testsuite like="a.xml" digest="0"/>', "b.xml was recorded against another a.xml"),
-    ],
-)
-def test_a_file_that_is_no_run_is_explained(
-    folder: Path, capsys: pytest.CaptureFixture[str], content: str, word: str
-) -> None:
-    """One sentence names the file and what to do."""
-    write("a.xml")
-    Path("b.xml").write_text(content, encoding="utf-8")
-
-    assert_explained("compare a.xml b.xml", capsys, word)
-
-
-def test_a_file_that_is_not_there_is_explained(
-    recorded: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The message names the file, or the versions that are recorded."""
-    write("a.xml", torch="2.99.0")
-    write("b.xml", dict.fromkeys((RIGHT, WRONG)))
-    write("c.xml", {ALONE: None})
-
-    assert_explained("compare a.xml nothing.xml", capsys, "nothing.xml", "results.xml")
-    assert_explained("compare a.xml recorded", capsys, "recorded", "results.xml")
-    assert_explained("compare 2.7 a.xml", capsys, "torch 2.7 on cpu", "2.9.1, 2.14.1")
-    assert_explained("compare a.xml", capsys, "torch 2.99.0 on cpu", "2.9.1, 2.14.1")
-    assert_explained("compare b.xml c.xml", capsys, "no law in common")
 
 
 def test_a_record_is_read_with_what_its_reference_says(recorded: Path) -> None:

@@ -1,220 +1,178 @@
-"""`train` and `transfer` keep what they say, whatever ends them, and lose no earlier run."""
+"""`train` and `transfer` lose no epoch and no earlier run, whatever ends them."""
 
-import re
-import signal
+import os
 import sys
+import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from dlconcepts import checkpoints
-from dlconcepts.cli import main, output, train, transfer
+from dlconcepts.cli import run_folder
+from dlconcepts.support.atomic import exchange
 from dlconcepts.support.bitwise import state_of
-from dlconcepts.support.datasets import ImageSet, fashion_mnist
 from dlconcepts.support.runs import Epoch
 from dlconcepts.training import DivergedError
 from tests.cli.common import assert_explained, run
+from tests.cli.rows.given import TRAIN, TRANSFER, album, half_full_disk, no_pictures
 
-TRAIN = ["train", "--epochs=3", "--hidden=4", "--batch-size=50", "--out=run"]
-TRANSFER = ["transfer", "pets", "--model=squeezenet1_1", "--weights=none", "--epochs=3"]
-TRANSFER += ["--out=run"]
-STEPS = 10  # from the start of a command to its end; the calls of these functions come on top
-CRITICAL = {"end_epoch", "snapshot", "capture", "replacing", "finishing", "save", "print_epoch"}
+COMMANDS = pytest.mark.parametrize("command", [TRAIN, TRANSFER], ids=["train", "transfer"])
 CHECKPOINT = Path("run/checkpoint.pt")
 
 
 @pytest.fixture
-def quick(folder: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train on 200 images or on random features, so that a run takes a tenth of a second."""
-
-    def few(*, train: bool, **_: object) -> ImageSet:
-        found = fashion_mnist(train=train)
-        return ImageSet(found.images[:200], found.labels[:200], found.classes, found.source)
-
-    def features(model: Any, images: Any, transform: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return torch.rand(len(images), 512, generator=generator), torch.tensor(images.targets)
-
-    monkeypatch.setattr(train, "fashion_mnist", few)
-    monkeypatch.setattr(transfer, "compute_features", features)
-    monkeypatch.setattr(output, "write_image", lambda path, image: None)
-    monkeypatch.setattr(transfer, "write_predictions", lambda *arguments: None)
-    for name in ("cat", "dog"):
-        (folder / "pets" / name).mkdir(parents=True)
-        for number in range(3):
-            path = folder / "pets" / name / f"{number}.png"
-            Image.new("RGB", (8, 8), (90 * number, 9, 9)).save(path)
+def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write an album, and empty pictures."""
+    album()(monkeypatch)
+    no_pictures(monkeypatch)
 
 
-def watched(line: list[str], at: int = 0, number: int = 0) -> tuple[int, int, list[int]]:
-    """Run a command, and send a signal at one of its calls of functions.
-
-    Return its status, the number of calls, and which calls write or end an epoch.
-    """
-    count, critical = 0, []
-
-    def profile(frame: FrameType, kind: str, argument: object) -> None:
-        nonlocal count
-        if kind != "call":
-            return
-        count += 1
-        if frame.f_code.co_name in CRITICAL:
-            critical.append(count)
-        if count == at:
-            sys.setprofile(None)
-            signal.raise_signal(number)
-
-    sys.setprofile(profile)
-    try:
-        return main(line), count, critical
-    finally:
-        sys.setprofile(None)
-        torch.set_grad_enabled(True)  # a signal may come while no_grad begins or ends
+def epochs_of(path: Path) -> int:
+    training = checkpoints.load(path).training
+    return training.epoch if training else 0
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("line", [TRAIN, TRANSFER], ids=["train", "transfer"])
-def test_what_the_last_sentence_says_is_on_disk(
-    line: list[str], number: int, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Interrupted anywhere, a run keeps its last whole epoch, says so, and leaves no other file."""
-    run(" ".join([*line, "--out", "warm"]))  # it imports what the next runs need not
-    _, total, critical = watched([*line, "--out", "whole"])
-    whole = checkpoints.load("whole/checkpoint.pt")
-    said = set()
-
-    moments = [round(total * (step + 0.5) / STEPS) for step in range(STEPS)]
-    for moment in sorted({*moments, *critical, *(call + 4 for call in critical)}):
-        capsys.readouterr()
-        status, _, _ = watched(line, moment, number)
-        printed = capsys.readouterr()
-        assert status == 128 + number, printed.err
-        assert printed.err.count("\n") == 1, printed.err
-        sentence = printed.err.rstrip()
-        assert re.match(f"dlconcepts {line[0]}: |dlconcepts: (interrupted|terminated)$", sentence)
-        shown = len(re.findall("^epoch", printed.out, flags=re.MULTILINE))
-        kept = re.search(r"run/checkpoint\.pt keeps (\d) of 3 epochs", sentence)
-        said.add(kept[1] if kept else "")
-        if kept:
-            assert int(kept[1]) >= shown
-            found = checkpoints.load(CHECKPOINT)
-            if found.training:
-                assert found.training.epoch == int(kept[1])
-            if kept[1] == "3":
-                assert state_of(found.model) == state_of(whole.model)
-            assert not list(folder.glob("run/.*"))
-            for path in (folder / "run").iterdir():
-                assert path.is_dir() or path.unlink() is None
-        else:
-            assert "nothing was written" in sentence or sentence.startswith("dlconcepts: ")
-            assert not shown, sentence
-            assert not (folder / "run").exists()
-
-    assert {"", "1", "2"} < said
-
-
-@pytest.mark.usefixtures("folder", "no_figures")
 @pytest.mark.parametrize(
-    "options", ["--lr 1e30 --batch-size 6000", "--lr 1e20 --batch-size 6000", "--lr 1e25"]
+    ("command", "options"), [(TRAIN, ""), (TRANSFER, ""), (TRANSFER, "--augment")]
 )
-def test_a_run_that_diverges_keeps_the_earlier_network(
-    options: str, capsys: pytest.CaptureFixture[str]
+def test_a_resumed_run_ends_as_a_whole_one(command: str, options: str) -> None:
+    """One epoch and two more are three epochs, bit for bit."""
+    assert run(f"{command} 3 {options} --out whole") == 0
+    assert run(f"{command} 1 {options} --out run") == 0
+    torch.rand(3)
+
+    assert run(f"{command} 3 {options} --out run --resume run/checkpoint.pt") == 0
+
+    whole, resumed = (checkpoints.load(f"{name}/checkpoint.pt") for name in ("whole", "run"))
+    assert state_of(resumed.model) == state_of(whole.model)
+
+
+@pytest.mark.usefixtures("quick")
+@COMMANDS
+def test_a_full_disk_leaves_the_epoch_in_the_temporary_folder(
+    command: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A loss or weights that are not finite replace no checkpoint, even with --force."""
-    assert run("train --epochs 1 --hidden 4 --batch-size 1000 --out run") == 0
-    before = CHECKPOINT.read_bytes()
+    """The sentence says where it is, and how the run goes on from there."""
+    spare = folder / "spare"
+    spare.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    with monkeypatch.context() as patch:
+        half_full_disk(patch)
+        assert run(f"{command} 2 --out run") == 2
 
-    line = f"train --epochs 3 {options} --out run --force"
-    assert_explained(line, capsys, "learning rate", "run/checkpoint.pt is as it was before")
+    said = capsys.readouterr().err
+    (path,) = spare.glob("*/checkpoint.pt")
+    done = epochs_of(path)
+    assert f"No space left on device; choose another with --out; {path} keeps {done} of 2" in said
+    line = said.partition("make room and resume with `python -m dlconcepts ")[2].partition("`")[0]
+    assert not list(Path().glob("run*"))
+    if done < 2:  # the run of transfer was at its end
+        assert run(line) == 0
+        assert epochs_of(CHECKPOINT) == 2
 
-    assert CHECKPOINT.read_bytes() == before
+
+@pytest.mark.usefixtures("quick")
+def test_whoever_reads_sees_one_complete_run() -> None:
+    """While a run is replaced, its folder always has the files of the old one or of the new one."""
+    assert run(f"{TRAIN} 1 --out run") == 0
+    seen, stop = set(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                handle = os.open("run", os.O_RDONLY)
+            except FileNotFoundError:
+                seen.add("nothing")
+                continue
+            seen.add(tuple(sorted(os.listdir(handle))))  # noqa: PTH208
+            os.close(handle)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert run(f"{TRAIN} 2 --out run --force") == 0
+    finally:
+        stop.set()
+        reader.join()
+
+    assert seen == {("checkpoint.pt", "images", "loss.png", "predictions.png")}
+    assert epochs_of(CHECKPOINT) == 2
+    assert not Path("run.partial").exists()
 
 
-@pytest.mark.usefixtures("folder", "no_figures")
+@pytest.mark.parametrize("system", ["this one", "one that cannot exchange folders"])
+def test_folders_change_places(system: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, or in two steps."""
+    for name in ("new", "old"):
+        Path(name).mkdir()
+        Path(name, name).touch()
+    if system != "this one":
+        monkeypatch.setattr("ctypes.CDLL", lambda name: None)
+
+    exchange(Path("new"), Path("old"))
+
+    assert sorted(map(str, Path().rglob("*/*"))) == ["new/old", "old/new"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_not_of_a_run_stays(folder: Path) -> None:
+    """Also where the folder is a link."""
+    Path("elsewhere").mkdir()
+    Path("run").symlink_to("elsewhere")
+    Path("run/own.txt").write_text("precious")
+
+    for options in ("", "--force"):
+        assert run(f"{TRAIN} 1 --out run {options}") == 0
+
+    assert Path("run").is_symlink()
+    assert Path("elsewhere/own.txt").read_text() == "precious"
+
+
 def test_weights_that_are_not_finite_are_not_kept() -> None:
     """The losses of an epoch can be finite before the step that ruins the weights."""
     model = torch.nn.Linear(1, 1)
     record = Epoch(2, 0.5, 0.5, 0.5, 1.0)
-    output.check_finite(record, model)
+    run_folder.check_finite(record, model)
     with pytest.raises(DivergedError, match=r"epoch 2: the held-out loss is inf"):
-        output.check_finite(replace(record, held_out_loss=float("inf")), model)
+        run_folder.check_finite(replace(record, held_out_loss=float("inf")), model)
     torch.nn.init.constant_(model.bias, float("nan"))
 
     with pytest.raises(DivergedError, match=r"epoch 2: weights are not finite"):
-        output.check_finite(record, model)
-
-
-EARLIER = [
-    ("train", "run/checkpoint.pt", ("replace it with --force", "resume it with --resume", "--out")),
-    ("transfer pets --weights none", "run/checkpoint.pt", ("replace it with --force, or", "--out")),
-    ("classify absent.pt a.png b.png", "run/2-b.png", ("replace with --force", "--out")),
-]
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("line", "file", "ways"), EARLIER)
-def test_an_earlier_run_is_not_replaced_without_being_asked(
-    line: str, file: str, ways: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is named before any work starts, with the ways on."""
-    Path(file).parent.mkdir()
-    Path(file).write_text("precious")
-
-    assert_explained(f"{line} --out run", capsys, file, *ways)
-
-    assert Path(file).read_text() == "precious"
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_run_can_be_replaced_or_resumed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
-    """--force trains anew; --resume goes on in the same folder, but not over another run."""
-    line = "train --hidden 4 --out"
-    assert run(f"{line} run --epochs 1") == 0
-    assert run(f"{line} other --epochs 1") == 0
-
-    assert run(f"{line} run --epochs 2 --resume run/checkpoint.pt") == 0
-    resumed = checkpoints.load(CHECKPOINT).training
-    other = f"{line} other --epochs 3 --resume run/checkpoint.pt"
-    assert_explained(other, capsys, "other has an earlier run")
-    assert run(f"{line} run --epochs 1 --force") == 0
-    new = checkpoints.load(CHECKPOINT).training
-
-    assert [training.epoch for training in (resumed, new) if training] == [2, 1]
+        run_folder.check_finite(record, model)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fcntl")
 @pytest.mark.usefixtures("quick")
-def test_a_second_run_into_a_folder_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_into_a_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """The first one holds a lock, which ends with it."""
-    (folder / "run").mkdir()
-    with output.locked(folder / "run"):
-        assert_explained("train --out run", capsys, "another run is writing to run", "--out")
+    working = Path("run.partial")
+    working.mkdir()
+    with run_folder.locked(working, Path("run")):
+        assert_explained(f"{TRAIN} 1 --out run", capsys, "another run is writing to run", "--out")
 
-    assert run("train --epochs 1 --out run") == 0
+    assert run(f"{TRAIN} 1 --out run") == 0
 
 
-@pytest.mark.parametrize("line", [TRAIN, TRANSFER], ids=["train", "transfer"])
 @pytest.mark.usefixtures("quick")
+@COMMANDS
 def test_a_closed_pipe_loses_no_epoch(
-    line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The epoch that could not be printed is on disk."""
 
     def fail(record: Epoch) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(output, "print_epoch", fail)
+    monkeypatch.setattr(run_folder, "print_epoch", fail)
 
-    assert main(line) == 141
+    assert run(f"{command} 2 --out run") == 141
 
     assert capsys.readouterr().err == ""
-    training = checkpoints.load(CHECKPOINT).training
-    assert training is None or training.epoch == 1
+    assert epochs_of(Path("run.partial/checkpoint.pt")) == 1

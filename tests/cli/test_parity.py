@@ -59,19 +59,3 @@ def test_an_exceeded_bound_gives_status_1(
 
     assert main(["parity", "--eager"]) == 1
     assert "forward" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--device", "gpu"], "unknown device 'gpu'"),
-        (["--json", "nowhere/parity.json"], "there is no folder nowhere"),
-    ],
-)
-def test_bad_arguments_are_explained_before_anything_is_measured(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An unknown device or a missing folder gives status 2 and one sentence."""
-    assert main(["parity", *arguments]) == 2
-
-    assert said in capsys.readouterr().err

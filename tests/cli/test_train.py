@@ -1,28 +1,22 @@
-"""`python -m dlconcepts train` trains a network, resumes a run, and explains user errors."""
+"""`python -m dlconcepts train` trains a network and resumes a run."""
 
 import io
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from dlconcepts import checkpoints
-from dlconcepts.networks import Network
 from dlconcepts.support import datasets
 from dlconcepts.support.bitwise import state_of
-from dlconcepts.support.checkpoint_files import load_file, save_file
 from dlconcepts.support.datasets import fashion_mnist
-from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, find_device
 from dlconcepts.validation import evaluate
-from tests.cli.common import assert_explained, run, written
+from tests.cli.common import run, written
 
 # ------------------------------------------------------------------------ what it does
 
@@ -146,169 +140,3 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
         for checkpoint in (whole, resumed)
     ]
     assert losses[0] == losses[1]
-
-
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ("--epochs 1", "already has 1 epochs; ask for more with --epochs"),
-        ("--epochs 2 --lr 0.1", "was trained with lr 0.001; use the same settings"),
-        ("--epochs 2 --hidden 5 --seed 4", "was trained with hidden [16], seed 0; use the same"),
-    ],
-)
-def test_a_run_that_cannot_be_resumed_is_explained(
-    options: str, reason: str, halfway: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Differences from the checkpoint are named before the training starts."""
-    line = f"train {halfway.options} {options} --resume {halfway.path} --out run"
-
-    assert_explained(line, capsys, str(halfway.path), reason)
-
-
-def halve(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer with half of each tensor."""
-    moments = {
-        number: {k: v[: len(v) // 2] if v.ndim else v for k, v in own.items()}
-        for number, own in state["state"].items()
-    }
-    return {**state, "state": moments}
-
-
-RECORD = {"epoch": 1, "train_loss": 1.0, "held_out_loss": 1.0, "held_out_accuracy": 0.5}
-DAMAGES: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
-    (lambda own: {"epoch": -3}, "1 epochs, but its epoch is -3"),
-    (lambda own: {"epoch": 2}, "1 epochs, but its epoch is 2"),
-    (lambda own: {"epoch": 0, "history": []}, "0 epochs"),
-    (lambda own: {"history": [{"epoch": 1}]}, "train_loss"),
-    (lambda own: {"history": [{**RECORD, "seconds": "long"}]}, "not finite numbers"),
-    (lambda own: {"history": [{**RECORD, "seconds": float("nan")}]}, "not finite numbers"),
-    (lambda own: {"history": ["one"]}, "cannot be used"),
-    (lambda own: {"optimizer": {}}, "cannot be used"),
-    (lambda own: {"optimizer": halve(own["optimizer"])}, "parameters of other shapes"),
-    (
-        lambda own: {"random_states": {**own["random_states"], "cpu": torch.zeros(3)}},
-        "cannot be used",
-    ),
-]
-
-
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(("damage", "reason"), DAMAGES)
-def test_a_training_state_with_wrong_values_is_explained(
-    damage: Callable[[dict[str, Any]], dict[str, Any]],
-    reason: str,
-    halfway: SimpleNamespace,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The checksum is right, but what the file holds cannot be resumed."""
-    content = load_file(halfway.path)
-    content["training"] |= damage(content["training"])
-    save_file(content, "bad.pt")
-
-    line = f"train {halfway.options} --epochs 2 --resume bad.pt --out run"
-    assert_explained(line, capsys, "bad.pt cannot be used", reason)
-
-
-@pytest.mark.usefixtures("folder")
-def test_a_network_that_does_not_fit_into_memory_is_explained(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """No traceback of the allocator."""
-    line = "train --hidden 2147483647 2147483647 --out run"
-    assert_explained(line, capsys, "there is not enough memory")
-
-
-def test_a_checkpoint_without_training_state_is_explained(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A checkpoint of a finished model cannot be resumed."""
-    path = folder / "model.pt"
-    model = Network(784, [128, 64], 10)
-    checkpoints.save(path, model, classes=datasets.CLASSES, normalization={})
-
-    line = f"train --resume {path} --out run"
-    assert_explained(line, capsys, "model.pt", "no training state", "without --resume")
-
-
-# ------------------------------------------------------------------------ user errors
-
-
-@pytest.mark.usefixtures("folder")
-def test_a_loss_that_is_not_finite_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error names epoch, batch and learning rate."""
-    line = "train --lr 1e30 --out run"
-
-    assert_explained(line, capsys, "loss is", "epoch 1", "batch", "learning rate 1e+30")
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_a_full_disk_leaves_the_old_checkpoint(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file that cannot be written completely does not replace the old one."""
-    run("train --epochs 1 --out run")
-    before = (folder / "run" / "checkpoint.pt").read_bytes()
-
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    line = "train --epochs 1 --seed 1 --out run --force"
-    words = "cannot write", "run", "No space left on device", "--out", "is as it was before"
-    assert_explained(line, capsys, *words)
-
-    assert (folder / "run" / "checkpoint.pt").read_bytes() == before
-
-
-@pytest.mark.usefixtures("image")
-def test_a_folder_that_cannot_be_written_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """A file in place of the folder is named before the training starts."""
-    line = "train --out grey.png/run"
-
-    assert_explained(line, capsys, "grey.png", "cannot write to the folder", "--out")
-
-
-@pytest.mark.usefixtures("folder")
-def test_an_unknown_device_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """The error lists the devices that PyTorch knows."""
-    assert_explained("train --device gpu --out run", capsys, "'gpu'", "cpu, cuda, mps, xpu")
-
-
-@pytest.mark.usefixtures("folder")
-def test_a_missing_device_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command never falls back to the CPU."""
-    device = missing_device()
-
-    line = f"train --device {device} --out run"
-    assert_explained(line, capsys, f"device {device!r} is not available: ")
-
-
-def missing_device() -> str:
-    """Return a device that this machine lacks; no machine has all of them."""
-    for name in DEVICES:
-        try:
-            find_device(name)
-        except DeviceUnavailableError:
-            return name
-    raise AssertionError("this machine has every device")
-
-
-def test_a_missing_data_file_is_explained(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the file and the remedy."""
-    monkeypatch.setattr(datasets, "SAMPLE", folder)
-
-    words = "train-images-idx3-ubyte.gz is missing", "reinstall dlconcepts"
-    assert_explained("train --out run", capsys, *words)
-
-
-def test_a_missing_full_set_is_explained(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error gives both commands that get the full set; no download starts."""
-    monkeypatch.setattr(datasets, "DEBIAN", folder)
-
-    words = "images", "apt-get install dataset-fashion-mnist", "--full --download"
-    assert_explained("train --full --data images --out run", capsys, *words)

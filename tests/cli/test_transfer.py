@@ -1,8 +1,6 @@
-"""`python -m dlconcepts transfer` trains a new head on photographs, and explains user errors."""
+"""`python -m dlconcepts transfer` trains a new head on photographs."""
 
 import io
-import os
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +17,7 @@ from dlconcepts.support.bitwise import state_of
 from dlconcepts.support.plots import view_confusion
 from dlconcepts.transfer import TransferNetwork, untrained
 from dlconcepts.validation import accuracy, predict
-from tests.cli.common import assert_explained, run, written
+from tests.cli.common import run, written
 
 COLORS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (230, 30, 20)}
 # A small network, quick on images of 224 x 224.
@@ -204,139 +202,14 @@ def test_the_confusion_matrix_is_drawn_with_its_numbers() -> None:
     ]
 
 
-# ------------------------------------------------------------------------ user errors
-
-
-@pytest.fixture
-def damaged(folder: Path) -> Path:
-    """Write two classes of three images and a damaged one."""
-    for name in ("cat", "dog"):
-        (folder / "pets" / name).mkdir(parents=True)
-        for number in range(3):
-            Image.new("RGB", (40, 40), (90 * number, 9, 9)).save(
-                folder / "pets" / name / f"{number}.png"
-            )
-        (folder / "pets" / name / "torn.jpg").write_bytes(b"\xff\xd8 torn")
-    return folder / "pets"
-
-
-def test_damaged_images_are_all_listed_before_training(
-    damaged: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error names every image that cannot be read."""
-    assert_explained(
-        f"transfer {damaged} {QUICK} --weights none",
-        capsys,
-        "2 of the 8 images",
-        str(damaged / "cat" / "torn.jpg"),
-        str(damaged / "dog" / "torn.jpg"),
-    )
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_damaged_images_are_skipped_and_counted(
-    damaged: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With --skip-damaged the other images are used."""
-    assert run(f"transfer {damaged} {QUICK} --weights none --skip-damaged") == 0
-
-    assert "4 images to train on, 2 held out, 2 damaged skipped" in capsys.readouterr().out
-
-
-def test_missing_weights_are_explained(
-    photographs: Path,
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nothing is downloaded; the error names the file, the folder and both remedies."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
-
-    assert_explained(
-        f"transfer {photographs}",
-        capsys,
-        "mobilenet_v2-b0353104.pth",
-        str(folder / "hub" / "checkpoints"),
-        "--download",
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ("--model resnet", "no classifier 'resnet'"),
-        ("--model resnet --weights none", "no classifier 'resnet'"),
-        ("--model alexnet --weights absent.pth", "No such file"),
-        ("--model squeezenet1_1 --weights text.pth", "text.pth cannot be used"),
-        ("--device gpu", "'gpu'"),
-        ("--out text.pth/run", "cannot write to the folder"),
-    ],
-)
-def test_a_bad_option_is_explained(
-    options: str, reason: str, photographs: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error names the network, the weights, the device or the folder."""
-    (folder / "text.pth").write_text("no weights")
-
-    assert_explained(f"transfer {photographs} {options}", capsys, reason)
-
-
-def test_weights_of_another_network_are_explained(
-    photographs: Path, weights: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error names the tensors that do not fit."""
-    line = f"transfer {photographs} --model alexnet --weights {weights}"
-
-    assert_explained(line, capsys, "squeezenet.pth cannot be used", "classifier.6.weight")
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda root: None, "there is no folder pets"),
-        (lambda root: root.mkdir(), "has no folders"),
-        (lambda root: (root / "cat").mkdir(parents=True), "no image in"),
-        (lambda root: one_image(root / "cat"), "the class cat has 1 image"),
-        (lambda root: two_images(root / "cat"), "has a single class, cat; add a folder"),
-    ],
-)
-def test_a_folder_that_cannot_be_used_is_explained(
-    make: Callable[[Path], object], reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The folder is missing or empty, a class has one image, or there is one class."""
-    make(folder / "pets")
-
-    assert_explained("transfer pets --weights none", capsys, reason)
-
-
-def one_image(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    Image.new("RGB", (9, 9)).save(folder / "1.png")
-
-
-def two_images(folder: Path) -> None:
-    one_image(folder)
-    Image.new("RGB", (9, 9)).save(folder / "2.png")
-
-
-@pytest.mark.parametrize("out", ["pets/run", "pets/cat/run", "pets", "pets/../pets/run"])
-def test_the_output_may_not_become_a_class(
-    out: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder inside the images is refused."""
-    for name in ("cat", "dog"):
-        two_images(folder / "pets" / name)
-
-    line = f"transfer pets --weights none --out {out}"
-    assert_explained(line, capsys, f"{out} is inside pets", "--out")
-
-
 @pytest.mark.usefixtures("no_figures")
 def test_a_class_may_have_any_name_that_can_be_written(folder: Path) -> None:
     """Spaces, other scripts, line breaks, and what matplotlib would take for a formula."""
     names = ["$\\frac$", "a b", "line\nbreak", "ネコ"]
     for name in names:
-        two_images(folder / "pets" / name)
+        (folder / "pets" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (9, 9)).save(folder / "pets" / name / f"{number}.png")
 
     assert run(f"transfer pets {QUICK} --weights none --out run") == 0
 
@@ -345,23 +218,3 @@ def test_a_class_may_have_any_name_that_can_be_written(folder: Path) -> None:
     with pytest.raises(ValueError, match="frac"):
         figure.savefig(io.BytesIO())
     write_figure(folder / "figure.png", figure)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO, and only names in Unicode")
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda root: os.mkfifo(root / "cat" / "x.png"), "x.png cannot be read"),
-        (lambda root: (root / "cat" / "x.png").symlink_to("absent"), "x.png cannot be read"),
-        (lambda root: two_images(root / os.fsdecode(b"b\xff")), "is not UTF-8; rename the folder"),
-    ],
-)
-def test_an_odd_file_is_explained(
-    make: Callable[[Path], object], reason: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A FIFO, which would be waited for, a broken link, and a name that is no text."""
-    for name in ("cat", "dog"):
-        two_images(folder / "pets" / name)
-    make(folder / "pets")
-
-    assert_explained("transfer pets --weights none", capsys, reason)

@@ -1,7 +1,6 @@
 """`python -m dlconcepts verify` reports what a run of the laws proved, no more and no less."""
 
 import shutil
-import subprocess
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -15,7 +14,7 @@ from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, find_dev
 from dlconcepts.testing.claims import all_claims
 from dlconcepts.testing.results import Report, read, render
 from dlconcepts.testing.run import find_devices
-from tests.cli.common import assert_explained, run
+from tests.cli.common import run
 from tests.machinery.suites import CLAIM, HEAD, LAW, OPINION, ROOT
 
 # One claim that holds, an opinion, one that is skipped, and one that fails.
@@ -336,51 +335,6 @@ def test_a_law_on_two_devices_holds_if_it_holds_on_both(suite: Path, tmp_path: P
 # ------------------------------------------------------------------------ user errors
 
 
-@pytest.mark.usefixtures("only_cpu")
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--device gpu", "unknown device 'gpu'"),
-        ("--device cpu xpu", "no xpu here"),
-        ("--jobs 0", "--jobs must be at least 1, not 0"),
-        ("--lesson images", "there are no laws for images"),
-        ("--out conftest.py/verify", "cannot write to the folder conftest.py"),
-    ],
-)
-def test_bad_options_are_explained_before_the_laws_run(
-    options: str,
-    words: str,
-    verifying: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The command ends with one sentence and status 2, and writes nothing."""
-    monkeypatch.chdir(verifying.parent)
-    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("it ran"))
-
-    assert_explained(f"verify {options}", capsys, words)
-
-
-def test_a_broken_claim_file_is_explained(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error has the file and the remedy, before a law runs."""
-    (folder / "tests" / "tensors").mkdir(parents=True)
-    (folder / "tests" / "tensors" / "__init__.py").write_text('CLAIMS = ["lost"]')
-    use(folder / "tests", monkeypatch)
-
-    assert_explained("verify", capsys, "'lost' has no file; write test_lost.py")
-
-
-def test_an_installed_package_without_laws_is_explained(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error says how to get the repository."""
-    use(folder / "tests", monkeypatch)
-
-    assert_explained("verify", capsys, "clone the repository and run `pip install -e .`")
-
-
 def test_a_failure_of_pytest_is_shown_and_leaves_the_old_report(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -400,31 +354,6 @@ def test_a_failure_of_pytest_is_shown_and_leaves_the_old_report(
     assert run("verify --device cpu cuda --profile thorough") == 2
     assert "asked for ['cpu', 'cuda'], thorough" in capsys.readouterr().err
     assert [path.read_text() for path in (folder / "verify").iterdir()] == ["old"]
-
-
-@pytest.mark.usefixtures("verifying")
-@pytest.mark.parametrize("text", ["", "<testsuite><testcase", "\x00", "{}"])
-def test_results_of_an_earlier_run_that_are_not_whole_are_explained(
-    text: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """--fail-fast reads them for the order of the laws; the error says what to do."""
-    (folder / "results.xml").write_text(text)
-
-    assert_explained(
-        f"verify --fail-fast --out {folder}", capsys, "cannot read", "delete it, or choose another"
-    )
-
-
-@pytest.mark.usefixtures("verifying")
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [("tensors.double", "did you mean tensors.doubles"), ("adds", "did you mean autograd.adds?")],
-)
-def test_an_unknown_claim_is_explained(
-    name: str, hint: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The error names the nearest claim."""
-    assert_explained(f"verify {name}", capsys, f"there is no claim {name!r}; {hint}")
 
 
 @pytest.mark.usefixtures("verifying")

@@ -1,0 +1,34 @@
+"""`practice`."""
+
+from pathlib import Path
+
+from tests.cli.rows import Row
+from tests.cli.rows.given import full_disk, setting, text
+
+LIMIT = "--limit must be more than 0 seconds"
+absent = setting("dlconcepts.testing.run.TESTS", Path("absent"))
+ROWS = [
+    Row("practice tensors", 0, out="wrote practice/tensors.py", files="practice/tensors.py"),
+    Row("practice tensors --out mine", 0, out="wrote mine/tensors.py", files="mine/tensors.py"),
+    Row("practice tensors", 2, "already there ... --check", [text("practice/tensors.py")]),
+    Row("practice tensors --out note", 2, "cannot write to the folder note", [text("note")]),
+    Row("practice tensors --out .", 2, "No space left on device", [full_disk]),
+    Row("practice --solution centre", 0, out="def centre"),
+    Row("practice --solution centre", 0, out="def centre", to="ascii"),
+    Row("practice --solution centre", 141, to="closed pipe"),
+    Row("practice --solution centre", 2, "No space left on device", to="full disk"),
+    Row("practice --solution cake", 2, "no technique is named cake"),
+    Row("practice --watch", 2, "--watch, --hint and --solution without a name need --check"),
+    Row("practice --hint", 2, "need --check"),
+    Row("practice --solution", 2, "need --check"),
+    Row("practice --out a --check b", 2, "--out names the folder to write"),
+    Row("practice --check", 2, "there is no practice file in practice"),
+    Row("practice --check --limit 0", 2, LIMIT),
+    Row("practice --check --limit -1", 2, LIMIT),
+    Row("practice --check --limit inf", 2, LIMIT),
+    Row("practice --check --limit nan", 2, LIMIT),
+    Row("practice --check", 1, given=[text("practice/tensors.py", "")], out="tensors"),
+    Row("practice --check", 1, given=[text("practice/tensors.py", "")], to="ascii"),
+    Row("practice --check", 141, given=[text("practice/tensors.py", "")], to="closed pipe"),
+    Row("practice", 2, "clone the repository", [absent]),
+]
