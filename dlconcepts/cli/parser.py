@@ -139,7 +139,7 @@ def add_practice_arguments(add: Add) -> None:
     learners = "judge a folder that has a folder for each learner, and print a table"
     add("--grade", type=Path, metavar="FOLDER", help=learners)
     add("--csv", type=Path, metavar="FILE", help="with --grade: write a row for each answer")
-    add("--json", type=Path, metavar="FILE", help="with --grade: write all of it as JSON")
+    add_json(add)
 
 
 def add_check_arguments(add: Add) -> None:

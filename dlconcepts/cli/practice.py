@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 from dlconcepts.practice import check as checking
@@ -15,8 +14,8 @@ from dlconcepts.practice import show
 from dlconcepts.practice.notebook import notebook
 from dlconcepts.practice.sheets import reset, sheet
 from dlconcepts.practice.techniques import Technique, survey
-from dlconcepts.support.atomic import check_report, write_atomically, write_report
-from dlconcepts.support.errors import UserError, writing
+from dlconcepts.support.atomic import check_report, write_atomically, write_json, write_report
+from dlconcepts.support.errors import UserError, nearest, writing
 from dlconcepts.support.signals import Stopped
 from dlconcepts.testing.claims import LESSONS
 from dlconcepts.testing.run import require_tests
@@ -24,6 +23,7 @@ from dlconcepts.testing.run import require_tests
 FOLDER = Path("practice")
 DAY = 86400  # seconds
 POLL = 0.1  # seconds between two looks at the files
+WHERE = "`practice --list` has them all"
 NAMED = 10  # most failed exercises in the summary of grades
 
 
@@ -57,8 +57,12 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UserError("--out names the folder to write; with --check, use --check FOLDER")
     if not checking and (arguments.watch or arguments.hint or arguments.solution == ""):
         raise UserError("--watch, --hint and --solution without a name need --check")
-    if not arguments.grade and (arguments.csv or arguments.json):
-        raise UserError("--csv and --json need --grade")
+    if arguments.csv and not arguments.grade:
+        raise UserError("--csv needs --grade")
+    if arguments.json and not (arguments.grade or checking):
+        raise UserError("--json needs --check or --grade")
+    check_report(arguments.csv, "--csv")
+    check_report(arguments.json, "--json")
     if not 0 < arguments.limit <= DAY:
         raise UserError(
             f"--limit must be more than 0 seconds and at most {DAY}, not {arguments.limit:g}"
@@ -69,8 +73,7 @@ def named(techniques: Sequence[Technique], name: str) -> Technique:
     """Return the technique of a name; raise UserError, with the nearest name, if there is none."""
     found = {technique.name: technique for technique in techniques}
     if name not in found:
-        near = get_close_matches(name, found, 1) or [", ".join(found)]
-        raise UserError(f"no technique is named {name}; choose one of {near[0]}")
+        raise UserError(f"no technique is named {name}{nearest(name, found, WHERE)}")
     return found[name]
 
 
@@ -123,6 +126,7 @@ def look(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
             f"there is no practice file in {folder}; "
             f"write some with `{show.COMMAND} --out {folder}`"
         )
+    write_json(arguments.json, grading.as_record([grading.Grade(str(folder), outcomes)]))
     first = show.show(outcomes)
     if first is None:
         return 0
@@ -186,8 +190,6 @@ def reset_one(arguments: argparse.Namespace, technique: Technique) -> int:
 
 def grade(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
     """Judge the folders of many learners, and print and write a table."""
-    for option, path in (("--csv", arguments.csv), ("--json", arguments.json)):
-        check_report(path, option)
     if not arguments.grade.is_dir():
         raise UserError(f"{arguments.grade} is no folder; give one that has a folder a learner")
     out = show.console()
@@ -201,8 +203,7 @@ def grade(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int
         print(f"{failed['exercise']}: failed by {failed['failed']}, most often: {mistake}")
     if arguments.csv:
         write_report(arguments.csv, grading.as_csv(grades), "--csv")
-    if arguments.json:
-        write_report(arguments.json, grading.as_json(grades), "--json")
+    write_json(arguments.json, grading.as_record(grades))
     return 0
 
 

@@ -76,8 +76,9 @@ def check(
     passed = read_progress(folder)["passed"]
     outcomes = judge(folder, techniques, limit, passed, again=again)
     sure = [each for each in outcomes if each.state == "passed" and not each.skipped]
-    passed |= {outcome.technique.name: outcome.fingerprint for outcome in sure}
-    write_progress(folder, passed=passed)
+    new = {outcome.technique.name: outcome.fingerprint for outcome in sure}
+    if passed | new != passed:
+        write_progress(folder, passed=passed | new)
     return outcomes
 
 

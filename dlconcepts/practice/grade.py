@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,11 +90,11 @@ def as_csv(grades: Sequence[Grade]) -> str:
     return text.getvalue()
 
 
-def as_json(grades: Sequence[Grade]) -> str:
-    """Return the rows, the sums for each learner, and the most failed exercises as JSON."""
+def as_record(grades: Sequence[Grade]) -> dict[str, Any]:
+    """Return the rows, the sums for each learner, and the most failed exercises, for --json."""
     learners = [
         {"learner": each.learner, "passed": each.passed, "of": len(each.outcomes)}
         for each in grades
     ]
     found = {"schema": 1, "learners": learners, "most_failed": most_failed(grades)}
-    return json.dumps(found | {"answers": rows(grades)}, indent=2) + "\n"
+    return found | {"answers": rows(grades)}

@@ -68,7 +68,7 @@ def test_reset_asks_and_restores_the_empty_exercise(tmp_path, monkeypatch, capsy
         assert main([*line, name]) == 0
     assert path.read_text() == empty + "\nmine = 1\n"
     assert main([*line, "centr"]) == 2
-    assert "choose one of centre" in capsys.readouterr().err
+    assert "did you mean centre?" in capsys.readouterr().err
 
 
 def test_a_file_may_have_another_name(tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_grading_leaves_the_folders_alone(graded):
     [
         ("--grade nowhere", "nowhere is no folder"),
         ("--grade .", "no folder in . has a practice file"),
-        ("--csv table.csv", "--csv and --json need --grade"),
+        ("--csv table.csv", "--csv needs --grade"),
         ("--reset centre", "no file in practice has centre"),
     ],
 )

@@ -378,7 +378,7 @@ def read_until(lines, word):
         ("--watch", "need --check"),
         ("--hint", "need --check"),
         ("--solution", "need --check"),
-        ("--solution gradients", "no technique is named gradients; choose one of "),
+        ("--solution gradients", "no technique is named gradients; did you mean gradient"),
         ("tensors --out file", "file"),
     ],
 )
