@@ -116,6 +116,8 @@ def judge(names: set[str]) -> None:
         own = [pair for pair in judged if lesson in ("all", pair[0].technique.lesson)]
         print(f"{lesson:<12} " + row(own))
     print(f"{time.perf_counter() - started:.0f} s in all")
+    if any((known["state"] == "passed") != (answer.kind == "right") for answer, known in judged):
+        sys.exit(1)
 
 
 def show(answer: Answer, known: dict) -> None:
