@@ -62,7 +62,8 @@ def run(line: list[str]) -> int:
             parsed.line, parsed.keep = line, arguments.keep
             command = importlib.import_module(f"dlconcepts.cli.{parsed.command}")
             arguments = parsed
-        muted = redirect_stdout(Muted(sys.stdout)) if arguments.quiet else nullcontext()
+        quiet = arguments.quiet and arguments.command != "watch"  # that runs a script
+        muted = redirect_stdout(Muted(sys.stdout)) if quiet else nullcontext()
         start_work()
         with muted:
             status: int = command.run(arguments)
