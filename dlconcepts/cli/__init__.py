@@ -5,7 +5,6 @@ not import it, and a command's module is imported only after its arguments were 
 """
 
 import importlib
-import io
 import os
 import signal
 import sys
@@ -15,7 +14,6 @@ from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TextIO
 
 from dlconcepts.support.errors import UserError
 from dlconcepts.support.signals import NAMES, Stopped, heeding, settle, start_work
@@ -62,9 +60,10 @@ def run(line: list[str]) -> int:
             parsed.line, parsed.keep = line, arguments.keep
             command = importlib.import_module(f"dlconcepts.cli.{parsed.command}")
             arguments = parsed
-        muted = redirect_stdout(Muted(sys.stdout)) if arguments.quiet else nullcontext()
+        quiet = arguments.quiet and arguments.command != "watch"  # that runs a script
         start_work()
-        with muted:
+        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 the next line closes it
+        with nowhere, redirect_stdout(nowhere) if quiet else nullcontext():
             status: int = command.run(arguments)
         return status
     except BrokenPipeError:
@@ -88,17 +87,6 @@ def run(line: list[str]) -> int:
     kept = arguments.keep(stopped=status > 128)
     explain("; ".join(filter(None, (reason, kept))), arguments.command, details)
     return status
-
-
-class Muted(io.StringIO):
-    """The output of --quiet: nothing but `result`, where a report named - still goes."""
-
-    def __init__(self, result: TextIO) -> None:
-        super().__init__()
-        self.result = result
-
-    def write(self, text: str) -> int:
-        return len(text)
 
 
 @contextmanager

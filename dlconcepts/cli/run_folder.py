@@ -48,6 +48,7 @@ class RunFolder:
         self.path: Path = self.working / "checkpoint.pt"
         self.write: Callable[[Path], None] | None = None  # writes an epoch that is not on disk yet
         self.complete = False
+        self.training: checkpoints.Training | None = None  # the state to resume from
         self.history = History()
         for folder in (self.final, self.working):
             output.check_folder(folder)
@@ -104,6 +105,7 @@ class RunFolder:
             if [e.epoch for e in self.history] != list(range(1, done + 1)) or not done:
                 there = len(self.history)
                 raise ValueError(f"its history has {there} epochs, but its epoch is {done}")
+        self.training = found.training
         # A run that was stopped after its last epoch lacks only its pictures.
         if done > epochs or (done == epochs and not self.resumes(self.path)):
             raise UserError(f"{path} already has {done} epochs; ask for more with --epochs")
@@ -119,17 +121,12 @@ class RunFolder:
                 "room, or choose another folder with --out"
             )
 
-    def resume(
-        self,
-        found: checkpoints.Checkpoint | None,
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
-    ) -> None:
+    def resume(self, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
         """Restore the state of the optimizer and of the random generators, if a run is resumed."""
-        if found is None or found.training is None:
+        if self.training is None:
             return
         with output.using(self.arguments.resume):
-            checkpoints.resume(found.training, optimizer, generator)
+            checkpoints.resume(self.training, optimizer, generator)
             for parameter, state in optimizer.state.items():
                 if any(state[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
                     raise ValueError("its optimizer is for parameters of other shapes")

@@ -61,7 +61,7 @@ def train(
         if writes:
             place.check_room(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True)
-        place.resume(before, optimizer, generator)
+        place.resume(optimizer, generator)
         save = partial(
             checkpoints.save, model=model, classes=held_out.classes, normalization=NORMALIZATION
         )

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         model.to(device)
         place.check_room(model)
         features = compute_features(model, held_out, eval_pipeline(**statistics))
-        train_head(model, examples, features, statistics, arguments, place, before)
+        train_head(model, examples, features, statistics, arguments, place)
         place.save()
         probabilities = predict(model.head, features[0])
         print_accuracies(probabilities, features[1], folder.classes)
@@ -123,12 +123,11 @@ def train_head(
     statistics: Statistics,
     arguments: argparse.Namespace,
     place: RunFolder,
-    before: checkpoints.Checkpoint | None,
 ) -> None:
     """Train the head on features; compute them once, or in each epoch if images are augmented."""
     generator = make_generator(arguments.seed)
     optimizer = torch.optim.Adam(model.head.parameters(), lr=arguments.lr)
-    place.resume(before, optimizer, generator)
+    place.resume(optimizer, generator)
     transform = eval_pipeline(**statistics)
     if arguments.augment:
         # Its crops are random, so it does not resize first.

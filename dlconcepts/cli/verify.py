@@ -17,6 +17,7 @@ from rich.text import Text
 from dlconcepts.cli.claims import unknown
 from dlconcepts.support.atomic import check_report, write_json
 from dlconcepts.support.errors import UserError
+from dlconcepts.support.signals import Stopped
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims, name_of_file
 from dlconcepts.testing.results import Item, Judged, Report
 from dlconcepts.testing.run import Run, require_tests, verify
@@ -30,7 +31,7 @@ FEW = 5  # claims to name one by one; of more, the lessons
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the laws; return 0 if all is well, 1 if anything failed, 130 or 143 after a signal."""
+    """Run the laws; return 0 if all is well, 1 if anything failed."""
     check_report(arguments.json, "--json")
     claims = chosen(arguments)
     jobs = processes(len(claims)) if arguments.jobs is None else arguments.jobs
@@ -50,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"wrote {arguments.out / 'results.xml'}\nwrote {arguments.out / 'report.html'}")
     write_json(arguments.json, record(found))
     if found.stopped_by is not None:
-        print(f"stopped; resume with `{rest_of(found, arguments.lesson or [])}`")
-        return 128 + found.stopped_by  # as shells report a signal
+        kept = f"{arguments.out} has what was judged; resume with `{rest_of(found)}`"
+        arguments.keep = lambda stopped: kept
+        raise Stopped(found.stopped_by)
     return 1 if found.status or found.report.failed or found.report.unfinished else 0
 
 
@@ -98,7 +100,7 @@ def record(run: Run) -> dict[str, Any]:
     return {"schema": 1, "environment": environment, "claims": claims, "failures": failures}
 
 
-def rest_of(run: Run, lessons: Sequence[str]) -> str:
+def rest_of(run: Run) -> str:
     """Return the command that runs the claims of an interrupted run that it did not finish."""
     names = [claim.id for claim in run.report.unfinished]
     left = list(dict.fromkeys(name.partition(".")[0] for name in names))

@@ -40,7 +40,7 @@ def check_report(path: Path | None, option: str) -> None:
 def write_report(path: Path, text: str, option: str) -> None:
     """Write a report, whole or not at all; raise UserError if it cannot be written."""
     if path == PRINTED:
-        print(text, end="", file=getattr(sys.stdout, "result", sys.stdout))
+        print(text, end="", file=sys.__stdout__)  # --quiet mutes sys.stdout
         return
     with writing(path, "file", option):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -89,9 +89,9 @@ def one_thread(model: nn.Module) -> Iterator[None]:
 def progress_bar(total: int, shown: bool) -> Iterator[Callable[[str], None] | None]:
     """Yield a function that advances a progress bar by one step and sets its text.
 
-    Yield None if no bar is wanted, or without a terminal, so that files and pipes stay free of it.
+    The bar goes to the error stream. Yield None if no bar is wanted, or without a terminal.
     """
-    console = Console()
+    console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield None
         return

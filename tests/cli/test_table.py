@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import pkgutil
 import shlex
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from dlconcepts.__main__ import main
+from dlconcepts.cli.parser import COMMANDS
 from tests.cli import rows
 from tests.cli.rows import Row
 
@@ -28,7 +31,8 @@ TABLE = [
     for name, table in TABLES.items()
     for number, row in enumerate(table)
 ]
-MANY = 250  # rows; the table only grows
+SCHEMAS = json.loads(Path(__file__).parents[2].joinpath("docs", "schemas.json").read_text())
+MANY = 350  # rows; the table only grows
 
 
 @pytest.mark.parametrize("row", TABLE)
@@ -59,6 +63,8 @@ def test_a_command_does_what_its_row_says(
     assert_said(row.out, printed.out)
     if "--quiet" in row.line and "--json -" not in row.line:
         assert printed.out == ""
+    if "--json" in row.line and row.status in (0, 1, 3) and "cannot write" not in row.says:
+        assert_as_documented(row, printed.out)
     if status == 2 and not usage:
         sentence, *details = printed.err.splitlines()
         assert sentence.startswith((f"dlconcepts {row.line.split()[0]}: ", "dlconcepts: ")), row
@@ -104,6 +110,15 @@ def assert_said(pieces: str, text: str) -> None:
         rest = rest.partition(piece)[2]
 
 
+def assert_as_documented(row: Row, printed: str) -> None:
+    """Assert that the results as JSON are as the schema of the command says."""
+    words = row.line.split()
+    file = words[words.index("--json") + 1 :][:1]
+    by_flag = words[0] in ("claims", "compare")
+    text = printed if by_flag or file == ["-"] else Path(file[0]).read_text(encoding="utf-8")
+    jsonschema.validate(json.loads(text), SCHEMAS[words[0]])
+
+
 def contents(folder: Path) -> dict[str, bytes | str]:
     """Return what is in a folder: the bytes of each file, or what else it is."""
     return {
@@ -115,6 +130,13 @@ def contents(folder: Path) -> dict[str, bytes | str]:
 
 def empty(folder: Path) -> bool:
     return not any(folder.iterdir())
+
+
+def test_each_schema_is_tried() -> None:
+    """Each command that prints results has a schema, and a row that is compared with it."""
+    tried = {row.line.split()[0] for param in TABLE for row in param.values if "--json" in row.line}
+    assert SCHEMAS.keys() == COMMANDS.keys() - {"practice"}
+    assert SCHEMAS.keys() <= tried
 
 
 def test_the_table_is_not_smaller_than_it_was() -> None:

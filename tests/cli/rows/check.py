@@ -20,6 +20,7 @@ ROWS = [
     Row(GOOD, 141, given=[project], to="closed pipe"),
     Row(GOOD, 2, "No space left on device", [project], to="full disk"),
     Row(f"{GOOD} {REPORTS}", 0, given=[project], out="passed", files="r.json r.xml"),
+    Row(f"{GOOD} --quiet --json -", 0, given=[project], out='"ok": true'),
     Row(f"{GOOD} --json deep/r.json", 0, given=[project], out="passed", files="deep/r.json"),
     Row("check project:wrong", 1, given=[project], out="FAILED"),
     Row(f"check project:wrong {REPORTS}", 1, given=[project], out="FAILED", files="r.json r.xml"),

@@ -70,6 +70,7 @@ ROWS = [
         out="2 images to train on, 2 held out ... epoch   1 ... cat ... dog ... wrote",
     ),
     used(line=f"{ONE} --augment"),
+    Row(f"{ONE} --quiet --json -", 0, "", [no_pictures, pets], FILES, '"classes": ['),
     used(line=f"{ONE} --hidden 4"),
     used(weights("squeezenet1_1", "own.pth"), line=f"{WITH} own.pth"),
     # Images of many kinds.

@@ -21,6 +21,7 @@ ROWS = [
     Row(f"watch {REPORTS} script.py", 0, SUMMARY, [script], files="r.json r.xml r.sarif"),
     Row(f"watch {REPORTS} script.py", 3, "BROKEN", [wrong_script], files="r.json r.xml r.sarif"),
     Row("watch --quiet script.py", 0, "", [script]),
+    Row("watch --json - --quiet script.py", 0, "", [script], out='"schema": 1'),
     Row("watch --quiet script.py", 3, "BROKEN", [wrong_script]),
     # What is no script.
     Row("watch absent.py", 2, "there is no script absent.py; options of watch stand before it"),
