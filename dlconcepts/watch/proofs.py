@@ -136,3 +136,11 @@ def moved(before: Any, after: Any, part: Callable[[Tensor], Tensor | None]) -> f
 def apart(one: Any, other: Any) -> float:
     """Return the largest difference between two outputs, relative to their largest magnitude."""
     return moved(one, other, lambda tensor: tensor)
+
+
+def differences(trace: Trace, forward: Forward, modes: list[tuple[Any, int]]) -> list[float]:
+    """Return how far a forward pass in some modes, with some seeds, differs from the first."""
+    first, *others = [
+        run_again(trace, forward, training=training, seed=seed) for training, seed in modes
+    ]
+    return [apart(first, other) for other in others]

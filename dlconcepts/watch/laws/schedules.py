@@ -1,6 +1,7 @@
 """A schedule steps after the optimizer, and as often as its length was counted for."""
 
 import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 from dlconcepts.watch.law import Law
@@ -13,24 +14,28 @@ VANISHED = 0.1  # of the first rate, within the first pass over the data
 BATCHES = 8  # between two drops: no schedule that counts batches is so short
 GENTLE = 0.99
 LONG = 20  # steps of an optimizer that make it a training
-CLOSED = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR")
+STEPWISE = ("StepLR", "MultiStepLR")
+CLOSED = (*STEPWISE, "ExponentialLR", "CosineAnnealingLR")
 
 
+@dataclass
 class Schedule:
     """What is known of one schedule."""
 
-    def __init__(self, schedule: Any, held: Held, place: Place) -> None:
-        self.schedule, self.held, self.built = weakref.ref(schedule), held, place
-        self.name = type(schedule).__name__
-        self.period = int(getattr(schedule, "T_max", 0) or getattr(schedule, "total_steps", 0) or 0)
-        self.inside = False  # of another schedule
-        self.steps = 0
-        self.place = NOWHERE
-        self.rates: list[float] = []
+    schedule: "weakref.ref[Any]"
+    name: str
+    period: int
+    held: Held
+    built: Place = NOWHERE
+    inside: bool = False  # of another schedule
+    steps: int = 0
+    place: Place = NOWHERE
+    rates: list[float] = field(default_factory=list)
 
 
 class TheScheduleFollowsTheSteps(Law):
-    id = "the-schedule-follows-the-steps"
+    """A schedule steps after the optimizer, and as often as its length was counted for."""
+
     explanation = Explanation(
         claim="training.optimizer-step-applies-the-gradient",
         concept="Schedule stepped at the wrong place",
@@ -40,31 +45,35 @@ class TheScheduleFollowsTheSteps(Law):
         "is counted in batches",
     )
 
-    def __init__(self, trace: Any) -> None:
-        super().__init__(trace)
+    def start(self) -> None:
         self.schedules: dict[int, Schedule] = {}
 
+    def known(self, schedule: Any, held: Held) -> Schedule:
+        known = self.schedules.get(id(schedule))
+        if known is None or known.schedule() is not schedule:
+            period = getattr(schedule, "T_max", 0) or getattr(schedule, "total_steps", 0) or 0
+            known = Schedule(weakref.ref(schedule), type(schedule).__name__, int(period), held)
+            self.schedules[id(schedule)] = known
+        return known
+
     def on_schedule_built(self, schedule: Any, held: Held, rates: Any, place: Place) -> None:
-        self.schedules[id(schedule)] = Schedule(schedule, held, place)
+        self.known(schedule, held).built = place
         for part in [*getattr(schedule, "_schedulers", ()), getattr(schedule, "scheduler", None)]:
             if id(part) in self.schedules:
                 self.schedules[id(part)].inside = True
 
     def on_scheduled(self, schedule: Any, held: Held, rates: Any, place: Place) -> None:
         self.seen = True
-        known = self.schedules.get(id(schedule))
-        if known is None or known.schedule() is not schedule:
-            known = self.schedules[id(schedule)] = Schedule(schedule, held, NOWHERE)
+        known, optimizer = self.known(schedule, held), held.optimizer()
         known.steps, known.place = known.steps + 1, place
         now = [float(group.get("lr", 0)) for group in held.groups]
         known.rates = [*(known.rates or rates[:1])[:255], *now[:1]]
-        optimizer = held.optimizer()
         fresh = not held.steps and optimizer is not None and not optimizer.state
         if fresh and hasattr(schedule, "last_epoch") and self.may_prove(place):
             moved = f": training starts with {now[0]:.4g}" if now != rates else ""
             self.broken(
                 place,
-                f"{known.name} stepped before the first step of {type(optimizer).__name__}",
+                f"{known.name} stepped before the first step of {held.name}",
                 f"it is at {schedule.last_epoch} before the first step, so its first rate, "
                 f"{rates[0]:.4g}, is cut short{moved}",
             )
@@ -72,30 +81,30 @@ class TheScheduleFollowsTheSteps(Law):
             self.look_for_haste(known)
 
     def look_for_haste(self, known: Schedule) -> None:
-        passes = self.training_passes()
-        if passes != 1 or known.steps < 2 or self.proofs.get(known.place):
+        """Look for a schedule of epochs that is over within the first pass over the data."""
+        if self.training_passes() != 1 or known.steps < 2 or self.proofs[known.place]:
             return
-        first, now = known.rates[0], known.rates[-1]
-        drops = len(set(known.rates)) - 1
+        first, now, lowest = known.rates[0], known.rates[-1], min(known.rates)
         # A schedule that counts batches falls over thousands of them.
         hasty = now < VANISHED * first and now < first * GENTLE**known.steps
-        if known.name in ("StepLR", "MultiStepLR"):
+        if known.name in STEPWISE:
+            drops = len(set(known.rates)) - 1
             hasty = drops >= DROPS and known.steps <= BATCHES * drops
         elif known.name == "CosineAnnealingLR":
             hasty = known.steps > known.period
         if hasty and self.may_prove(known.place):
-            lowest = f"{min(known.rates):.4g}"
-            again = f", and has risen to {now:.4g} again" if now > min(known.rates) else ""
+            again = f", and has risen to {now:.4g} again" if now > lowest else ""
             self.broken(
                 known.place,
                 f"{known.name} stepped {known.steps} times in the first pass over the data, as if "
                 "each batch were an epoch",
-                f"the rate fell from {first:.4g} to {lowest} before the first pass ended{again}",
+                f"the rate fell from {first:.4g} to {lowest:.4g} before the first pass "
+                f"ended{again}",
             )
 
     def training_passes(self) -> int:
-        loaders = {key for site in self.trace.sites.values() if site.walked for key in site.loaders}
-        return max((self.trace.passes.get(key, 0) for key in loaders), default=0)
+        passes = (self.trace.passes.get(key, 0) for key in self.trace.training_loaders())
+        return max(passes, default=0)
 
     def on_finished(self) -> None:
         for known in self.schedules.values():

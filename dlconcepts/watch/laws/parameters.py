@@ -1,0 +1,334 @@
+"""Which tensors train, and which stay: registered, in an optimizer, reached by backward, frozen."""
+
+import re
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlconcepts.watch.law import Law
+from dlconcepts.watch.places import NOWHERE, Place, line_of_attribute, nearest
+from dlconcepts.watch.proofs import apart, can_run, plain, run_again
+from dlconcepts.watch.trace import Forward, Held
+
+STEPS = 3  # stochastic depth and mixtures of experts skip a layer in some
+NODES = 5000  # of a graph; a larger one is searched in part
+NOISE = 0.1  # added to a parameter, to see whether an output depends on it
+
+
+def total(parameters: Any) -> float:
+    return sum(float(p.detach().double().sum()) for p in parameters)
+
+
+class TheOptimizerHoldsTheModel(Law):
+    """What gets a gradient, and is to learn, must be in an optimizer."""
+
+    def start(self) -> None:
+        self.first: dict[int, tuple[int, float]] = {}
+
+    def on_trained(self, forward: Forward, held: Held) -> None:
+        if not self.trace.close:
+            return
+        self.seen = True
+        model, holders = plain(forward.owner), self.trace.holders()
+        known = {id(p) for some in holders for p in some.parameters}
+        named = model.named_parameters()
+        outside = [(n, p) for n, p in named if p.grad is not None and id(p) not in known]
+        outside = [(name, p) for name, p in outside if p.requires_grad]
+        for _, p in outside:
+            self.first.setdefault(id(p), (p._version, total([p])))
+        # Other optimizers may still be built, and those of a GAN step in turn.
+        if not outside or self.trace.steps < STEPS * len(holders) or self.is_again(id(model)):
+            return
+        name, p = outside[0]
+        if self.first[id(p)] != (p._version, total([p])):
+            return  # the script moves it by itself
+        own = {id(q) for q in model.parameters()}
+        lost: dict[Place, int] = {}
+        for some in holders:
+            idle = [q for q in some.parameters if q.grad is None and isinstance(q, nn.Parameter)]
+            lost[some.place] = sum(id(q) not in own for q in idle)
+        place = max(lost, key=lambda place: lost[place])
+        said = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
+        if lost[place]:
+            said += f"; this one holds {lost[place]} tensors that the model does not have"
+        # Of loaded weights one may want to train the head alone.
+        if lost[place] or (own & known and not self.trace.was_loaded(model, p)):
+            self.broken(
+                place,
+                said,
+                f"{name} has a gradient of norm {cast(Tensor, p.grad).norm():.3g}, and is the "
+                f"same to the last digit after {self.trace.steps} steps",
+            )
+
+
+class EveryLayerIsRegistered(Law):
+    """A layer that forward uses must be registered, or nothing trains, moves or saves it."""
+
+    def start(self) -> None:
+        self.strangers: list[tuple[str, list[Tensor], Forward, Place]] = []
+        self.leaves: list[Tensor] = []
+
+    def on_stranger(self, module: nn.Module, forward: Forward, place: Place) -> None:
+        own: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if own and forward.grad:
+            self.strangers.append((type(module).__name__, own, forward, place))
+
+    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
+        if self.trace.close and self.trace.steps < 2:
+            self.leaves = leaves(loss)
+
+    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
+        strangers, self.strangers = self.strangers, []
+        found, self.leaves = self.leaves, []
+        for name, own, forward, where in strangers:
+            self.seen = True
+            reached = any(p.grad is not None for p in own)
+            is_free = forward.walked and not any(self.trace.is_held(p) for p in own)
+            if reached and is_free and self.may_prove(where):
+                model = type(forward.owner).__name__
+                self.report(where, f"forward uses a {name} that {model} does not register", own)
+        if self.trace.last is not None and found and not strangers:
+            self.judge_leaves(self.trace.last, found)
+
+    def judge_leaves(self, forward: Forward, found: list[Tensor]) -> None:
+        if any(isinstance(x, Tensor) and x.requires_grad for x in forward.args):
+            return  # what is in front of the model is not its own
+        self.seen = True
+        model = forward.owner
+        known = {id(p) for m in [*self.trace.models(), model] for p in m.parameters()}
+        unknown = {id(x) for x in found if id(x) not in known and not self.trace.is_held(x)}
+        for name, tensor in list(vars(model).items()):
+            if id(tensor) in unknown and self.may_prove(name):
+                place = line_of_attribute(model, name, "forward") or forward.place
+                text = f"{type(model).__name__}.{name} is no Parameter, and needs a gradient"
+                self.report(place, text, [tensor])
+
+    def report(self, place: Place, text: str, own: list[Tensor]) -> None:
+        self.broken(
+            place,
+            text,
+            f"its tensors, the first of shape {tuple(own[0].shape)}, got a gradient, and neither "
+            "the optimizer nor state_dict() has them",
+        )
+
+    def on_step_ends(self, held: Held) -> None:
+        self.seen = True
+
+
+def leaves(loss: Tensor) -> list[Tensor]:
+    """Return the leaves of a graph that require a gradient."""
+    waiting, seen, found = [loss.grad_fn], set[Any](), list[Tensor]()
+    while waiting and len(seen) < NODES:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+class EveryParameterGetsAGradient(Law):
+    """What the optimizer holds and forward uses must get a gradient."""
+
+    def start(self) -> None:
+        self.missing: dict[int, set[int]] = {}
+        self.place = NOWHERE
+        self.idle: dict[int, tuple[Forward, str, str, float]] = {}
+        self.called: set[int] = set()
+        self.reached: set[int] = set()
+        self.backwards = 0
+
+    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
+        self.place, self.backwards = place, self.backwards + 1
+
+    def on_step_ends(self, held: Held) -> None:
+        if self.trace.last is not None:
+            self.called.update(self.trace.last.called)
+        backwards, self.backwards = self.backwards, 0
+        key = id(held)
+        if not backwards or self.counts[key] >= STEPS or not self.trace.close:
+            return
+        self.seen = True
+        # Another optimizer may share a parameter, and its loss reach it.
+        known = [p for other in self.trace.holders() for p in other.parameters]
+        self.reached.update(id(p) for p in known if p.grad is not None)
+        missing = {id(p) for p in held.parameters if p.requires_grad} - self.reached
+        self.missing[key] = self.missing.get(key, missing) & missing
+        self.counts[key] += 1
+        if self.counts[key] == STEPS:
+            self.judge(held)
+
+    def on_finished(self) -> None:
+        for forward, name, said, before in self.idle.values():
+            above, _, attribute = name.rpartition(".")
+            owner, part = (plain(forward.owner).get_submodule(path) for path in (above, name))
+            own = list(part.parameters(recurse=False))
+            moved = total(own) != before or any(p.grad is not None for p in own)
+            if moved or id(part) in self.called:
+                continue
+            text = f"{said}: forward never uses its layer"
+            if self.trace.was_loaded(forward.owner, own[0]):
+                self.note(forward.place, text)
+            else:
+                self.broken(
+                    line_of_attribute(owner, attribute) or forward.place,
+                    text,
+                    f"{name} was called in none of the steps that were looked at, and its values "
+                    f"are the same to the last digit after {self.trace.steps} steps",
+                )
+        for held in self.trace.holders():
+            if 0 < self.counts[id(held)] < STEPS:
+                self.judge(held)
+
+    def judge(self, held: Held) -> None:
+        missing, forward = self.missing[id(held)], self.trace.last
+
+        def has_some(module: nn.Module) -> bool:
+            return any(id(p) in missing for p in module.parameters())
+
+        if missing and missing == {id(p) for p in held.parameters if p.requires_grad}:
+            # If backward went through their model, they were cleared before the step: another law.
+            passed = forward is not None and has_some(forward.owner)
+            if not passed and any(map(has_some, self.trace.models())):
+                self.broken(
+                    self.place,
+                    "the loss has no path to any parameter",
+                    f"after {self.counts[id(held)]} backward passes the gradient of all "
+                    f"{len(missing)} parameters of the optimizer is None",
+                )
+        elif forward is not None:
+            for name, part in plain(forward.owner).named_modules():
+                own = part.named_parameters(recurse=False)
+                if silent := {n: p for n, p in own if id(p) in missing}:
+                    self.judge_part(forward, name, part, silent)
+
+    def judge_part(
+        self, forward: Forward, name: str, part: nn.Module, own: dict[str, Tensor]
+    ) -> None:
+        said = f"{name}.{next(iter(own))}".lstrip(".") + " never gets a gradient"
+        if id(part) not in forward.called and part is not forward.owner:
+            self.idle[id(part)] = forward, name, said, total(part.parameters(recurse=False))
+        elif can_run(forward) and self.may_prove(id(part)):
+            far = self.influence(forward, list(own.values()))
+            text = f"{said}, though forward uses it: something cuts the graph before the loss"
+            proof = (
+                f"its gradient is None in {STEPS} steps, but a change of it moves the output that "
+                f"the loss is computed from by {far:.2g} of its largest value"
+            )
+            if far:
+                self.broken(forward.called.get(id(part)) or forward.place, text, proof)
+
+    def influence(self, forward: Forward, parameters: list[Tensor]) -> float:
+        """Return how far noise on parameters moves the outputs that backward went through."""
+        from dlconcepts.checks.trees import floats
+
+        before = floats(run_again(self.trace, forward, seed=0))
+        kept = [p.data for p in parameters]
+        for p in parameters:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(p.shape, generator=generator, device="cpu").to(p)
+            p.data = p.data + NOISE * noise
+        try:
+            after = floats(run_again(self.trace, forward, seed=0))
+        finally:
+            for p, data in zip(parameters, kept, strict=True):
+                p.data = data
+        walked = forward.walked_paths & before.keys()
+        return apart([before[path] for path in walked], [after[path] for path in walked])
+
+
+class FrozenParametersStay(Law):
+    """A parameter that requires no gradient must not move with a step."""
+
+    def start(self) -> None:
+        self.before: list[tuple[Tensor, Tensor]] = []
+        self.claimed: list[tuple[str, str, Tensor, Tensor]] = []  # of modules with the attribute
+
+    def on_step_begins(self, held: Held) -> None:
+        frozen = [p for p in held.parameters if not p.requires_grad]
+        model = self.trace.last.owner if self.trace.last and self.trace.close else None
+        others = model.parameters() if model is not None else ()
+        self.seen = self.seen or bool(frozen) or any(not p.requires_grad for p in others)
+        # A step skips what has no gradient; an old one is what moves a frozen parameter.
+        old = [p for p in frozen if p.grad is not None]
+        if old and self.may_prove(id(held)):
+            self.before = [(p, p.detach().clone()) for p in old[:8]]
+        # The first step moves a module that somebody wanted to freeze by a plain attribute.
+        if held.steps == 1 and model is not None:
+            ours = {id(p) for p in held.parameters}
+            for name, part in model.named_modules():
+                if vars(part).get("requires_grad") is False and self.may_prove(id(part)):
+                    own = [(n, p) for n, p in part.named_parameters() if id(p) in ours]
+                    own = [(n, p) for n, p in own if p.requires_grad][:1]
+                    self.claimed += [(name, n, p, p.detach().clone()) for n, p in own]
+
+    def on_step_ends(self, held: Held) -> None:
+        before, self.before = self.before, []
+        claimed, self.claimed = self.claimed, []
+        for name, first, p, old in claimed:
+            if far := apart_by(p, old):
+                last = re.escape(name.rpartition(".")[2])
+                self.broken(
+                    nearest(rf"{last}\.requires_grad\s*=", held.place_of_step),
+                    f"requires_grad = False on the module {name} freezes nothing: modules have "
+                    "requires_grad_()",
+                    f"this step moved its {first} by up to {far:.2g}",
+                )
+        moved = [(p, far) for p, old in before if (far := apart_by(p, old))]
+        if moved:
+            p, far = moved[0]
+            is_old = p.grad is not None and bool(p.grad.any())
+            by = "an old gradient is in place" if is_old else "its gradient is zero"
+            decay = [g["weight_decay"] for g in held.groups if g.get("weight_decay")]
+            by += f", and weight_decay is {decay[0]}" if decay else ""
+            self.broken(
+                held.place_of_step,
+                f"the step moved {len(moved)} parameters that require no gradient: {by}",
+                f"a frozen tensor of shape {tuple(p.shape)} moved by up to {far:.2g}",
+            )
+
+
+def apart_by(tensor: Tensor, before: Tensor) -> float:
+    return 0.0 if torch.equal(tensor, before) else float((tensor - before).detach().abs().max())
+
+
+class FrozenStatisticsStay(Law):
+    """BatchNorm of a frozen part keeps its running statistics only in eval mode."""
+
+    def start(self) -> None:
+        self.before: dict[int, Tensor] = {}
+
+    def on_forward(self, forward: Forward, output: Any) -> None:
+        if not self.trace.close or not forward.grad:
+            return
+        for _, part in frozen_norms(forward.owner):
+            self.seen = True
+            if part.training and part.running_mean is not None:
+                self.before.setdefault(id(part), part.running_mean.detach().clone())
+
+    def on_trained(self, forward: Forward, held: Held) -> None:
+        if held.steps < 2 or not self.before:
+            return
+        norms = [(n, p) for n, p in frozen_norms(forward.owner) if id(p) in self.before]
+        pairs = [(name, apart_by(p.running_mean, self.before[id(p)])) for name, p in norms]
+        moved = [(name, far) for name, far in pairs if far]
+        if moved and self.may_prove(id(forward.owner)):
+            name, far = moved[0]
+            self.broken(
+                self.trace.modes.get(forward.owner, {}).get(True, forward.place),
+                f"training moves the statistics of {len(moved)} frozen BatchNorm layers",
+                f"{name}.running_mean moved by up to {far:.2g} in {held.steps} steps, though its "
+                "weight requires no gradient",
+            )
+
+
+def frozen_norms(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return the BatchNorm layers whose weights are frozen, in a model that trains others."""
+    if not any(p.requires_grad for p in model.parameters()):
+        return []
+    kind = nn.modules.batchnorm._BatchNorm
+    norms = [(name, part) for name, part in model.named_modules() if isinstance(part, kind)]
+    return [(n, p) for n, p in norms if p.weight is not None and not p.weight.requires_grad]

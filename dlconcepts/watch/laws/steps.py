@@ -1,0 +1,329 @@
+"""What belongs to a step: the gradient of its own batch, cleared, averaged and clipped in time."""
+
+import ast
+import linecache
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlconcepts.watch.law import Law
+from dlconcepts.watch.places import NOWHERE, Place, function_at
+from dlconcepts.watch.report import Explanation
+from dlconcepts.watch.trace import KEPT, Held, size
+
+LEAST = 1e-3  # a smaller share of old gradients could be rounding
+BATCHES = 3  # backward passes that nothing used before it is called a habit
+SCALING = ("Div", "Mul")
+MEAN = "dlconcepts: a mean over a batch"
+MORE = 1.5  # times the divisor: the last group of an epoch may be smaller, not larger
+
+
+def norm(gradients: list[Tensor]) -> float:
+    squares = [g.detach().double().square().sum() for g in gradients if g.layout == torch.strided]
+    return float(torch.stack([s.cpu() for s in squares]).sum().sqrt()) if squares else 0.0
+
+
+def is_mean(named: dict[str, Any]) -> bool:
+    """Return whether the arguments of a loss ask for a mean; size_average is the old way."""
+    return named.get("reduction", "mean") == "mean" and named.get("size_average") is not False
+
+
+class AStepFollowsItsOwnBatch(Law):
+    """backward adds to what is in `grad`; a step must not follow the batches of earlier steps."""
+
+    def start(self) -> None:
+        self.cleared: set[int] = set()  # optimizers whose gradients were cleared since their step
+        self.old: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        # The norms of old and own gradients, the line of backward, and the ids of the gradients.
+        self.carried: dict[int, tuple[float, float, Place, list[tuple[Tensor, int]]]] = {}
+
+    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
+        for held in self.trace.holders() if self.trace.close else []:
+            key = id(held)
+            if not held.steps or key in self.cleared:
+                continue
+            gradients = [(p, p.grad) for p in held.parameters if p.grad is not None]
+            if not any(bool(g.any()) for _, g in gradients):
+                self.cleared.add(key)
+            elif key not in self.carried:
+                room, kept = KEPT, list[tuple[Tensor, Tensor]]()
+                for p, g in gradients:
+                    room -= size(g)
+                    if room > 0 or not kept:
+                        kept.append((p, g.detach().clone()))
+                self.old[key] = kept
+
+    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
+        for held in self.trace.holders():
+            key, kept = id(held), self.old.pop(id(held), [])
+            pairs = [(old, p.grad - old) for p, old in kept if p.grad is not None]
+            old, own = (norm([pair[i] for pair in pairs]) for i in (0, 1))
+            if own > 0:
+                self.carried[key] = old, own, place, [(p, id(p.grad)) for p, _ in kept]
+            elif key in self.carried and held.signature() != held.before:
+                old, own, _, ids = self.carried[key]
+                self.carried[key] = old, own, place, ids
+
+    def on_clears(self, owner: Any, place: Place) -> None:
+        for held in self.trace.holders():
+            if owner is held.optimizer():
+                self.carried.pop(id(held), None)
+
+    def on_step_begins(self, held: Held) -> None:
+        *_, ids = self.carried.get(id(held), [[]])
+        if any(id(p.grad) != key for p, key in ids):
+            del self.carried[id(held)]  # the script has put other gradients there
+
+    def on_step_ends(self, held: Held) -> None:
+        self.seen = self.seen or held.steps > 1
+        old, own, place, _ = self.carried.pop(id(held), (0.0, 0.0, NOWHERE, []))
+        if old > LEAST * own and id(held) not in self.cleared:
+            self.broken(
+                place,
+                f"step {held.steps} of {held.name} used gradients that were there before: nothing "
+                "cleared them since the step before",
+                f"the old gradients have norm {old:.3g}, those of this batch {own:.3g}",
+            )
+        self.cleared.discard(id(held))
+
+
+class OneStepForEachBackward(Law):
+    """Each step uses the gradient of a new backward pass, and no batch's gradient is wasted."""
+
+    explanation = Explanation(
+        claim="training.step-order",
+        concept="Steps and backward passes that do not belong together",
+        why="a step without a new gradient repeats the last one; a gradient that no step uses is "
+        "work for nothing, and the model learns from a part of the data only",
+        fix="for each batch: zero_grad, forward, loss, backward, step, all inside the loop",
+    )
+
+    def start(self) -> None:
+        self.values: dict[int, list[float]] = {}  # of the gradients after a step
+        self.unused: dict[int, list[Place]] = {}  # backward passes cleared before a step
+        self.cleared: dict[int, Place] = {}
+        self.place = NOWHERE
+
+    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
+        self.place = place
+
+    def on_clears(self, owner: Any, place: Place) -> None:
+        for held in self.trace.holders():
+            is_own = owner is held.optimizer()
+            if is_own:
+                self.cleared[id(held)] = place
+            elif isinstance(owner, nn.Module):
+                is_own = {id(p) for p in held.probes[:1]} <= {id(p) for p in owner.parameters()}
+            if held.new and is_own:
+                held.new = 0
+                if not self.was_attack():
+                    self.unused.setdefault(id(held), []).append(self.place)
+
+    def was_attack(self) -> bool:
+        """Return whether the last backward pass was for the gradient of an input."""
+        given = self.trace.last.args if self.trace.last else ()
+        return any(isinstance(x, Tensor) and x.requires_grad and x.is_leaf for x in given)
+
+    def on_step_begins(self, held: Held) -> None:
+        self.seen = True
+        key, place, unused = id(held), held.place_of_step, self.unused.pop(id(held), [])
+        if held.has_closure:
+            return
+        gradients = [p.grad for p in held.probes if p.grad is not None]
+        if not held.new and not unused:
+            values = sums(gradients)
+            repeated = any(values) and values == self.values.get(key)
+            self.values[key] = values
+            if repeated and self.is_again((key, "repeated")):
+                self.broken(
+                    place,
+                    f"{held.name} stepped again without a new gradient",
+                    f"no backward pass came before step {held.steps + 1}: its gradients have the "
+                    "sums of the last ones, to the last digit",
+                )
+            elif not gradients and not self.trace.backwards and self.is_again((key, "none")):
+                self.broken(
+                    place,
+                    f"{held.name} steps, and no backward pass came before",
+                    f"at step {held.steps + 1} every gradient is None: no parameter has moved",
+                )
+        elif unused and not held.new and not any(bool(g.any()) for g in gradients):
+            if self.is_again((key, "erased")):
+                self.broken(
+                    place,
+                    "zero_grad stands between backward and this step",
+                    f"at step {held.steps + 1} every gradient is None or zero, though the "
+                    f"backward pass on line {unused[-1].line} had computed them",
+                )
+        elif len(unused) >= BATCHES and function_at(unused[-1]) is function_at(place):
+            self.broken(
+                place,
+                f"the gradients of {len(unused)} backward passes were cleared before this step",
+                f"only the last of {len(unused) + 1} batches moves the weights",
+            )
+        self.unused.clear()  # another optimizer used that backward pass, as in a GAN
+
+    def on_step_ends(self, held: Held) -> None:
+        if held.new and self.trace.close:
+            self.values[id(held)] = sums([p.grad for p in held.probes if p.grad is not None])
+
+    def on_finished(self) -> None:
+        stepping = {id(p) for held in self.trace.holders() if held.steps for p in held.parameters}
+        for held in self.trace.holders():
+            moved = held.steps or any(id(p) in stepping for p in held.parameters)
+            if held.reached >= BATCHES and not moved:
+                self.seen = True
+                self.broken(
+                    self.cleared.get(id(held), held.place) if self.trace.steps else self.place,
+                    f"{held.reached} backward passes, and {held.name} never stepped",
+                    f"the optimizer of line {held.place.line} took 0 steps and has no state",
+                )
+
+
+def sums(gradients: list[Tensor]) -> list[float]:
+    return [float(g.detach().double().sum()) for g in gradients]
+
+
+class GradientsAreClippedBeforeTheStep(Law):
+    """Clipping belongs between the last backward pass and the step, and after unscaling."""
+
+    explanation = Explanation(
+        claim="training.step-order",
+        concept="Clipping at the wrong place",
+        why="before backward there is nothing to clip, and after the step it is too late: a large "
+        "gradient moves the weights as far as it wants",
+        fix="loss.backward(), scaler.unscale_(optimizer), clip_grad_norm_(...), optimizer.step()",
+    )
+
+    def start(self) -> None:
+        self.scale = 1.0
+
+    def on_scaled(self, factor: float) -> None:
+        self.scale = factor
+
+    def on_clips(self, parameters: list[Tensor], limit: Any, place: Place) -> None:
+        if not isinstance(limit, (int, float)) or not math.isfinite(limit) or limit <= 0:
+            return
+        clipped = {id(p) for p in parameters}
+        holders = [h for h in self.trace.holders() if any(id(p) in clipped for p in h.probes)]
+        if not holders:
+            return
+        self.seen = True
+        total = norm([p.grad for p in parameters if p.grad is not None][:64])
+        if self.scale > 1 and total > 0:
+            text = f"the gradients are clipped while they are scaled by {self.scale:.6g}"
+            real = total / self.scale
+            proof = f"their norm is {total:.4g}; unscaled it is {real:.4g}, with a limit of {limit}"
+        elif not any(held.new or held.has_closure for held in holders):
+            text = "no backward pass has come since the last step, so there is nothing to clip"
+            proof = f"their norm is {total:.3g}, and a step has used them"
+            proof = proof if total else "every gradient is None or zero"
+        else:
+            return
+        if self.is_again(place) and self.may_prove(place):
+            self.broken(place, text, proof)
+
+    def on_step_ends(self, held: Held) -> None:
+        self.scale = 1.0
+
+
+class AccumulationKeepsTheMean(Law):
+    """Gradients of k micro-batches add up: each loss is to be divided by k."""
+
+    explanation = Explanation(
+        claim="autograd.micro-batches-add-up-to-a-batch",
+        concept="Accumulated gradients that are not averaged",
+        why="the gradient is k times that of the whole batch: the step is as long as with k times "
+        "the learning rate, and clipping cuts it",
+        fix="(loss / k).backward() for k micro-batches",
+    )
+
+    def start(self) -> None:
+        self.passes: dict[Place, list[float]] = {}  # the divisor of each loss since the last step
+        self.before: dict[int, Tensor] = {}
+        self.signed: list[tuple[int, int]] = []  # the gradients after backward
+        self.own = 0.0
+        self.is_sum = False
+
+    def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
+        if is_mean(named) and result.grad_fn is not None:
+            # Not the node itself, which would keep the graph alive.
+            cast(Any, result.grad_fn).metadata[MEAN] = True
+
+    def on_clears(self, owner: Any, place: Place) -> None:
+        if hasattr(owner, "param_groups"):
+            self.passes = {}
+
+    def gradients(self) -> dict[int, Tensor]:
+        held = self.trace.holders() if self.trace.close else []
+        found = {id(p): p.grad for some in held for p in some.probes if p.grad is not None}
+        return {key: grad for key, grad in found.items() if size(grad) <= KEPT // 16}
+
+    def signatures(self) -> list[tuple[int, int]]:
+        return [(id(grad), grad._version) for grad in self.gradients().values()]
+
+    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
+        self.passes.setdefault(place, []).append(divisor(loss))
+        self.before = {key: grad.clone() for key, grad in self.gradients().items()}
+
+    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
+        before, self.before = self.before, {}
+        own = [grad - before[key] for key, grad in self.gradients().items() if key in before]
+        self.own = norm(own) if own else self.own
+        self.signed = self.signatures()
+
+    def on_clips(self, parameters: Any, limit: Any, place: Place) -> None:
+        self.is_sum = self.is_sum or self.signatures() == self.signed
+
+    def on_step_begins(self, held: Held) -> None:
+        passes, self.passes = self.passes, {}
+        # Somebody may divide the gradients instead, between backward and the step.
+        is_sum, self.is_sum = self.is_sum or self.signatures() == self.signed, False
+        if len(passes) != 1 or not is_sum or not self.signed or not held.new:
+            return
+        ((place, divisors),) = passes.items()
+        k, by = len(divisors), max(divisors)
+        self.seen = self.seen or k > 1
+        if k < 2 or not min(divisors) or k < MORE * by or not self.is_again("sum"):
+            return
+        divided = f"divided by {by:.4g}" if by > 1 else "not divided"
+        text = f"{k} backward passes add up before the step, each of a mean that is {divided}"
+        if by <= 1 and not is_accumulation(place):
+            self.note(place, f"{text}: a sum over tasks may be meant")
+        elif self.may_prove(place):
+            whole = norm(list(self.gradients().values()))
+            self.broken(
+                place,
+                text,
+                f"the gradient at the step has norm {whole:.3g}, that of the last micro-batch "
+                f"added {self.own:.3g}; the mean over all {k} has {whole * by / k:.3g}",
+            )
+
+
+def divisor(loss: Tensor) -> float:
+    """Return by what a mean was divided before its backward, 0 if the loss is no mean."""
+    node: Any = loss.grad_fn
+    found = 1.0
+    while node is not None and MEAN not in node.metadata and node.name().startswith(SCALING):
+        by = node._saved_other if node.name().startswith("Div") else None
+        found *= float(by) if by is not None and by.numel() == 1 else 1.0
+        node = node.next_functions[0][0]
+    is_mean = node is not None and (MEAN in node.metadata or node.name().startswith("Mean"))
+    return found if is_mean else 0.0
+
+
+def is_accumulation(place: Place) -> bool:
+    """Return whether the code says that it accumulates: by its names, or a step each k batches."""
+    function: Any = function_at(place)
+    first, last = getattr(function, "lineno", 1), getattr(function, "end_lineno", None)
+    text = "".join(linecache.getlines(place.file)[first - 1 : last]).lower()
+    if "accum" in text or "micro" in text:
+        return True
+    return any(
+        isinstance(node, ast.If)
+        and any(isinstance(n, ast.Mod) for n in ast.walk(node.test))
+        and any(isinstance(n, ast.Attribute) and n.attr == "step" for n in ast.walk(node))
+        for node in ast.walk(function)
+    )

@@ -1,0 +1,236 @@
+"""What an evaluation needs, and what it must leave alone: modes, chance, gradients and weights."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from dlconcepts.watch.law import Law
+from dlconcepts.watch.places import NOWHERE, Place, function_at, says_validation
+from dlconcepts.watch.proofs import apart, can_run, differences, run_again
+from dlconcepts.watch.report import Explanation
+from dlconcepts.watch.trace import Forward, Held
+
+SAME = 1e-5  # what float32 may round
+STEPS = 2  # in eval mode, of a model that never was in training mode
+DROPOUT = nn.modules.dropout._DropoutNd
+
+
+class ValidationIsInEvalMode(Law):
+    """Dropout and BatchNorm are to be in eval mode when a trained model is evaluated."""
+
+    def on_evaluated(self, forward: Forward) -> None:
+        self.seen = True
+        if not forward.training or not can_run(forward) or not self.may_prove(forward.place):
+            return
+        modes = [(True, 0), (True, 1), (False, 0)]
+        chance, far = differences(self.trace, forward, modes)
+        if far > SAME:
+            layers = [type(m).__name__ for m in forward.owner.modules() if m.training]
+            switched = list(dict.fromkeys(n for n in layers if "Drop" in n or "Norm" in n))[:3]
+            named = f", with {', '.join(switched)}" if switched else ""
+            by_chance = f", and {chance:.2g} from one pass to the next" if chance > SAME else ""
+            self.broken(
+                forward.place,
+                f"the model was evaluated in training mode{named}",
+                f"in eval mode the outputs for the same batch differ by {far:.2g} of the "
+                f"largest{by_chance}",
+            )
+
+
+class TrainingIsInTrainingMode(Law):
+    """A model that trains is to be in training mode, also after an evaluation."""
+
+    explanation = Explanation(
+        claim="validation.eval-and-train-modes",
+        concept="Training in eval mode",
+        why="dropout is off and BatchNorm keeps its old statistics, so the model trains without "
+        "what was to regularise it",
+        fix="model.train() at the start of each epoch, and again after each evaluation inside it",
+    )
+
+    def start(self) -> None:
+        self.trained: set[int] = set()  # models that have trained in training mode
+
+    def on_step_begins(self, held: Held) -> None:
+        forward = self.trace.last
+        if forward is None:
+            return
+        model, key = forward.owner, id(forward.owner)
+        if forward.training and key in self.trained:
+            del self.counts[key]
+            return
+        layers = [m for m in model.modules() if is_switched(m)]
+        self.seen = self.seen or bool(layers)
+        if forward.training:
+            self.trained.add(key)
+            return
+        if not layers or any(m.training for m in layers):
+            return
+        self.counts[key] += 1
+        modes = self.trace.modes.get(model, {})
+        was_put = False in modes or self.trace.was_loaded(model, next(model.parameters()))
+        frozen = any(not p.requires_grad for p in model.parameters())
+        late = self.counts[key] >= STEPS and was_put and not frozen
+        if (key in self.trained or late) and can_run(forward) and self.may_prove(key):
+            (far,) = differences(self.trace, forward, [(True, 0), (False, 0)])
+            if far > SAME:
+                line = modes.get(False, NOWHERE).line
+                by = f": eval() on line {line} was not undone" if line else ""
+                names = ", ".join(dict.fromkeys(type(m).__name__ for m in layers))
+                self.broken(
+                    to_change(modes, forward.place),
+                    f"the model trains in eval mode, with {names}{by}",
+                    f"in training mode the outputs for the same batch differ by {far:.2g} of the "
+                    "largest",
+                )
+
+
+def to_change(modes: dict[bool, Place], place: Place) -> Place:
+    """Return the line that is to change: of train() if it comes once too early, else of eval()."""
+    train, evaluate = modes.get(True, NOWHERE), modes.get(False, NOWHERE)
+    if not evaluate.line:
+        return place
+    function: Any = function_at(evaluate)
+    if function is function_at(place):
+        return train if train.line and train.file == evaluate.file else evaluate
+    # An evaluation that does not restore the mode is mended at its end.
+    return Place(evaluate.file, getattr(function, "end_lineno", None) or evaluate.line)
+
+
+def is_switched(module: nn.Module) -> bool:
+    """Return whether a layer does something else in training."""
+    kinds = (DROPOUT, nn.modules.batchnorm._BatchNorm)
+    return isinstance(module, kinds) and getattr(module, "p", 1) != 0
+
+
+class ValidationRecordsNoGradients(Law):
+    """An evaluation needs no graph: it belongs in torch.no_grad()."""
+
+    def on_evaluated(self, forward: Forward) -> None:
+        self.seen = True
+        if not forward.grad or not forward.paths or not can_run(forward):
+            return
+        if not self.may_prove(forward.place):
+            return
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Any) -> Any:
+            saved[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            recorded = run_again(self.trace, forward, grad=True, seed=0)
+        if saved and apart(recorded, run_again(self.trace, forward, seed=0)) == 0:
+            self.broken(
+                forward.place,
+                "the outputs of an evaluation recorded a graph that no backward pass used",
+                f"each batch kept {sum(saved.values()) / 2**20:.2g} MB for a backward pass; under "
+                "torch.no_grad() it keeps none, and the outputs are the same to the last bit",
+            )
+
+
+class ValidationChangesNothing(Law):
+    """An evaluation must not train: neither weights nor running statistics may move."""
+
+    def start(self) -> None:
+        self.after: dict[int, tuple[int, float]] = {}  # a step, and the weights after it
+        self.evaluation: Forward | None = None
+        self.suspect: float | None = None  # the weights before a step in an evaluation
+        self.loads = self.others = 0
+
+    def on_forward(self, forward: Forward, output: Any) -> None:
+        if not forward.grad and self.trace.is_validation(forward):
+            self.seen, self.evaluation = True, forward
+
+    def on_state_loads(self, *_: Any) -> None:
+        self.loads += 1
+
+    def on_step_begins(self, held: Held) -> None:
+        self.look_for_changes(held)
+        forward = self.trace.last
+        if forward is not None and says_validation(NOWHERE, forward.functions[:1]):
+            self.seen = True
+            training = {s.place for s in self.trace.sites.values() if s.walked} - {forward.place}
+            self.suspect = digest(held) if training else None
+
+    def look_for_changes(self, held: Held) -> None:
+        """Compare the weights with those after the last step, if an evaluation came between."""
+        loads, self.loads = self.loads, 0
+        step, before = self.after.get(id(held), (-1, 0.0))
+        if step != held.steps or loads or digest(held) == before:
+            return
+        forward = self.evaluation
+        if forward is None:
+            self.others += 1  # the script moves weights by itself, as a WGAN does
+        elif not self.others and self.may_prove(forward.place):
+            evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
+            near = function_at(evaluates) is function_at(forward.place)
+            self.broken(
+                evaluates if near else forward.place,
+                "the weights after an evaluation are not those before it",
+                f"between steps {held.steps} and {held.steps + 1} a parameter has changed, and no "
+                "optimizer moved it",
+            )
+
+    def on_step_ends(self, held: Held) -> None:
+        suspect, self.suspect, now = self.suspect, None, digest(held)
+        if suspect is not None and now != suspect and self.may_prove(held.place_of_step):
+            self.broken(
+                held.place_of_step,
+                "an evaluation takes an optimizer step",
+                f"step {held.steps} moved a parameter on a batch of the evaluation: its sum was "
+                f"{suspect:.6g}, and is {now:.6g}",
+            )
+        self.after[id(held)] = held.steps, now
+        self.evaluation = None
+
+    def on_evaluated(self, forward: Forward) -> None:
+        self.seen = True
+        # Of a model in eval mode; else validation-is-in-eval-mode says it.
+        if forward.norms and self.may_prove(forward.place):
+            first = forward.norms[0]
+            count = getattr(forward.owner.get_submodule(first), "num_batches_tracked", None)
+            batches = f"{int(count)} batches" if count is not None else "this batch"
+            self.broken(
+                forward.place,
+                f"an evaluation moved the running statistics of {len(forward.norms)} BatchNorm "
+                "layers",
+                f"{first or 'the model'} was in training mode and has counted {batches}, those of "
+                "the evaluation among them",
+            )
+
+
+def digest(held: Held) -> float:
+    """Return a number that changes with the smallest of a few parameters."""
+    smallest = min(held.probes, key=Tensor.numel, default=None)
+    return float(smallest.detach().sum()) if smallest is not None else 0.0
+
+
+class EvalModeLeavesNothingToChance(Law):
+    """In eval mode a model is to be without chance: F.dropout does not know the mode by itself."""
+
+    def start(self) -> None:
+        self.suspects: dict[int, tuple[nn.Module, Place]] = {}
+
+    def on_dropout(self, module: nn.Module, forward: Forward | None, place: Place) -> None:
+        if forward is not None and not forward.training:
+            self.suspects[id(forward)] = module, place
+
+    def on_stranger(self, module: nn.Module, forward: Forward, place: Place) -> None:
+        """Hear of a layer that eval() does not reach, since it is not registered."""
+        if isinstance(module, DROPOUT):
+            self.on_dropout(module, forward, place)
+
+    def on_forward(self, forward: Forward, output: Any) -> None:
+        self.seen = self.seen or not forward.training
+        module, place = self.suspects.pop(id(forward), (None, NOWHERE))
+        if module is not None and can_run(forward) and self.may_prove(place):
+            (far,) = differences(self.trace, forward, [(None, 0), (None, 1)])
+            if far:
+                self.broken(
+                    place,
+                    f"dropout drops in eval mode: {type(module).__name__} is not told the mode",
+                    f"two passes over the same batch in eval mode differ by {far:.2g} of the "
+                    "largest output",
+                )
