@@ -35,6 +35,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.data import DataLoader, dataloader
 
+from dlconcepts.checks.trees import tensors
 from dlconcepts.watch.places import NOWHERE, here, is_user_file, maker, place_of, user_frames
 from dlconcepts.watch.trace import AWAKE, EVERY, KEPT, TWO, Forward, Mark, Trace, size
 
@@ -205,8 +206,8 @@ class Hooks:
 
     def mark(self, forward: Forward, output: Any) -> None:
         """Attach marks to the graph of an output; they live, and are walked, with it."""
-        for path, tensor in outputs_of(output)[:MARKED]:
-            node: Any = tensor.grad_fn
+        found = [(path, x.grad_fn) for path, x in tensors(output).items() if x.grad_fn is not None]
+        for path, node in found[:MARKED]:
             mark = Mark(self.trace, forward)
             node.register_prehook(mark.walk)
             forward.marks.add(mark)
@@ -374,12 +375,11 @@ class Hooks:
             return
         place = here()
         for held in self.trace.holders():
-            held.before = held.signature()
+            held.before_backward(close=self.trace.close)
         self.tell("backward_begins", loss, place)
         yield None
         for held in self.trace.holders():
-            reached = held.signature() != held.before
-            held.new, held.reached = held.new + reached, held.reached + reached
+            held.after_backward()
         self.tell("backward_ends", loss, place)
 
     def around_clip(self, function: Any, args: Any, kwargs: Any) -> Around:
@@ -487,17 +487,6 @@ class Hooks:
 
 def rates(optimizer: Any) -> list[float]:
     return [float(group.get("lr", 0)) for group in getattr(optimizer, "param_groups", ())]
-
-
-def outputs_of(tree: Any, path: str = "") -> list[tuple[str, Tensor]]:
-    """Return the tensors of an output that have a graph, with their paths."""
-    if isinstance(tree, Tensor):
-        return [(path, tree)] if tree.grad_fn is not None else []
-    if isinstance(tree, dict):
-        return [found for k, v in tree.items() for found in outputs_of(v, f"{path}[{k!r}]")]
-    if isinstance(tree, (tuple, list)):
-        return [found for i, v in enumerate(tree) for found in outputs_of(v, f"{path}[{i}]")]
-    return []
 
 
 def versions(args: Any) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ ROUTINE = {
     *("step_begins", "step_ends", "trained"),
 }
 KEPT = 16 * 2**20  # bytes of a batch that a trace may keep alive
+PART = 2**18  # numbers of a gradient that are compared
 
 
 class Mark:
@@ -91,7 +92,10 @@ class Held:
     has_closure: bool = False
     reached: int = 0  # backward passes in all
     new: int = 0  # backward passes that reached its parameters since its last step
-    before: Any = None
+    was_reached: bool = False  # by the last backward pass
+    before: list[Any] = field(default_factory=list)  # the signature before it
+    kept: list[Tensor | None] = field(default_factory=list)  # the gradients before it
+    norms: tuple[float, float] = (0.0, 0.0)  # of these, and of what it added
     probed: tuple[int, list[Tensor]] = (0, [])
 
     @property
@@ -110,7 +114,25 @@ class Held:
     def signature(self) -> list[Any]:
         """Return what changes if somebody writes to a gradient."""
         found = [p.grad for p in self.probes]
-        return [None if grad is None else (id(grad), grad._version) for grad in found]
+        return [(0, 0) if grad is None else (id(grad), grad._version) for grad in found]
+
+    def gradients(self) -> list[Tensor | None]:
+        """Return a part of each gradient of the probes."""
+        grads = [p.grad for p in self.probes]
+        dense = [None if g is None or g.layout != torch.strided else g.detach() for g in grads]
+        return [None if g is None else g.reshape(-1)[:PART] for g in dense]
+
+    def before_backward(self, *, close: bool) -> None:
+        self.before, grads = self.signature(), self.gradients() if close else []
+        self.kept = [None if grad is None else grad.clone() for grad in grads]
+
+    def after_backward(self) -> None:
+        """Note whether backward reached the parameters, and the norms of old and new gradients."""
+        self.was_reached = self.signature() != self.before
+        self.new, self.reached = self.new + self.was_reached, self.reached + self.was_reached
+        pairs = zip(self.kept, self.gradients() if self.kept else (), strict=False)
+        both = [(old, now - old) for old, now in pairs if old is not None and now is not None]
+        self.norms = norm(old for old, _ in both), norm(added for _, added in both)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -272,6 +294,12 @@ class Trace:
             return True
         training = self.training_loaders()
         return bool(forward.loader and training and forward.loader not in training)
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    dense = [tensor.detach() for tensor in tensors if tensor.layout == torch.strided]
+    squares = [tensor.double().square().sum().cpu() for tensor in dense]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
 def size(value: Any) -> int:

@@ -43,12 +43,9 @@ class KeptWeightsAreACopy(Law):
         where, steps = self.taken.get(shared[0], (place, 0))
         later = self.trace.steps - steps
         if later > 0:
-            self.broken(
-                where,
-                f"state_dict() was kept without a copy, and loaded again on line {place.line}",
-                f"{len(shared)} tensors share memory with the model: {later} steps later they hold "
-                "its last weights, so loading them changes nothing",
-            )
+            text = f"state_dict() was kept without a copy, and loaded again on line {place.line}"
+            proof = f"{later} steps later {len(shared)} tensors share memory with the model: "
+            self.broken(where, text, f"{proof}loading them changes nothing")
 
     def on_saves(self, value: Any, place: Place) -> None:
         self.look_at_names()
@@ -86,11 +83,10 @@ class KeptWeightsAreACopy(Law):
         now = float(first.detach().double().sum())
         where, steps, before = self.found.setdefault(name, (place, self.trace.steps, now))
         if self.trace.steps > steps and now != before and self.may_prove(name):
-            self.broken(
-                nearest(rf"\b{re.escape(name)}\s*=(?!=|.*None)", where),
-                f"{what}, not a copy",
-                f"{self.trace.steps - steps} steps later its first tensor has moved with the model",
-            )
+            assigned = nearest(rf"\b{re.escape(name)}\s*=(?!=|.*None)", where)
+            later = self.trace.steps - steps
+            proof = f"{later} steps later its first tensor has moved with the model"
+            self.broken(assigned, f"{what}, not a copy", proof)
 
 
 def moving(state: Any) -> Tensor | None:
@@ -114,14 +110,10 @@ class ACheckpointHoldsTheOptimizer(Law):
         self.seen = True
         missing = [held for held in states if not holds_state(value, held)]
         if missing and self.may_prove(place):
-            held = missing[0]
-            self.broken(
-                place,
-                f"the checkpoint has {', '.join(map(repr, list(value)[:6]))}, and nothing of "
-                f"{held.name}",
-                f"its state has {size_of_state(held)} tensors after {held.steps} steps; none is "
-                "in the file",
-            )
+            names = ", ".join(map(repr, list(value)[:6]))
+            text = f"the checkpoint has {names}, and nothing of {missing[0].name}"
+            proof = f"none of the {size_of_state(missing[0])} tensors of its state is in the file"
+            self.broken(place, text, proof)
 
     def on_read(self, value: Any, place: Place) -> None:
         if is_checkpoint(value):
@@ -136,11 +128,8 @@ class ACheckpointHoldsTheOptimizer(Law):
             return
         self.seen = True
         if id(held.optimizer()) not in self.restored and self.may_prove(place):
-            self.broken(
-                place,
-                f"training resumes without the state of {held.name}",
-                f"before this step its state was empty; it has {size_of_state(held)} tensors",
-            )
+            proof = f"its state was empty before this step; it has {size_of_state(held)} tensors"
+            self.broken(place, f"training resumes without the state of {held.name}", proof)
 
 
 def is_checkpoint(value: Any) -> bool:
@@ -197,11 +186,11 @@ class APartialCheckpointIsRefused(Law):
         near = [name for name in loaded if name.partition(".")[0] in heads]
         if not loaded:
             known = [p for p in PREFIXES if any(name.startswith(p) for name in names)]
-            self.broken(
-                place,
-                text + (f": the checkpoint's names start with {known[0]!r}" if known else ""),
-                f"the model has {missing[0]}, the checkpoint {', '.join(names[:2]) or 'nothing'}",
+            text += f": the names in the checkpoint start with {known[0]!r}" if known else ""
+            proof = (
+                f"the model has {missing[0]}, the checkpoint {', '.join(names[:2]) or 'nothing'}"
             )
+            self.broken(place, text, proof)
         elif near:  # people skip a new head on purpose, but then all of it
             proof = f"{missing[0]} keeps its values, though the checkpoint has {near[0]}"
             self.broken(place, text, proof)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, SequentialSampler, Subset
 
+from dlconcepts.checks.trees import bits
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, TRAINING, Place, function_at, is_user_file, words_at
 from dlconcepts.watch.report import Explanation
@@ -43,11 +44,9 @@ class DataIsNormalisedOnce(Law):
             value = 0.5
             for mean, deviation in found:
                 value = (value - mean) / deviation
-            self.broken(
-                place,
-                f"the transform of {type(loader.dataset).__name__} normalises {len(found)} times",
-                f"first with {found[0]}, then with {found[1]}: 0.5 becomes {value:.3g}",
-            )
+            text = f"the transform of {type(loader.dataset).__name__} normalises {len(found)} times"
+            proof = f"first with {found[0]}, then with {found[1]}: 0.5 becomes {value:.3g}"
+            self.broken(place, text, proof)
 
     def on_batch(self, loader: Any, batch: Any) -> None:
         first = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
@@ -61,10 +60,8 @@ class DataIsNormalisedOnce(Law):
         self.looks += 1
         self.seen, forward.inner = True, None
         inside = next(iter(forward.called.values()), forward.place)
-        for before, after, place in (
-            (given, inputs, forward.place),
-            (inputs, inner, inside),
-        ):
+        pairs = (given, inputs, forward.place), (inputs, inner, inside)
+        for before, after, place in pairs:
             if isinstance(after, Tensor) and after.shape == inputs.shape:
                 self.look(before, after.detach(), place)
 
@@ -87,12 +84,10 @@ class DataIsNormalisedOnce(Law):
         affine = float((scale * given + shift - data).abs().max()) < 1e-3 * float(data.abs().max())
         moved = float(shift.abs().max()) > MOVED
         if was_normal and affine and moved and self.may_prove(place):
-            self.broken(
-                place,
-                "normalised batches of the loader are shifted and scaled again",
-                f"they came with mean {mean.mean():.2f} and deviation {deviation.mean():.2f}, and "
-                f"enter the model with {data.mean():.2f} and {data.std():.2f}",
-            )
+            text = "normalised batches of the loader are shifted and scaled again"
+            proof = f"they came with mean {mean.mean():.2f} and deviation {deviation.mean():.2f}, "
+            proof += f"and enter the model with {data.mean():.2f} and {data.std():.2f}"
+            self.broken(place, text, proof)
 
 
 def is_data(value: Any) -> bool:
@@ -123,7 +118,7 @@ class Stored(Law):
     lists = False  # whether to look into long lists of examples
 
     def start(self) -> None:
-        self.kept: dict[int, list[tuple[Any, bytes]]] = {}  # by loader
+        self.kept: dict[int, list[tuple[Any, object]]] = {}  # by loader
 
     def changed(self, loader: Any) -> list[Any]:
         key, dataset = id(loader), getattr(loader, "dataset", None)
@@ -155,7 +150,8 @@ def stored(dataset: Any, depth: int = 0, *, lists: bool = False) -> list[Any]:
     while waiting and len(found) < ARRAYS:
         part = waiting.pop(0)
         is_array = type(part).__module__ == "numpy" and type(part).__name__ == "ndarray"
-        if isinstance(part, Tensor) or (is_array and part.dtype != object):
+        is_dense = isinstance(part, Tensor) and part.layout == torch.strided
+        if (is_dense and part.device.type == "cpu") or (is_array and part.dtype != object):
             found.append(part)
         elif isinstance(part, (list, tuple)) and (lists or len(part) < ARRAYS):
             waiting[:0] = part[:ARRAYS]
@@ -163,15 +159,10 @@ def stored(dataset: Any, depth: int = 0, *, lists: bool = False) -> list[Any]:
     return [*found, *stored(inner, depth + 1, lists=lists)][:ARRAYS]
 
 
-def fingerprint(value: Any) -> bytes:
-    """Return the bytes of some numbers of an array, spread over all of it."""
-    if not isinstance(value, Tensor):
-        return bytes(value.reshape(-1)[:: max(1, value.size // NUMBERS)].tobytes())
-    if value.layout != torch.strided or value.is_meta or value.device.type != "cpu":
-        return b""
-    flat = value.detach().reshape(-1)
-    some = flat[:: max(1, flat.numel() // NUMBERS)].contiguous()
-    return bytes(some.view(torch.uint8).numpy().tobytes()) if some.numel() else b""
+def fingerprint(value: Any) -> object:
+    """Return the bits of some numbers of an array, spread over all of it."""
+    flat = (value.detach() if isinstance(value, Tensor) else value).reshape(-1)
+    return bits(flat[:: max(1, len(flat) // NUMBERS)])
 
 
 class SharedMemoryIsNotWrittenTo(Stored):
@@ -180,16 +171,14 @@ class SharedMemoryIsNotWrittenTo(Stored):
     def start(self) -> None:
         super().start()
         # The tensor that owns some memory, and what that held at which step.
-        self.regions: dict[Any, tuple[weakref.ref[Tensor], bytes, int]] = {}
+        self.regions: dict[Any, tuple[weakref.ref[Tensor], object, int]] = {}
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         if loader is not None and (changed := self.changed(loader)):
-            self.broken(
-                self.reader(loader, place),
-                f"reading {type(loader.dataset).__name__} changes an array of shape "
-                f"{tuple(changed[0].shape)} that it keeps",
-                "its numbers are not those before the first pass: each epoch trains on other data",
-            )
+            array = f"an array of shape {tuple(changed[0].shape)} that it keeps"
+            text = f"reading {type(loader.dataset).__name__} changes {array}"
+            proof = "its numbers are not those before the first pass"
+            self.broken(self.reader(loader, place), text, proof)
 
     def on_finished(self) -> None:
         for key in list(self.kept):
@@ -212,12 +201,9 @@ class SharedMemoryIsNotWrittenTo(Stored):
         if owner() is not base:  # freed, and another in its place
             owner, before, first = weakref.ref(base), now, step
         if before != now and self.may_prove(forward.place):
-            self.broken(
-                forward.place,
-                f"a batch of shape {tuple(inputs.shape)} is a view of stored data, and somebody "
-                "writes to it",
-                f"the same memory held other numbers at step {first + 1}",
-            )
+            text = f"somebody writes to a batch of shape {tuple(inputs.shape)}, a view of the data"
+            proof = f"the same memory held other numbers at step {first + 1}"
+            self.broken(forward.place, text, proof)
         if len(self.regions) < REGIONS or key in self.regions:
             self.regions[key] = owner, before, first
 
@@ -230,21 +216,16 @@ class DataIsTheSameWhenReadAgain(Stored):
     def on_epoch(self, loader: Any, place: Place) -> None:
         self.seen = self.seen or id(loader) in self.kept
         if changed := self.changed(loader):
-            self.broken(
-                self.reader(loader, place),
-                f"{type(loader.dataset).__name__} gives other examples when it is read again",
-                f"{len(changed)} of {len(self.kept[id(loader)])} of its arrays have changed since "
-                f"the last pass, the first of shape {tuple(changed[0].shape)}",
-            )
+            text = f"{type(loader.dataset).__name__} gives other examples when it is read again"
+            arrays = f"{len(changed)} of {len(self.kept[id(loader)])} of its arrays"
+            proof = f"{arrays} have changed, the first of shape {tuple(changed[0].shape)}"
+            self.broken(self.reader(loader, place), text, proof)
 
     def on_read_twice(self, loader: Any, place: Place) -> None:
         self.seen = True
         if place != NOWHERE and self.may_prove(place):
-            self.broken(
-                place,
-                "this is an iterator, not a loader: it is used up after one pass",
-                "a second pass over it gave 0 batches",
-            )
+            text = "this is an iterator, not a loader: it is used up after one pass"
+            self.broken(place, text, "a second pass over it gave 0 batches")
 
 
 class TrainingAndTestDataAreApart(Law):
@@ -285,11 +266,9 @@ class TrainingAndTestDataAreApart(Law):
         for known in self.trained:
             shared, of = overlap(known, source)
             if shared:
-                self.broken(
-                    self.trace.built.get(id(loader), forward.place),
-                    "the model is evaluated on examples that it trains on",
-                    f"{shared} of the {of} examples of this loader are in the training loader",
-                )
+                place = self.trace.built.get(id(loader), forward.place)
+                proof = f"{shared} of its {of} examples are in the training loader, too"
+                self.broken(place, "the test loader has training examples", proof)
                 return
         rows = rows_of(forward)
         # Scripts predict all of their training data for a plot, and a part of it as a test.
@@ -299,12 +278,9 @@ class TrainingAndTestDataAreApart(Law):
         if found > SHARE * len(rows) and len(set(rows)) > 1:
             # The line that gives an evaluation its data: the call of its function, if any.
             inside = forward.callers and hasattr(function_at(forward.place), "args")
-            self.broken(
-                forward.callers[0] if inside else forward.place,
-                "the model is evaluated on examples that it was trained on",
-                f"{found} of the {len(rows)} examples of this batch were in batches of training, "
-                "bit for bit",
-            )
+            text = "the model is evaluated on examples that it was trained on"
+            proof = f"{found} of {len(rows)} examples were in batches of training, bit for bit"
+            self.broken(forward.callers[0] if inside else forward.place, text, proof)
 
 
 def rows_of(forward: Forward) -> list[bytes]:
@@ -375,9 +351,6 @@ class TrainingDataIsShuffled(Law):
             is_plain = isinstance(getattr(loader, "sampler", None), SequentialSampler)
             place = self.trace.built.get(key, self.places[key])
             if is_plain and large and sorted_ and self.may_prove(place):
-                self.broken(
-                    place,
-                    f"training reads {type(dataset).__name__} in its stored order, class by class",
-                    f"{single} of the first {len(found)} batches have one class each, of "
-                    f"{len(classes)}",
-                )
+                text = f"training reads {type(dataset).__name__} in its stored order"
+                proof = f"{single} of {len(found)} batches have one class each, of {len(classes)}"
+                self.broken(place, f"{text}, class by class", proof)

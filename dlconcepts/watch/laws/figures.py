@@ -52,11 +52,9 @@ class EveryExampleCountsOnce(Law):
             return
         rest = len(data) % size
         if rest and forward.callers and self.may_prove(id(loader)):
-            self.broken(
-                self.trace.built.get(id(loader), forward.place),
-                "the evaluation skips the last batch: its loader has drop_last=True",
-                f"{rest} of {len(data)} examples are never evaluated",
-            )
+            place = self.trace.built.get(id(loader), forward.place)
+            text = "the evaluation skips the last batch: its loader has drop_last=True"
+            self.broken(place, text, f"{rest} of {len(data)} examples are never evaluated")
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         kept = self.losses.setdefault(place, [])
@@ -95,10 +93,7 @@ def proof(sizes: list[int], losses: list[tuple[float, int, bool]], what: str) ->
         plain = sum(x for x, _, _ in losses) / (total if what == ALL else len(losses))
         mean = sum(x * (n if is_mean else 1) for x, n, is_mean in losses) / total
         return f"the mean over all {total} examples is {mean:.6g}; this gives {plain:.6g}"
-    return (
-        f"an example of the batch of {least} counts {most / least:.3g} times as much as one of the "
-        f"batch of {most}"
-    )
+    return f"an example of the batch of {least} counts as {most / least:.3g} of the batch of {most}"
 
 
 def division(place: Place, loaders: list[str]) -> tuple[Place, str]:

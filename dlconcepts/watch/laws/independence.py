@@ -53,14 +53,10 @@ class ExamplesStayApart(Law):
 
         far, place = influence(self.trace, forward, others_replaced, first)
         if far > LARGEST:
-            self.broken(
-                lines[0] if lines else place,
-                "the softmax runs over the batch dimension"
-                if lines
-                else "the output for an example depends on the others in its batch",
-                f"in eval mode a change of the other {n - 1} examples moved the output for the "
-                f"first by {far:.2g} of its largest value",
-            )
+            text = "the output for an example depends on the others in its batch"
+            text = "the softmax runs over the batch dimension" if lines else text
+            proof = f"other examples in eval mode moved the output for the first by {far:.2g} of it"
+            self.broken(lines[0] if lines else place, text, proof)
 
     def sizes(self, forward: Forward) -> set[int]:
         """Return how many examples the batches of a forward pass's loader have."""
@@ -112,11 +108,9 @@ class PredictionsDoNotSeeTheirTargets(Law):
         flat = target.reshape(-1, 1).to(inputs)
         same = (inputs.detach() == flat).all(dim=0).nonzero().flatten().tolist()
         if same and len(flat.unique()) > 1:
-            self.broken(
-                forward.place,
-                f"column {same[0]} of the inputs holds the targets",
-                f"it equals the target for each of the {n} examples of the batch",
-            )
+            text = f"column {same[0]} of the inputs holds the targets"
+            proof = f"it equals the target for each of the {n} examples of the batch"
+            self.broken(forward.place, text, proof)
 
     def look_ahead(self, tokens: Tensor, target: Tensor, forward: Forward) -> None:
         if torch.equal(target.reshape(-1).to(tokens), tokens.reshape(-1)):
@@ -154,9 +148,6 @@ class PredictionsDoNotSeeTheirTargets(Law):
 
         far, place = influence(self.trace, forward, change, to_predict_it)
         if far > LARGEST:
-            self.broken(
-                self.place if own else place,
-                text,
-                f"another token at position {last} moved the outputs that are to predict it"
-                f"{'' if own else ' or come before it'} by {far:.2g} of their largest value",
-            )
+            what = "the output there" if own else "outputs that are to predict it, or come before,"
+            proof = f"another token at position {last} moved {what} by {far:.2g} of the largest"
+            self.broken(self.place if own else place, text, proof)

@@ -48,12 +48,9 @@ class TheLossIsFinite(Law):
             lost = [p for p in held.parameters if not bool(torch.isfinite(p.detach()).all())]
             before = f", after {self.last:.4g}" if held.steps > 1 else ""
             if lost:
-                self.broken(
-                    place,
-                    f"the loss is {value} at step {held.steps}{before}",
-                    f"{len(lost)} of {len(held.parameters)} parameters are NaN or infinite after "
-                    "the step",
-                )
+                text = f"the loss is {value} at step {held.steps}{before}"
+                proof = f"{len(lost)} of {len(held.parameters)} parameters are NaN or infinite now"
+                self.broken(place, text, proof)
 
 
 class TheLossIsKeptAsANumber(Law):
@@ -72,12 +69,9 @@ class TheLossIsKeptAsANumber(Law):
         # Those of one step count once: it may collect several, and let go of them all.
         alive = len({mark.walked for mark in self.trace.marks if mark.walked})
         if alive > HELD and alive > min(self.count, 64) // 2 and self.may_prove(self.place):
-            self.broken(
-                keeper(self.place),
-                "losses are kept as tensors, each with its graph",
-                f"the graphs of {alive} of {self.count} losses are still in memory after their "
-                "backward passes",
-            )
+            text = "losses are kept as tensors, each with its graph"
+            proof = f"after backward {alive} graphs of {self.count} losses are still in memory"
+            self.broken(keeper(self.place), text, proof)
 
 
 def keeper(place: Place) -> Place:

@@ -1,18 +1,20 @@
 """Which tensors train, and which stay: registered, in an optimizer, reached by backward, frozen."""
 
 import re
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.laws.learning import graph_leaves
+from dlconcepts.checks.trees import floats
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, Place, line_of_attribute, nearest
-from dlconcepts.watch.proofs import apart, can_run, plain, run_again
+from dlconcepts.watch.proofs import can_run, moved, plain, run_again
 from dlconcepts.watch.trace import Forward, Held
 
 STEPS = 3  # stochastic depth and mixtures of experts skip a layer in some
-NODES = 5000  # of a graph; a larger one is searched in part
 NOISE = 0.1  # added to a parameter, to see whether an output depends on it
 
 
@@ -49,17 +51,13 @@ class TheOptimizerHoldsTheModel(Law):
             idle = [q for q in some.parameters if q.grad is None and isinstance(q, nn.Parameter)]
             lost[some.place] = sum(id(q) not in own for q in idle)
         place = max(lost, key=lambda place: lost[place])
-        said = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
+        text = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
         if lost[place]:
-            said += f"; this one holds {lost[place]} tensors that the model does not have"
+            text += f"; this one holds {lost[place]} tensors that the model does not have"
         # Of loaded weights one may want to train the head alone.
         if lost[place] or (own & known and not self.trace.was_loaded(model, p)):
-            self.broken(
-                place,
-                said,
-                f"{name} has a gradient of norm {cast(Tensor, p.grad).norm():.3g}, and is the "
-                f"same to the last digit after {self.trace.steps} steps",
-            )
+            proof = f"{name} is the same to the last digit after {self.trace.steps} steps"
+            self.broken(place, text, proof)
 
 
 class EveryLayerIsRegistered(Law):
@@ -76,7 +74,7 @@ class EveryLayerIsRegistered(Law):
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         if self.trace.close and self.trace.steps < 2:
-            self.leaves = leaves(loss)
+            self.leaves = graph_leaves(loss)
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
         strangers, self.strangers = self.strangers, []
@@ -105,38 +103,21 @@ class EveryLayerIsRegistered(Law):
                 self.report(place, text, [tensor])
 
     def report(self, place: Place, text: str, own: list[Tensor]) -> None:
-        self.broken(
-            place,
-            text,
-            f"its tensors, the first of shape {tuple(own[0].shape)}, got a gradient, and neither "
-            "the optimizer nor state_dict() has them",
-        )
+        proof = f"a tensor of shape {tuple(own[0].shape)} got a gradient and is in no optimizer"
+        self.broken(place, text, proof)
 
     def on_step_ends(self, held: Held) -> None:
         self.seen = True
-
-
-def leaves(loss: Tensor) -> list[Tensor]:
-    """Return the leaves of a graph that require a gradient."""
-    waiting, seen, found = [loss.grad_fn], set[Any](), list[Tensor]()
-    while waiting and len(seen) < NODES:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [following for following, _ in node.next_functions]
-    return found
 
 
 class EveryParameterGetsAGradient(Law):
     """What the optimizer holds and forward uses must get a gradient."""
 
     def start(self) -> None:
-        self.missing: dict[int, set[int]] = {}
+        # By optimizer: the parameters without a gradient, with sums of their values, and a pass.
+        self.missing: dict[int, dict[int, float]] = {}
+        self.passes: dict[int, Forward] = {}
         self.place = NOWHERE
-        self.idle: dict[int, tuple[Forward, str, str, float]] = {}
         self.called: set[int] = set()
         self.reached: set[int] = set()
         self.backwards = 0
@@ -145,86 +126,78 @@ class EveryParameterGetsAGradient(Law):
         self.place, self.backwards = place, self.backwards + 1
 
     def on_step_ends(self, held: Held) -> None:
-        if self.trace.last is not None:
-            self.called.update(self.trace.last.called)
+        forward, key = self.trace.last, id(held)
+        if forward is not None:
+            self.called.update(forward.called)
+            self.passes[key] = forward if self.counts[key] < STEPS else self.passes[key]
         backwards, self.backwards = self.backwards, 0
-        key = id(held)
         if not backwards or self.counts[key] >= STEPS or not self.trace.close:
             return
         self.seen = True
         # Another optimizer may share a parameter, and its loss reach it.
         known = [p for other in self.trace.holders() for p in other.parameters]
         self.reached.update(id(p) for p in known if p.grad is not None)
-        missing = {id(p) for p in held.parameters if p.requires_grad} - self.reached
-        self.missing[key] = self.missing.get(key, missing) & missing
+        silent = [p for p in held.parameters if p.requires_grad and id(p) not in self.reached]
+        before = self.missing.get(key, {id(p): total([p]) for p in silent})
+        self.missing[key] = {id(p): before[id(p)] for p in silent if id(p) in before}
         self.counts[key] += 1
         if self.counts[key] == STEPS:
             self.judge(held)
 
     def on_finished(self) -> None:
-        for forward, name, said, before in self.idle.values():
-            above, _, attribute = name.rpartition(".")
-            owner, part = (plain(forward.owner).get_submodule(path) for path in (above, name))
-            own = list(part.parameters(recurse=False))
-            moved = total(own) != before or any(p.grad is not None for p in own)
-            if moved or id(part) in self.called:
-                continue
-            text = f"{said}: forward never uses its layer"
-            if self.trace.was_loaded(forward.owner, own[0]):
-                self.note(forward.place, text)
-            else:
-                self.broken(
-                    line_of_attribute(owner, attribute) or forward.place,
-                    text,
-                    f"{name} was called in none of the steps that were looked at, and its values "
-                    f"are the same to the last digit after {self.trace.steps} steps",
-                )
         for held in self.trace.holders():
             if 0 < self.counts[id(held)] < STEPS:
                 self.judge(held)
+            for name, part, own in self.silent_parts(held):
+                before = sum(self.missing[id(held)][id(p)] for p in own)
+                moved = total(own) != before or any(p.grad is not None for p in own)
+                if not moved and name and id(part) not in self.called:
+                    self.judge_idle(self.passes[id(held)], name, own[0])
+
+    def silent_parts(self, held: Held) -> Iterator[tuple[str, nn.Module, list[Tensor]]]:
+        """Yield the layers with parameters that never got a gradient."""
+        forward, missing = self.passes.get(id(held)), self.missing.get(id(held), {})
+        for name, part in plain(forward.owner).named_modules() if forward and missing else ():
+            own: list[Tensor] = [p for p in part.parameters(recurse=False) if id(p) in missing]
+            if own:
+                yield name, part, own
+
+    def judge_idle(self, forward: Forward, name: str, first: Tensor) -> None:
+        above, _, attribute = name.rpartition(".")
+        owner = plain(forward.owner).get_submodule(above)
+        text = f"{name} never gets a gradient: forward never uses it"
+        if self.trace.was_loaded(forward.owner, first):
+            self.note(forward.place, text)
+        else:
+            proof = f"it was never called, and is the same after {self.trace.steps} steps"
+            self.broken(line_of_attribute(owner, attribute) or forward.place, text, proof)
 
     def judge(self, held: Held) -> None:
-        missing, forward = self.missing[id(held)], self.trace.last
+        missing, forward = self.missing[id(held)], self.passes.get(id(held))
 
         def has_some(module: nn.Module) -> bool:
             return any(id(p) in missing for p in module.parameters())
 
-        if missing and missing == {id(p) for p in held.parameters if p.requires_grad}:
+        if missing and missing.keys() == {id(p) for p in held.parameters if p.requires_grad}:
             # If backward went through their model, they were cleared before the step: another law.
             passed = forward is not None and has_some(forward.owner)
             if not passed and any(map(has_some, self.trace.models())):
-                self.broken(
-                    self.place,
-                    "the loss has no path to any parameter",
-                    f"after {self.counts[id(held)]} backward passes the gradient of all "
-                    f"{len(missing)} parameters of the optimizer is None",
-                )
-        elif forward is not None:
-            for name, part in plain(forward.owner).named_modules():
-                own = part.named_parameters(recurse=False)
-                if silent := {n: p for n, p in own if id(p) in missing}:
-                    self.judge_part(forward, name, part, silent)
-
-    def judge_part(
-        self, forward: Forward, name: str, part: nn.Module, own: dict[str, Tensor]
-    ) -> None:
-        said = f"{name}.{next(iter(own))}".lstrip(".") + " never gets a gradient"
-        if id(part) not in forward.called and part is not forward.owner:
-            self.idle[id(part)] = forward, name, said, total(part.parameters(recurse=False))
-        elif can_run(forward) and self.may_prove(id(part)):
-            far = self.influence(forward, list(own.values()))
-            text = f"{said}, though forward uses it: something cuts the graph before the loss"
-            proof = (
-                f"its gradient is None in {STEPS} steps, but a change of it moves the output that "
-                f"the loss is computed from by {far:.2g} of its largest value"
-            )
+                count = f"after {self.counts[id(held)]} steps the gradient of all {len(missing)}"
+                proof = f"{count} parameters of the optimizer is None"
+                self.broken(self.place, "the loss has no path to any parameter", proof)
+            return
+        if forward is None or not can_run(forward):
+            return
+        for name, part, own in self.silent_parts(held):
+            used = id(part) in forward.called or part is forward.owner
+            far = self.influence(forward, own) if used and self.may_prove(id(part)) else 0.0
             if far:
+                text = f"{name or 'a parameter'} never gets a gradient, though forward uses it"
+                proof = f"a change of it moves the output by {far:.2g}: the graph is cut in between"
                 self.broken(forward.called.get(id(part)) or forward.place, text, proof)
 
     def influence(self, forward: Forward, parameters: list[Tensor]) -> float:
         """Return how far noise on parameters moves the outputs that backward went through."""
-        from dlconcepts.checks.trees import floats
-
         before = floats(run_again(self.trace, forward, seed=0))
         kept = [p.data for p in parameters]
         for p in parameters:
@@ -237,7 +210,7 @@ class EveryParameterGetsAGradient(Law):
             for p, data in zip(parameters, kept, strict=True):
                 p.data = data
         walked = forward.walked_paths & before.keys()
-        return apart([before[path] for path in walked], [after[path] for path in walked])
+        return moved([before[path] for path in walked], [after[path] for path in walked])
 
 
 class FrozenParametersStay(Law):
@@ -271,12 +244,9 @@ class FrozenParametersStay(Law):
         for name, first, p, old in claimed:
             if far := apart_by(p, old):
                 last = re.escape(name.rpartition(".")[2])
-                self.broken(
-                    nearest(rf"{last}\.requires_grad\s*=", held.place_of_step),
-                    f"requires_grad = False on the module {name} freezes nothing: modules have "
-                    "requires_grad_()",
-                    f"this step moved its {first} by up to {far:.2g}",
-                )
+                place = nearest(rf"{last}\.requires_grad\s*=", held.place_of_step)
+                text = f"requires_grad = False on {name} freezes nothing: it has requires_grad_()"
+                self.broken(place, text, f"this step moved its {first} by up to {far:.2g}")
         moved = [(p, far) for p, old in before if (far := apart_by(p, old))]
         if moved:
             p, far = moved[0]
@@ -284,11 +254,9 @@ class FrozenParametersStay(Law):
             by = "an old gradient is in place" if is_old else "its gradient is zero"
             decay = [g["weight_decay"] for g in held.groups if g.get("weight_decay")]
             by += f", and weight_decay is {decay[0]}" if decay else ""
-            self.broken(
-                held.place_of_step,
-                f"the step moved {len(moved)} parameters that require no gradient: {by}",
-                f"a frozen tensor of shape {tuple(p.shape)} moved by up to {far:.2g}",
-            )
+            text = f"the step moved {len(moved)} parameters that require no gradient: {by}"
+            proof = f"a frozen tensor of shape {tuple(p.shape)} moved by up to {far:.2g}"
+            self.broken(held.place_of_step, text, proof)
 
 
 def apart_by(tensor: Tensor, before: Tensor) -> float:
@@ -317,12 +285,10 @@ class FrozenStatisticsStay(Law):
         moved = [(name, far) for name, far in pairs if far]
         if moved and self.may_prove(id(forward.owner)):
             name, far = moved[0]
-            self.broken(
-                self.trace.modes.get(forward.owner, {}).get(True, forward.place),
-                f"training moves the statistics of {len(moved)} frozen BatchNorm layers",
-                f"{name}.running_mean moved by up to {far:.2g} in {held.steps} steps, though its "
-                "weight requires no gradient",
-            )
+            place = self.trace.modes.get(forward.owner, {}).get(True, forward.place)
+            text = f"training moves the statistics of {len(moved)} frozen BatchNorm layers"
+            proof = f"{name}.running_mean moved by up to {far:.2g} in {held.steps} steps"
+            self.broken(place, text, proof)
 
 
 def frozen_norms(model: nn.Module) -> list[tuple[str, Any]]:

@@ -70,13 +70,10 @@ class TheScheduleFollowsTheSteps(Law):
         known.rates = [*(known.rates or rates[:1])[:255], *now[:1]]
         fresh = not held.steps and optimizer is not None and not optimizer.state
         if fresh and hasattr(schedule, "last_epoch") and self.may_prove(place):
-            moved = f": training starts with {now[0]:.4g}" if now != rates else ""
-            self.broken(
-                place,
-                f"{known.name} stepped before the first step of {held.name}",
-                f"it is at {schedule.last_epoch} before the first step, so its first rate, "
-                f"{rates[0]:.4g}, is cut short{moved}",
-            )
+            text = f"{known.name} stepped before the first step of {held.name}"
+            proof = f"it is at {schedule.last_epoch} already: its first rate, {rates[0]:.4g}, is "
+            proof += f"cut short, and training starts with {now[0]:.4g}"
+            self.broken(place, text, proof)
         elif held.steps and not known.inside and known.name in CLOSED:
             self.look_for_haste(known)
 
@@ -93,14 +90,10 @@ class TheScheduleFollowsTheSteps(Law):
         elif known.name == "CosineAnnealingLR":
             hasty = known.steps > known.period
         if hasty and self.may_prove(known.place):
-            again = f", and has risen to {now:.4g} again" if now > lowest else ""
-            self.broken(
-                known.place,
-                f"{known.name} stepped {known.steps} times in the first pass over the data, as if "
-                "each batch were an epoch",
-                f"the rate fell from {first:.4g} to {lowest:.4g} before the first pass "
-                f"ended{again}",
-            )
+            text = f"{known.name} stepped {known.steps} times in the first pass over the data"
+            proof = f"the rate fell from {first:.4g} to {lowest:.4g} before that pass ended"
+            proof += f", and has risen to {now:.4g} again" if now > lowest else ""
+            self.broken(known.place, text, proof)
 
     def training_passes(self) -> int:
         passes = (self.trace.passes.get(key, 0) for key in self.trace.training_loaders())
@@ -114,18 +107,12 @@ class TheScheduleFollowsTheSteps(Law):
             if not known.steps and known.built.line:
                 if (self.training_passes() > 1 or steps >= LONG) and rates[0] == rates[-1]:
                     self.seen = True
-                    self.broken(
-                        known.built,
-                        f"{known.name} was built and never stepped",
-                        f"the rate of step {steps} is {rates[-1]:.4g}, as that of step 1",
-                    )
+                    text = f"{known.name} was built and never stepped"
+                    proof = f"the rate of step {steps} is {rates[-1]:.4g}, as that of step 1"
+                    self.broken(known.built, text, proof)
             elif known.steps > 1 and steps >= 3 * known.steps and known.period >= steps:
                 each, rest = divmod(steps, known.steps)
                 if not rest and not known.period % each:
-                    self.broken(
-                        known.place,
-                        f"{known.name} is {known.period} steps long, and stepped once for {each} "
-                        "steps of the optimizer",
-                        f"after {steps} steps it has made {known.steps} of {known.period}, and "
-                        f"the rate is {rates[-1]:.4g}",
-                    )
+                    text = f"{known.name} is {known.period} steps long, and stepped once for {each}"
+                    proof = f"after {steps} steps the rate is {rates[-1]:.4g}"
+                    self.broken(known.place, f"{text} steps of the optimizer", proof)

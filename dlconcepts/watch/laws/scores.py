@@ -3,13 +3,14 @@
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlconcepts.checks.laws.loss import cut_at_zero, near_one, no_log_probabilities, operation
 from dlconcepts.watch.law import CALLS, Law
 from dlconcepts.watch.places import NOWHERE, Place, function_name, says_validation
 from dlconcepts.watch.trace import Forward
@@ -17,21 +18,11 @@ from dlconcepts.watch.trace import Forward
 ROWS = 256  # of a batch that a proof computes with
 LEAST = 1e-12  # a probability of 0 has no logarithm
 BINARY = "binary_cross_entropy_with_logits"
+SCORED = ("cross_entropy", "nll_loss", BINARY)
 NORMALISING = {"LogSoftmax", "Softmax"}
 ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
 VIEWS = ("View", "UnsafeView", "Reshape", "Clone")
 DEEP = 32  # operations between a loss and the outputs
-
-
-def source(scores: Tensor, wanted: set[str]) -> str:
-    """Return which of the wanted operations scores come from, empty if from none."""
-    from dlconcepts.checks.laws.loss import operation  # takes a moment, and not each run needs it
-
-    return operation(scores, wanted)
-
-
-def near_one(sums: Tensor, tolerance: float) -> bool:
-    return bool(((sums - 1).abs() < tolerance).all())
 
 
 class CrossEntropyIsGivenLogits(Law):
@@ -71,13 +62,13 @@ def squashed(scores: Tensor, name: str) -> tuple[str, str] | None:
     values = scores.detach()
     if not values.numel() or bool(((values < 0) | (values > 1)).any()):
         return None
-    operation = source(scores, {"Softmax", "Sigmoid"})
-    if operation == "Softmax" and name != BINARY:
+    squasher = operation(scores, {"Softmax", "Sigmoid"})
+    if squasher == "Softmax" and name != BINARY:
         sums = values.double().sum(1)
         if values.shape[1] > 1 and near_one(sums, 1e-2):
             return "a softmax", f"{sums.numel()} rows sum to 1"
         return "a softmax over another dimension", "all scores lie in 0 to 1"
-    if operation == "Sigmoid" and name != "log_softmax":
+    if squasher == "Sigmoid" and name != "log_softmax":
         return "a sigmoid", "all scores lie in 0 to 1"
     return None
 
@@ -85,9 +76,8 @@ def squashed(scores: Tensor, name: str) -> tuple[str, str] | None:
 def gain(name: str, values: Tensor, target: Tensor | None) -> str:
     """Return what a loss would gain from logits."""
     if target is None:
-        k = values.shape[1]
-        most = -math.log1p((k - 1) / math.e)
-        return f"no log-probability of {k} classes can then exceed {most:.2f}"
+        most = -math.log1p((values.shape[1] - 1) / math.e)
+        return f"no log-probability of {values.shape[1]} classes can then exceed {most:.2f}"
     values, target = values[:ROWS].float(), target.detach()[:ROWS]
     right: Any = F.binary_cross_entropy_with_logits if name == BINARY else F.cross_entropy
     wrong: Any = torch.sigmoid if name == BINARY else functools.partial(torch.softmax, dim=1)
@@ -96,12 +86,8 @@ def gain(name: str, values: Tensor, target: Tensor | None) -> str:
         logits = inverse.requires_grad_()
         losses = [right(logits, target), right(wrong(logits), target)]
         sizes = [float(torch.autograd.grad(loss, logits)[0].norm()) for loss in losses]
-    loss, given = (x.item() for x in losses)
-    more = sizes[0] / max(sizes[1], 1e-30)
-    return (
-        f"without it the loss of the same batch is {loss:.4g}, not {given:.4g}, and its gradient "
-        f"{more:.3g} times as large"
-    )
+    text = f"without it the loss of the same batch is {losses[0]:.4g}, not {losses[1]:.4g}"
+    return f"{text}, and its gradient {sizes[0] / max(sizes[1], 1e-30):.3g} times as large"
 
 
 class NllIsGivenLogProbabilities(Law):
@@ -112,33 +98,13 @@ class NllIsGivenLogProbabilities(Law):
         if name != "nll_loss" or not scores.requires_grad or scores.ndim < 2:
             return
         self.seen = True
-        values = scores.detach().double()
-        if what := self.each_time(place, lambda: no_log_probabilities(values)):
-            some, target = values[:ROWS], named["target"].detach()[:ROWS]
-            with torch.no_grad():
-                right, given = (F.nll_loss(x, target) for x in (some.log_softmax(1), some))
-            sums = values.exp().sum(dim=1)
-            self.broken(
-                place,
-                f"the scores are {what}: the exponentials of a row sum to {sums.min():.3g} to "
-                f"{sums.max():.3g}, not to 1",
-                f"of log_softmax(dim=1) of the same scores the loss is {right:.4g}, not "
-                f"{given:.4g}",
-            )
-
-
-def no_log_probabilities(values: Tensor) -> str:
-    """Return what scores are, empty if they are log-probabilities."""
-    over_batch = len(values) > 1 and near_one(values.exp().sum(dim=0), 0.1)
-    # bfloat16 rounds this much.
-    if near_one(values.exp().sum(dim=1), 0.1):
-        return ""
-    if over_batch:
-        return "log-probabilities over the batch dimension"
-    if bool((values >= 0).all()) and near_one(values.sum(dim=1), 0.1):
-        return "probabilities"
-    # Below 1 with no score above 0 may be a mask, or a mixture that leaves some out.
-    return "logits" if bool((values > 1e-3).any()) else ""
+        seen = self.each_time(place, lambda: no_log_probabilities(scores))
+        # Logits below zero may be a mask, or a mixture that leaves some out.
+        if seen and (bool((scores > 1e-3).any()) or not seen.startswith("logits")):
+            some, target = scores.detach()[:ROWS], named["target"].detach()[:ROWS]
+            right, given = (F.nll_loss(x, target) for x in (some.log_softmax(1), some))
+            proof = f"of log_softmax(dim=1) of them the loss is {right:.4g}, not {given:.4g}"
+            self.broken(place, f"the scores are {seen}", proof)
 
 
 class ScoresAreNotCutAtZero(Law):
@@ -146,31 +112,23 @@ class ScoresAreNotCutAtZero(Law):
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         scores = named["input"]
-        if name not in ("cross_entropy", "nll_loss", BINARY) or not scores.requires_grad:
+        if name not in SCORED or not scores.requires_grad or not scores.ndim:
             return
-        self.seen = self.seen or scores.ndim > 0
-        if scores.ndim and (found := self.each_time(place, lambda: cut(scores))):
-            operation, share = found
-            self.broken(
-                place,
-                f"the scores come from {operation}: none of {tuple(scores.shape)} is below zero",
-                f"{share:.0%} of them are cut off at one value, and get no gradient from this loss",
-            )
+        self.seen = True
+        if found := self.each_time(place, lambda: cut(scores)):
+            text = f"the scores come from {found[0]}: none of {tuple(scores.shape)} is below zero"
+            proof = f"{found[1]:.0%} of them are cut off at one value, and get no gradient"
+            self.broken(place, text, proof)
 
 
 def cut(scores: Tensor) -> tuple[str, float] | None:
     """Return what cut off scores, and the share that it cut off."""
-    from dlconcepts.checks.laws.loss import CUT_AT_ZERO
-
-    values, operation = scores.detach(), source(scores, CUT_AT_ZERO)
-    if not operation:
+    normalised = bool(operation(scores, NORMALISING))
+    by, share = cut_at_zero(scores, normalised=normalised)
+    # Each row of normalised scores has one smallest value anyway, and masks have several.
+    if normalised and (share * scores.shape[1] <= 1 or by == "Where"):
         return None
-    if source(scores, NORMALISING):
-        # log_softmax shifts the zeros of a row to its smallest value, and each row has one.
-        share = float((values == values.amin(dim=1, keepdim=True)).double().mean())
-        return (operation, share) if share * values.shape[1] > 1 else None
-    share = float((values == 0).double().mean())
-    return (operation, share) if share and bool((values >= 0).all()) else None
+    return (by, share) if by else None
 
 
 class TheLossPairsOutputsWithTargets(Law):
@@ -197,14 +155,10 @@ class TheLossPairsOutputsWithTargets(Law):
         except RuntimeError:
             return
         if pairs > output.numel() and self.may_prove(place):
-            self.compare(
-                place,
-                f"outputs {tuple(output.shape)} and targets {tuple(target.shape)} were compared "
-                f"as {pairs} pairs",
-                "with one shape",
-                lambda: getattr(F, name)(output, target.reshape(output.shape)),
-                lambda: getattr(F, name)(output, target),
-            )
+            shapes = f"outputs {tuple(output.shape)} and targets {tuple(target.shape)}"
+            text, alike = f"{shapes} were compared as {pairs} pairs", target.reshape(output.shape)
+            losses = (getattr(F, name)(output, targets) for targets in (alike, target))
+            self.compare(place, text, "with one shape", losses)
 
     def look_at_pixels(self, scores: Tensor, target: Tensor, place: Place) -> None:
         """Look for maps (N, C, ...) that were reshaped to rows of C without a permutation."""
@@ -214,25 +168,18 @@ class TheLossPairsOutputsWithTargets(Law):
         if scores.shape[1] == whole[1] and self.may_prove(place):
             values = scores.detach()
             maps = values.reshape(whole).movedim(1, -1).reshape(values.shape)
-            self.compare(
-                place,
-                f"outputs {whole} were reshaped to {tuple(scores.shape)} without a permutation: a "
-                "row mixes values of several positions",
-                "with the classes moved last,",
-                lambda: F.cross_entropy(maps, target),
-                lambda: F.cross_entropy(values, target),
-            )
+            text = f"outputs {whole} were reshaped to {tuple(values.shape)} without a permutation"
+            losses = (F.cross_entropy(rows, target) for rows in (maps, values))
+            self.compare(place, text, "with the classes moved last,", losses)
 
-    def compare(
-        self, place: Place, text: str, how: str, right: Callable[[], Any], given: Callable[[], Any]
-    ) -> None:
+    def compare(self, place: Place, text: str, how: str, losses: Iterator[Tensor]) -> None:
+        """Compare the loss of what is meant with the loss of what was given."""
         with self.trace.proving(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            one, other = right(), given()
-        if not torch.allclose(one, other, atol=0, equal_nan=True):
-            self.broken(
-                place, text, f"{how} the loss of the same batch is {one:.4g}, not {other:.4g}"
-            )
+            right, given = losses
+        if not torch.allclose(right, given, atol=0, equal_nan=True):
+            proof = f"{how} the loss of the same batch is {right:.4g}, not {given:.4g}"
+            self.broken(place, text, proof)
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         """Look for a difference of outputs and targets that was written by hand."""
@@ -253,11 +200,9 @@ class TheLossPairsOutputsWithTargets(Law):
             made = tuple(metadata[0].shape) if metadata else ()
             # (N, 1) minus (N,) broadcasts to (N, N); only its diagonal makes sense.
             if n > 1 and made == (n, n) and shape in ((n, 1), (n,)) and self.may_prove(place):
-                self.broken(
-                    place,
-                    f"outputs {shape} minus targets of another shape gave {made}",
-                    f"the loss compares {n * n} pairs of {n} examples; {n} are meant",
-                )
+                text = f"outputs {shape} minus targets of another shape gave {made}"
+                proof = f"the loss compares {n * n} pairs of {n} examples; {n} are meant"
+                self.broken(place, text, proof)
 
 
 def is_view(scores: Tensor, node: Any) -> bool:

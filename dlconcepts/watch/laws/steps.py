@@ -5,24 +5,18 @@ import linecache
 import math
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, Place, function_at
 from dlconcepts.watch.report import Explanation
-from dlconcepts.watch.trace import KEPT, Held, size
+from dlconcepts.watch.trace import Held, norm
 
 LEAST = 1e-3  # a smaller share of old gradients could be rounding
 BATCHES = 3  # backward passes that nothing used before it is called a habit
 SCALING = ("Div", "Mul")
 MEAN = "dlconcepts: a mean over a batch"
 MORE = 1.5  # times the divisor: the last group of an epoch may be smaller, not larger
-
-
-def norm(gradients: list[Tensor]) -> float:
-    squares = [g.detach().double().square().sum() for g in gradients if g.layout == torch.strided]
-    return float(torch.stack([s.cpu() for s in squares]).sum().sqrt()) if squares else 0.0
 
 
 def is_mean(named: dict[str, Any]) -> bool:
@@ -34,37 +28,19 @@ class AStepFollowsItsOwnBatch(Law):
     """backward adds to what is in `grad`; a step must not follow the batches of earlier steps."""
 
     def start(self) -> None:
-        self.cleared: set[int] = set()  # optimizers whose gradients were cleared since their step
-        self.old: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        # The norms of old and own gradients, the line of backward, and the ids of the gradients.
-        self.carried: dict[int, tuple[float, float, Place, list[tuple[Tensor, int]]]] = {}
-
-    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
-        for held in self.trace.holders() if self.trace.close else []:
-            key = id(held)
-            if not held.steps or key in self.cleared:
-                continue
-            gradients = [(p, p.grad) for p in held.parameters if p.grad is not None]
-            if not any(bool(g.any()) for _, g in gradients):
-                self.cleared.add(key)
-            elif key not in self.carried:
-                room, kept = KEPT, list[tuple[Tensor, Tensor]]()
-                for p, g in gradients:
-                    room -= size(g)
-                    if room > 0 or not kept:
-                        kept.append((p, g.detach().clone()))
-                self.old[key] = kept
+        # By optimizer, since its last step: the norms of old and own gradients, the signature and
+        # the line of backward; None if the gradients were cleared.
+        self.carried: dict[int, tuple[float, float, list[Any], Place] | None] = {}
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
         for held in self.trace.holders():
-            key, kept = id(held), self.old.pop(id(held), [])
-            pairs = [(old, p.grad - old) for p, old in kept if p.grad is not None]
-            old, own = (norm([pair[i] for pair in pairs]) for i in (0, 1))
-            if own > 0:
-                self.carried[key] = old, own, place, [(p, id(p.grad)) for p, _ in kept]
-            elif key in self.carried and held.signature() != held.before:
-                old, own, _, ids = self.carried[key]
-                self.carried[key] = old, own, place, ids
+            key, (old, own) = id(held), held.norms
+            if key in self.carried:
+                known = self.carried[key]
+                if known and held.was_reached:
+                    self.carried[key] = *known[:3], place
+            elif held.steps and held.kept and (own > 0 or old == 0):
+                self.carried[key] = (old, own, held.signature(), place) if old else None
 
     def on_clears(self, owner: Any, place: Place) -> None:
         for held in self.trace.holders():
@@ -72,21 +48,17 @@ class AStepFollowsItsOwnBatch(Law):
                 self.carried.pop(id(held), None)
 
     def on_step_begins(self, held: Held) -> None:
-        *_, ids = self.carried.get(id(held), [[]])
-        if any(id(p.grad) != key for p, key in ids):
+        known = self.carried.get(id(held))
+        if known and [i for i, _ in known[2]] != [i for i, _ in held.signature()]:
             del self.carried[id(held)]  # the script has put other gradients there
 
     def on_step_ends(self, held: Held) -> None:
         self.seen = self.seen or held.steps > 1
-        old, own, place, _ = self.carried.pop(id(held), (0.0, 0.0, NOWHERE, []))
-        if old > LEAST * own and id(held) not in self.cleared:
-            self.broken(
-                place,
-                f"step {held.steps} of {held.name} used gradients that were there before: nothing "
-                "cleared them since the step before",
-                f"the old gradients have norm {old:.3g}, those of this batch {own:.3g}",
-            )
-        self.cleared.discard(id(held))
+        old, own, _, place = self.carried.pop(id(held), None) or (0.0, 0.0, [], NOWHERE)
+        if old > LEAST * own:
+            text = f"nothing cleared the gradients of {held.name} before step {held.steps}"
+            proof = f"the old gradients have norm {old:.3g}, those of this batch {own:.3g}"
+            self.broken(place, text, proof)
 
 
 class OneStepForEachBackward(Law):
@@ -131,38 +103,28 @@ class OneStepForEachBackward(Law):
         key, place, unused = id(held), held.place_of_step, self.unused.pop(id(held), [])
         if held.has_closure:
             return
-        gradients = [p.grad for p in held.probes if p.grad is not None]
+        n, gradients = held.steps + 1, [p.grad for p in held.probes if p.grad is not None]
         if not held.new and not unused:
             values = sums(gradients)
             repeated = any(values) and values == self.values.get(key)
             self.values[key] = values
             if repeated and self.is_again((key, "repeated")):
-                self.broken(
-                    place,
-                    f"{held.name} stepped again without a new gradient",
-                    f"no backward pass came before step {held.steps + 1}: its gradients have the "
-                    "sums of the last ones, to the last digit",
-                )
+                text = f"{held.name} stepped again without a new gradient"
+                proof = f"at step {n} its gradients have the sums of the last ones, to the digit"
+                self.broken(place, text, proof)
             elif not gradients and not self.trace.backwards and self.is_again((key, "none")):
-                self.broken(
-                    place,
-                    f"{held.name} steps, and no backward pass came before",
-                    f"at step {held.steps + 1} every gradient is None: no parameter has moved",
-                )
+                text = f"{held.name} steps, and no backward pass came before"
+                proof = f"at step {n} every gradient is None: no parameter has moved"
+                self.broken(place, text, proof)
         elif unused and not held.new and not any(bool(g.any()) for g in gradients):
             if self.is_again((key, "erased")):
-                self.broken(
-                    place,
-                    "zero_grad stands between backward and this step",
-                    f"at step {held.steps + 1} every gradient is None or zero, though the "
-                    f"backward pass on line {unused[-1].line} had computed them",
-                )
+                text = "zero_grad stands between backward and this step"
+                proof = f"at step {n} no gradient is left of backward on line {unused[-1].line}"
+                self.broken(place, text, proof)
         elif len(unused) >= BATCHES and function_at(unused[-1]) is function_at(place):
-            self.broken(
-                place,
-                f"the gradients of {len(unused)} backward passes were cleared before this step",
-                f"only the last of {len(unused) + 1} batches moves the weights",
-            )
+            text = f"the gradients of {len(unused)} backward passes were cleared before this step"
+            proof = f"only the last of {len(unused) + 1} batches moves the weights"
+            self.broken(place, text, proof)
         self.unused.clear()  # another optimizer used that backward pass, as in a GAN
 
     def on_step_ends(self, held: Held) -> None:
@@ -175,11 +137,10 @@ class OneStepForEachBackward(Law):
             moved = held.steps or any(id(p) in stepping for p in held.parameters)
             if held.reached >= BATCHES and not moved:
                 self.seen = True
-                self.broken(
-                    self.cleared.get(id(held), held.place) if self.trace.steps else self.place,
-                    f"{held.reached} backward passes, and {held.name} never stepped",
-                    f"the optimizer of line {held.place.line} took 0 steps and has no state",
-                )
+                place = self.cleared.get(id(held), held.place) if self.trace.steps else self.place
+                text = f"{held.reached} backward passes, and {held.name} never stepped"
+                proof = f"the optimizer of line {held.place.line} took 0 steps and has no state"
+                self.broken(place, text, proof)
 
 
 def sums(gradients: list[Tensor]) -> list[float]:
@@ -242,9 +203,7 @@ class AccumulationKeepsTheMean(Law):
 
     def start(self) -> None:
         self.passes: dict[Place, list[float]] = {}  # the divisor of each loss since the last step
-        self.before: dict[int, Tensor] = {}
-        self.signed: list[tuple[int, int]] = []  # the gradients after backward
-        self.own = 0.0
+        self.signed: list[Any] = []  # the gradients after backward
         self.is_sum = False
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
@@ -256,22 +215,14 @@ class AccumulationKeepsTheMean(Law):
         if hasattr(owner, "param_groups"):
             self.passes = {}
 
-    def gradients(self) -> dict[int, Tensor]:
+    def signatures(self) -> list[Any]:
         held = self.trace.holders() if self.trace.close else []
-        found = {id(p): p.grad for some in held for p in some.probes if p.grad is not None}
-        return {key: grad for key, grad in found.items() if size(grad) <= KEPT // 16}
-
-    def signatures(self) -> list[tuple[int, int]]:
-        return [(id(grad), grad._version) for grad in self.gradients().values()]
+        return [signature for some in held for signature in some.signature() if any(signature)]
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         self.passes.setdefault(place, []).append(divisor(loss))
-        self.before = {key: grad.clone() for key, grad in self.gradients().items()}
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        before, self.before = self.before, {}
-        own = [grad - before[key] for key, grad in self.gradients().items() if key in before]
-        self.own = norm(own) if own else self.own
         self.signed = self.signatures()
 
     def on_clips(self, parameters: Any, limit: Any, place: Place) -> None:
@@ -293,13 +244,9 @@ class AccumulationKeepsTheMean(Law):
         if by <= 1 and not is_accumulation(place):
             self.note(place, f"{text}: a sum over tasks may be meant")
         elif self.may_prove(place):
-            whole = norm(list(self.gradients().values()))
-            self.broken(
-                place,
-                text,
-                f"the gradient at the step has norm {whole:.3g}, that of the last micro-batch "
-                f"added {self.own:.3g}; the mean over all {k} has {whole * by / k:.3g}",
-            )
+            whole = norm(grad for grad in held.gradients() if grad is not None)
+            proof = f"the gradient has norm {whole:.3g}; the mean over all {k} has "
+            self.broken(place, text, f"{proof}{whole * by / k:.3g}")
 
 
 def divisor(loss: Tensor) -> float:

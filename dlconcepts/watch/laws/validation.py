@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, Place, function_at, says_validation
-from dlconcepts.watch.proofs import apart, can_run, differences, run_again
+from dlconcepts.watch.proofs import can_run, differences, moved, run_again
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Forward, Held
 
@@ -23,19 +23,15 @@ class ValidationIsInEvalMode(Law):
         self.seen = True
         if not forward.training or not can_run(forward) or not self.may_prove(forward.place):
             return
-        modes = [(True, 0), (True, 1), (False, 0)]
-        chance, far = differences(self.trace, forward, modes)
+        chance, far = differences(self.trace, forward, [(True, 0), (True, 1), (False, 0)])
         if far > SAME:
-            layers = [type(m).__name__ for m in forward.owner.modules() if m.training]
-            switched = list(dict.fromkeys(n for n in layers if "Drop" in n or "Norm" in n))[:3]
-            named = f", with {', '.join(switched)}" if switched else ""
-            by_chance = f", and {chance:.2g} from one pass to the next" if chance > SAME else ""
-            self.broken(
-                forward.place,
-                f"the model was evaluated in training mode{named}",
-                f"in eval mode the outputs for the same batch differ by {far:.2g} of the "
-                f"largest{by_chance}",
+            layers = [m for m in forward.owner.modules() if m.training and is_switched(m)]
+            text = f"the model was evaluated in training mode{named(layers)}"
+            proof = (
+                f"in eval mode the outputs for the same batch differ by {far:.2g} of the largest"
             )
+            proof += f", and {chance:.2g} from one pass to the next" if chance > SAME else ""
+            self.broken(forward.place, text, proof)
 
 
 class TrainingIsInTrainingMode(Law):
@@ -76,14 +72,15 @@ class TrainingIsInTrainingMode(Law):
             (far,) = differences(self.trace, forward, [(True, 0), (False, 0)])
             if far > SAME:
                 line = modes.get(False, NOWHERE).line
-                by = f": eval() on line {line} was not undone" if line else ""
-                names = ", ".join(dict.fromkeys(type(m).__name__ for m in layers))
-                self.broken(
-                    to_change(modes, forward.place),
-                    f"the model trains in eval mode, with {names}{by}",
-                    f"in training mode the outputs for the same batch differ by {far:.2g} of the "
-                    "largest",
-                )
+                text = f"the model trains in eval mode{named(layers)}"
+                text += f": eval() on line {line} was not undone" if line else ""
+                proof = f"in training mode the outputs differ by {far:.2g} of the largest"
+                self.broken(to_change(modes, forward.place), text, proof)
+
+
+def named(layers: list[nn.Module]) -> str:
+    names = list(dict.fromkeys(type(layer).__name__ for layer in layers))
+    return f", with {', '.join(names[:3])}" if names else ""
 
 
 def to_change(modes: dict[bool, Place], place: Place) -> Place:
@@ -121,13 +118,11 @@ class ValidationRecordsNoGradients(Law):
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             recorded = run_again(self.trace, forward, grad=True, seed=0)
-        if saved and apart(recorded, run_again(self.trace, forward, seed=0)) == 0:
-            self.broken(
-                forward.place,
-                "the outputs of an evaluation recorded a graph that no backward pass used",
-                f"each batch kept {sum(saved.values()) / 2**20:.2g} MB for a backward pass; under "
-                "torch.no_grad() it keeps none, and the outputs are the same to the last bit",
-            )
+        if saved and moved(recorded, run_again(self.trace, forward, seed=0)) == 0:
+            text = "the outputs of an evaluation recorded a graph that no backward pass used"
+            proof = f"each batch kept {sum(saved.values()) / 2**20:.2g} MB for a backward pass; "
+            proof += "torch.no_grad() keeps none, and gives the same outputs to the last bit"
+            self.broken(forward.place, text, proof)
 
 
 class ValidationChangesNothing(Law):
@@ -166,22 +161,15 @@ class ValidationChangesNothing(Law):
         elif not self.others and self.may_prove(forward.place):
             evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
             near = function_at(evaluates) is function_at(forward.place)
-            self.broken(
-                evaluates if near else forward.place,
-                "the weights after an evaluation are not those before it",
-                f"between steps {held.steps} and {held.steps + 1} a parameter has changed, and no "
-                "optimizer moved it",
-            )
+            text = "the weights after an evaluation are not those before it"
+            proof = f"after step {held.steps} a parameter has changed, and no optimizer moved it"
+            self.broken(evaluates if near else forward.place, text, proof)
 
     def on_step_ends(self, held: Held) -> None:
         suspect, self.suspect, now = self.suspect, None, digest(held)
         if suspect is not None and now != suspect and self.may_prove(held.place_of_step):
-            self.broken(
-                held.place_of_step,
-                "an evaluation takes an optimizer step",
-                f"step {held.steps} moved a parameter on a batch of the evaluation: its sum was "
-                f"{suspect:.6g}, and is {now:.6g}",
-            )
+            proof = f"step {held.steps} moved a parameter: its sum was {suspect:.6g}, is {now:.6g}"
+            self.broken(held.place_of_step, "an evaluation takes an optimizer step", proof)
         self.after[id(held)] = held.steps, now
         self.evaluation = None
 
@@ -192,13 +180,9 @@ class ValidationChangesNothing(Law):
             first = forward.norms[0]
             count = getattr(forward.owner.get_submodule(first), "num_batches_tracked", None)
             batches = f"{int(count)} batches" if count is not None else "this batch"
-            self.broken(
-                forward.place,
-                f"an evaluation moved the running statistics of {len(forward.norms)} BatchNorm "
-                "layers",
-                f"{first or 'the model'} was in training mode and has counted {batches}, those of "
-                "the evaluation among them",
-            )
+            text = f"an evaluation moved the statistics of {len(forward.norms)} BatchNorm layers"
+            proof = f"{first or 'the model'} was in training mode and has counted {batches}"
+            self.broken(forward.place, text, proof)
 
 
 def digest(held: Held) -> float:
@@ -228,9 +212,6 @@ class EvalModeLeavesNothingToChance(Law):
         if module is not None and can_run(forward) and self.may_prove(place):
             (far,) = differences(self.trace, forward, [(None, 0), (None, 1)])
             if far:
-                self.broken(
-                    place,
-                    f"dropout drops in eval mode: {type(module).__name__} is not told the mode",
-                    f"two passes over the same batch in eval mode differ by {far:.2g} of the "
-                    "largest output",
-                )
+                text = f"dropout drops in eval mode: {type(module).__name__} is not told the mode"
+                proof = f"two passes over the same batch differ by {far:.2g} of the largest output"
+                self.broken(place, text, proof)
