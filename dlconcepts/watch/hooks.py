@@ -262,10 +262,10 @@ class Hooks:
                 trace.trains(trace.last.owner)  # later the optimizer may be gone
             trace.settle()
             trace.tell("step_ends", held)
-            held.new = 0
             if trace.last is not None:
                 trace.tell("trained", trace.last, held)
                 self.routine.add(trace.last.key)
+            held.new = trace.fresh = 0
             trace.rests = trace.steps > AWAKE and trace.steps % EVERY >= TWO
             trace.close = held.steps < 4 or held.steps & (held.steps - 1) == 0
 
@@ -379,7 +379,8 @@ class Hooks:
         self.tell("backward_begins", loss, place)
         yield None
         for held in self.trace.holders():
-            held.after_backward()
+            held.after_backward(place)
+        self.trace.fresh, self.trace.backward = self.trace.fresh + 1, place
         self.tell("backward_ends", loss, place)
 
     def around_clip(self, function: Any, args: Any, kwargs: Any) -> Around:

@@ -3,7 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from inspect import get_annotations
+from typing import Any, ClassVar, TypeVar, get_origin
 
 from dlconcepts.watch.places import Place
 from dlconcepts.watch.report import Explanation, Finding
@@ -19,7 +20,8 @@ class Law:
     """A law listens to events by methods of their names; `dlconcepts.watch.hooks` tells them.
 
     `seen` becomes True when something happened that could have broken the law. `explanation` is
-    None where `dlconcepts.checks` has the law, with its texts. The class has the name of the law.
+    None where `dlconcepts.checks` has the law, with its texts. The class has the name of the law,
+    and annotations for what it remembers: containers, which are empty at first.
     """
 
     id: ClassVar[str]
@@ -33,10 +35,11 @@ class Law:
         self.seen = self.gave_up = False
         self.proofs, self.counts = Counter[object](), Counter[object]()
         self.innocent: set[object] = set()
-        self.start()
-
-    def start(self) -> None:
-        """Set up what the law remembers."""
+        for kind in type(self).__mro__:
+            for name, hint in get_annotations(kind).items():
+                container: Any = get_origin(hint)
+                if container in (dict, list, set):
+                    setattr(self, name, container())
 
     def broken(self, place: Place, message: str, proof: str) -> None:
         """Report a line that breaks the law, with its proof."""

@@ -92,8 +92,8 @@ class Held:
     has_closure: bool = False
     reached: int = 0  # backward passes in all
     new: int = 0  # backward passes that reached its parameters since its last step
-    was_reached: bool = False  # by the last backward pass
-    before: list[Any] = field(default_factory=list)  # the signature before it
+    backward: Place = NOWHERE  # of the last of them
+    before: list[Any] = field(default_factory=list)  # the signature before the last backward pass
     kept: list[Tensor | None] = field(default_factory=list)  # the gradients before it
     norms: tuple[float, float] = (0.0, 0.0)  # of these, and of what it added
     probed: tuple[int, list[Tensor]] = (0, [])
@@ -126,10 +126,10 @@ class Held:
         self.before, grads = self.signature(), self.gradients() if close else []
         self.kept = [None if grad is None else grad.clone() for grad in grads]
 
-    def after_backward(self) -> None:
+    def after_backward(self, place: Place) -> None:
         """Note whether backward reached the parameters, and the norms of old and new gradients."""
-        self.was_reached = self.signature() != self.before
-        self.new, self.reached = self.new + self.was_reached, self.reached + self.was_reached
+        if self.signature() != self.before:
+            self.new, self.reached, self.backward = self.new + 1, self.reached + 1, place
         pairs = zip(self.kept, self.gradients() if self.kept else (), strict=False)
         both = [(old, now - old) for old, now in pairs if old is not None and now is not None]
         self.norms = norm(old for old, _ in both), norm(added for _, added in both)
@@ -162,6 +162,8 @@ class Trace:
         self.started = time.perf_counter()
         self.spent = 0.0  # seconds in laws, with their proofs
         self.steps = self.backwards = 0
+        self.fresh = 0  # backward passes since the last step
+        self.backward = NOWHERE  # the line of the last of them
         self.rests = False
         self.close = True  # whether to look closely until the end of the next step
         self.findings: dict[tuple[str, str, str, int], Finding] = {}
@@ -247,8 +249,8 @@ class Trace:
     def holders(self) -> list[Held]:
         return [held for held in self.optimizers.values() if held.optimizer() is not None]
 
-    def is_held(self, parameter: Tensor) -> bool:
-        return any(p is parameter for held in self.holders() for p in held.parameters)
+    def in_optimizers(self) -> set[int]:
+        return {id(p) for held in self.holders() for p in held.parameters}
 
     def trains(self, module: nn.Module) -> bool:
         """Return whether a module has trained, or is the average or copy of one that has."""

@@ -19,11 +19,10 @@ FILE = re.compile(r"path|file|name|acc|loss|score|epoch|step|metric", re.I)
 class KeptWeightsAreACopy(Law):
     """state_dict() returns the model's own tensors: what is to be kept has to be copied."""
 
-    def start(self) -> None:
-        # Where state_dict() was called, and before which step, by the memory of its first tensor.
-        self.taken: dict[int, tuple[Place, int]] = {}
-        self.found: dict[str, tuple[Place, int, float]] = {}
-        self.written: set[int] = set()  # ids of what went to a file: no longer kept
+    # Where state_dict() was called, and before which step, by the memory of its first tensor.
+    taken: dict[int, tuple[Place, int]]
+    found: dict[str, tuple[Place, int, float]]
+    written: set[int]  # ids of what went to a file: no longer kept
 
     def on_state_taken(self, module: nn.Module, state: Any, place: Place) -> None:
         self.seen = True
@@ -99,9 +98,8 @@ def moving(state: Any) -> Tensor | None:
 class ACheckpointHoldsTheOptimizer(Law):
     """A checkpoint to resume from holds the optimizer's state beside the model's."""
 
-    def start(self) -> None:
-        self.resumed: Place | None = None
-        self.restored: set[int] = set()
+    resumed: Place | None = None
+    restored: set[int]
 
     def on_saves(self, value: Any, place: Place) -> None:
         states = [held for held in self.trace.holders() if held.steps and size_of_state(held)]
@@ -157,8 +155,7 @@ def holds_state(value: Any, held: Held) -> bool:
 class APartialCheckpointIsRefused(Law):
     """strict=False, or a filter on names, must not leave a model as it was without a word."""
 
-    def start(self) -> None:
-        self.file: list[str] = []  # names in the last file that was read, until it is used
+    file: list[str]  # names in the last file that was read, until it is used
 
     def on_read(self, value: Any, place: Place) -> None:
         self.file = names_in(value)

@@ -31,9 +31,8 @@ FEW = 4  # batches that show whether labels come in order
 class DataIsNormalisedOnce(Law):
     """Data is scaled and normalised once: in the transform or in the loop, not in both."""
 
-    def start(self) -> None:
-        self.given: Tensor | None = None
-        self.looks = 0
+    given: Tensor | None = None
+    looks = 0
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         if self.is_again(id(loader)):
@@ -116,29 +115,32 @@ class Stored(Law):
     """Compares the arrays that a data set keeps with what they were before its first pass."""
 
     lists = False  # whether to look into long lists of examples
+    fault = ""  # what a data set is told that has changed
 
-    def start(self) -> None:
-        self.kept: dict[int, list[tuple[Any, object]]] = {}  # by loader
+    kept: dict[int, list[tuple[Any, object]]]  # by loader
 
-    def changed(self, loader: Any) -> list[Any]:
+    def on_epoch(self, loader: Any, place: Place) -> None:
         key, dataset = id(loader), getattr(loader, "dataset", None)
         if key not in self.kept:
             found = stored(dataset, lists=self.lists)
             self.kept[key] = [(value, fingerprint(value)) for value in found]
-            return []
+            return
         self.seen = self.seen or bool(self.kept[key])
         changed = [value for value, before in self.kept[key] if fingerprint(value) != before]
-        return changed if changed and self.may_prove(key) else []
+        if changed and self.may_prove(key):
+            arrays = f"{len(changed)} of {len(self.kept[key])} of its arrays"
+            proof = f"{arrays} have changed, the first of shape {tuple(changed[0].shape)}"
+            place = reader(dataset) or self.trace.built.get(key, place)
+            self.broken(place, self.fault.format(type(dataset).__name__), proof)
 
-    def reader(self, loader: Any, place: Place) -> Place:
-        """Return the line where a data set of the user reads an example, or builds its loader."""
-        dataset = loader.dataset
-        while getattr(dataset, "dataset", None) is not None:
-            dataset = dataset.dataset
-        code = getattr(getattr(type(dataset), "__getitem__", None), "__code__", None)
-        if code is not None and is_user_file(code.co_filename):
-            return Place(code.co_filename, code.co_firstlineno + 1)
-        return self.trace.built.get(id(loader), place)
+
+def reader(dataset: Any) -> Place | None:
+    """Return the line where a data set of the user reads an example."""
+    while getattr(dataset, "dataset", None) is not None:
+        dataset = dataset.dataset
+    code = getattr(getattr(type(dataset), "__getitem__", None), "__code__", None)
+    is_own = code is not None and is_user_file(code.co_filename)
+    return Place(code.co_filename, code.co_firstlineno + 1) if code and is_own else None
 
 
 def stored(dataset: Any, depth: int = 0, *, lists: bool = False) -> list[Any]:
@@ -168,21 +170,15 @@ def fingerprint(value: Any) -> object:
 class SharedMemoryIsNotWrittenTo(Stored):
     """A batch may share memory with the data: writing to it changes the data."""
 
-    def start(self) -> None:
-        super().start()
-        # The tensor that owns some memory, and what that held at which step.
-        self.regions: dict[Any, tuple[weakref.ref[Tensor], object, int]] = {}
+    fault = "reading {} changes an array that it keeps"
 
-    def on_epoch(self, loader: Any, place: Place) -> None:
-        if loader is not None and (changed := self.changed(loader)):
-            array = f"an array of shape {tuple(changed[0].shape)} that it keeps"
-            text = f"reading {type(loader.dataset).__name__} changes {array}"
-            proof = "its numbers are not those before the first pass"
-            self.broken(self.reader(loader, place), text, proof)
+    # The tensor that owns some memory, and what that held at which step.
+    regions: dict[Any, tuple[weakref.ref[Tensor], object, int]]
 
     def on_finished(self) -> None:
         for key in list(self.kept):
-            self.on_epoch(self.trace.loaders[key](), NOWHERE)
+            if (loader := self.trace.loaders[key]()) is not None:
+                self.on_epoch(loader, NOWHERE)
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         inputs = forward.inputs
@@ -212,14 +208,7 @@ class DataIsTheSameWhenReadAgain(Stored):
     """Each pass over the data gives the same examples, and a second pass gives some at all."""
 
     lists = True
-
-    def on_epoch(self, loader: Any, place: Place) -> None:
-        self.seen = self.seen or id(loader) in self.kept
-        if changed := self.changed(loader):
-            text = f"{type(loader.dataset).__name__} gives other examples when it is read again"
-            arrays = f"{len(changed)} of {len(self.kept[id(loader)])} of its arrays"
-            proof = f"{arrays} have changed, the first of shape {tuple(changed[0].shape)}"
-            self.broken(self.reader(loader, place), text, proof)
+    fault = "{} gives other examples when it is read again"
 
     def on_read_twice(self, loader: Any, place: Place) -> None:
         self.seen = True
@@ -238,10 +227,9 @@ class TrainingAndTestDataAreApart(Law):
         fix="split once, before training, and build the loaders from the two parts",
     )
 
-    def start(self) -> None:
-        self.rows: set[bytes] = set()
-        self.trained: list[Any] = []  # what the training loaders read
-        self.lines: dict[int, Place] = {}
+    rows: set[bytes]
+    trained: list[Any]  # what the training loaders read
+    lines: dict[int, Place]
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         self.lines[id(loader)] = place
@@ -318,9 +306,8 @@ class TrainingDataIsShuffled(Law):
         fix="DataLoader(training_data, shuffle=True)",
     )
 
-    def start(self) -> None:
-        self.labels: dict[int, list[set[int]]] = {}
-        self.places: dict[int, Place] = {}
+    labels: dict[int, list[set[int]]]
+    places: dict[int, Place]
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         self.on_finished()

@@ -24,11 +24,10 @@ COUNT = "{} of batches are divided by the number of batches, though one is small
 class EveryExampleCountsOnce(Law):
     """A mean over examples is no mean of batch means: the last batch may be smaller, or missing."""
 
-    def start(self) -> None:
-        self.losses: dict[Place, list[tuple[float, int, bool]]] = {}
-        self.sizes: dict[Place, list[int]] = {}  # of the batches of an evaluation, by its line
-        self.names: list[str] = []  # of loaders
-        self.validations: set[Place] = set()
+    losses: dict[Place, list[tuple[float, int, bool]]]
+    sizes: dict[Place, list[int]]  # of the batches of an evaluation, by its line
+    names: list[str]  # of loaders
+    validations: set[Place]
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         self.on_finished()

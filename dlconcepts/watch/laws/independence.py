@@ -18,8 +18,7 @@ ROWS = 8  # fewer examples could agree with a column by chance
 class ExamplesStayApart(Law):
     """In eval mode the output for an example must depend on that example alone."""
 
-    def start(self) -> None:
-        self.softmaxes: list[tuple[int, Place]] = []
+    softmaxes: list[tuple[int, Place]]
 
     def on_softmax(
         self, name: str, args: Any, dim: Any, result: Tensor, inside: bool, place: Place
@@ -80,9 +79,8 @@ class PredictionsDoNotSeeTheirTargets(Law):
         "no column of the inputs that holds the target",
     )
 
-    def start(self) -> None:
-        self.target: Tensor | None = None
-        self.place = NOWHERE
+    target: Tensor | None = None
+    place = NOWHERE
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         if result.requires_grad and self.trace.close:

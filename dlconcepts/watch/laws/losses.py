@@ -27,9 +27,8 @@ class TheLossIsFinite(Law):
         "functions that are stable; stop where torch.isfinite(loss) is False",
     )
 
-    def start(self) -> None:
-        self.bad: tuple[Place, float] = NOWHERE, 0.0
-        self.last = 0.0
+    bad: tuple[Place, float] = NOWHERE, 0.0
+    last = 0.0
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         on_cpu = loss.device.type == "cpu"
@@ -56,22 +55,16 @@ class TheLossIsFinite(Law):
 class TheLossIsKeptAsANumber(Law):
     """A running sum of losses is to be of numbers: a loss tensor keeps the graph of its batch."""
 
-    def start(self) -> None:
-        self.place = NOWHERE
-        self.count = 0
-
-    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        self.place, self.count = place, self.count + 1
-
     def on_step_ends(self, held: Held) -> None:
-        self.seen = self.seen or self.count > HELD
+        count, place = self.trace.backwards, self.trace.backward
+        self.seen = self.seen or count > HELD
         # The marks of a forward pass live as long as its graph.
         # Those of one step count once: it may collect several, and let go of them all.
         alive = len({mark.walked for mark in self.trace.marks if mark.walked})
-        if alive > HELD and alive > min(self.count, 64) // 2 and self.may_prove(self.place):
+        if alive > HELD and alive > min(count, 64) // 2 and self.may_prove(place):
             text = "losses are kept as tensors, each with its graph"
-            proof = f"after backward {alive} graphs of {self.count} losses are still in memory"
-            self.broken(keeper(self.place), text, proof)
+            proof = f"after backward {alive} graphs of {count} losses are still in memory"
+            self.broken(keeper(place), text, proof)
 
 
 def keeper(place: Place) -> Place:

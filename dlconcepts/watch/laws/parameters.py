@@ -25,15 +25,14 @@ def total(parameters: Any) -> float:
 class TheOptimizerHoldsTheModel(Law):
     """What gets a gradient, and is to learn, must be in an optimizer."""
 
-    def start(self) -> None:
-        self.first: dict[int, tuple[int, float]] = {}
+    first: dict[int, tuple[int, float]]
 
     def on_trained(self, forward: Forward, held: Held) -> None:
         if not self.trace.close:
             return
         self.seen = True
         model, holders = plain(forward.owner), self.trace.holders()
-        known = {id(p) for some in holders for p in some.parameters}
+        known = self.trace.in_optimizers()
         named = model.named_parameters()
         outside = [(n, p) for n, p in named if p.grad is not None and id(p) not in known]
         outside = [(name, p) for name, p in outside if p.requires_grad]
@@ -63,48 +62,36 @@ class TheOptimizerHoldsTheModel(Law):
 class EveryLayerIsRegistered(Law):
     """A layer that forward uses must be registered, or nothing trains, moves or saves it."""
 
-    def start(self) -> None:
-        self.strangers: list[tuple[str, list[Tensor], Forward, Place]] = []
-        self.leaves: list[Tensor] = []
+    strangers: dict[int, tuple[str, Place]]  # parameters of layers since backward
+    leaves: list[Tensor]
 
     def on_stranger(self, module: nn.Module, forward: Forward, place: Place) -> None:
-        own: list[Tensor] = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        if own and forward.grad:
-            self.strangers.append((type(module).__name__, own, forward, place))
+        for p in module.parameters(recurse=False):
+            self.strangers[id(p)] = f"a {type(module).__name__} that forward uses", place
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
-        if self.trace.close and self.trace.steps < 2:
-            self.leaves = graph_leaves(loss)
+        self.leaves = graph_leaves(loss) if self.trace.close and self.trace.steps < 2 else []
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        strangers, self.strangers = self.strangers, []
-        found, self.leaves = self.leaves, []
-        for name, own, forward, where in strangers:
-            self.seen = True
-            reached = any(p.grad is not None for p in own)
-            is_free = forward.walked and not any(self.trace.is_held(p) for p in own)
-            if reached and is_free and self.may_prove(where):
-                model = type(forward.owner).__name__
-                self.report(where, f"forward uses a {name} that {model} does not register", own)
-        if self.trace.last is not None and found and not strangers:
-            self.judge_leaves(self.trace.last, found)
-
-    def judge_leaves(self, forward: Forward, found: list[Tensor]) -> None:
-        if any(isinstance(x, Tensor) and x.requires_grad for x in forward.args):
-            return  # what is in front of the model is not its own
-        self.seen = True
-        model = forward.owner
-        known = {id(p) for m in [*self.trace.models(), model] for p in m.parameters()}
-        unknown = {id(x) for x in found if id(x) not in known and not self.trace.is_held(x)}
-        for name, tensor in list(vars(model).items()):
-            if id(tensor) in unknown and self.may_prove(name):
-                place = line_of_attribute(model, name, "forward") or forward.place
-                text = f"{type(model).__name__}.{name} is no Parameter, and needs a gradient"
-                self.report(place, text, [tensor])
-
-    def report(self, place: Place, text: str, own: list[Tensor]) -> None:
-        proof = f"a tensor of shape {tuple(own[0].shape)} got a gradient and is in no optimizer"
-        self.broken(place, text, proof)
+        strangers, self.strangers = self.strangers, {}
+        found, self.leaves, forward = self.leaves, [], self.trace.last
+        if not found or forward is None:
+            return
+        self.seen, model = True, forward.owner
+        known = {id(p) for m in (model, *self.trace.models()) for p in m.parameters()}
+        known |= self.trace.in_optimizers()
+        # With a gradient for the inputs, what is in front of the model is not its own.
+        is_first = not any(isinstance(x, Tensor) and x.requires_grad for x in forward.args)
+        for name, value in vars(model).items() if is_first else ():
+            if isinstance(value, Tensor):
+                where = line_of_attribute(model, name, "forward") or forward.place
+                strangers[id(value)] = f"the tensor {name}", where
+        for leaf in found:
+            what, where = strangers.get(id(leaf), ("", NOWHERE))
+            if what and id(leaf) not in known and leaf.grad is not None and self.may_prove(where):
+                text = f"{what} is not registered in {type(model).__name__}"
+                proof = f"a tensor of shape {tuple(leaf.shape)} got a gradient; no optimizer has it"
+                self.broken(where, text, proof)
 
     def on_step_ends(self, held: Held) -> None:
         self.seen = True
@@ -113,27 +100,21 @@ class EveryLayerIsRegistered(Law):
 class EveryParameterGetsAGradient(Law):
     """What the optimizer holds and forward uses must get a gradient."""
 
-    def start(self) -> None:
-        # By optimizer: the parameters without a gradient, with sums of their values, and a pass.
-        self.missing: dict[int, dict[int, float]] = {}
-        self.passes: dict[int, Forward] = {}
-        self.place = NOWHERE
-        self.called: set[int] = set()
-        self.reached: set[int] = set()
-        self.backwards = 0
-
-    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        self.place, self.backwards = place, self.backwards + 1
+    # By optimizer: the parameters without a gradient, with sums of their values, and a pass.
+    missing: dict[int, dict[int, float]]
+    passes: dict[int, Forward]
+    called: set[int]
+    reached: set[int]
 
     def on_step_ends(self, held: Held) -> None:
         forward, key = self.trace.last, id(held)
         if forward is not None:
             self.called.update(forward.called)
-            self.passes[key] = forward if self.counts[key] < STEPS else self.passes[key]
-        backwards, self.backwards = self.backwards, 0
-        if not backwards or self.counts[key] >= STEPS or not self.trace.close:
+        if not self.trace.fresh or self.counts[key] >= STEPS or not self.trace.close:
             return
         self.seen = True
+        if forward is not None:
+            self.passes[key] = forward
         # Another optimizer may share a parameter, and its loss reach it.
         known = [p for other in self.trace.holders() for p in other.parameters]
         self.reached.update(id(p) for p in known if p.grad is not None)
@@ -143,21 +124,24 @@ class EveryParameterGetsAGradient(Law):
         self.counts[key] += 1
         if self.counts[key] == STEPS:
             self.judge(held)
+        if not silent:
+            self.passes.pop(key, None)  # which would keep the model alive
 
     def on_finished(self) -> None:
         for held in self.trace.holders():
             if 0 < self.counts[id(held)] < STEPS:
                 self.judge(held)
-            for name, part, own in self.silent_parts(held):
-                before = sum(self.missing[id(held)][id(p)] for p in own)
+        for key, forward in self.passes.items():
+            for name, part, own in self.silent_parts(key):
+                before = sum(self.missing[key][id(p)] for p in own)
                 moved = total(own) != before or any(p.grad is not None for p in own)
                 if not moved and name and id(part) not in self.called:
-                    self.judge_idle(self.passes[id(held)], name, own[0])
+                    self.judge_idle(forward, name, own[0])
 
-    def silent_parts(self, held: Held) -> Iterator[tuple[str, nn.Module, list[Tensor]]]:
+    def silent_parts(self, key: int) -> Iterator[tuple[str, nn.Module, list[Tensor]]]:
         """Yield the layers with parameters that never got a gradient."""
-        forward, missing = self.passes.get(id(held)), self.missing.get(id(held), {})
-        for name, part in plain(forward.owner).named_modules() if forward and missing else ():
+        forward, missing = self.passes[key], self.missing.get(key, {})
+        for name, part in plain(forward.owner).named_modules() if missing else ():
             own: list[Tensor] = [p for p in part.parameters(recurse=False) if id(p) in missing]
             if own:
                 yield name, part, own
@@ -184,11 +168,11 @@ class EveryParameterGetsAGradient(Law):
             if not passed and any(map(has_some, self.trace.models())):
                 count = f"after {self.counts[id(held)]} steps the gradient of all {len(missing)}"
                 proof = f"{count} parameters of the optimizer is None"
-                self.broken(self.place, "the loss has no path to any parameter", proof)
+                self.broken(self.trace.backward, "the loss has no path to any parameter", proof)
             return
         if forward is None or not can_run(forward):
             return
-        for name, part, own in self.silent_parts(held):
+        for name, part, own in self.silent_parts(id(held)):
             used = id(part) in forward.called or part is forward.owner
             far = self.influence(forward, own) if used and self.may_prove(id(part)) else 0.0
             if far:
@@ -216,9 +200,8 @@ class EveryParameterGetsAGradient(Law):
 class FrozenParametersStay(Law):
     """A parameter that requires no gradient must not move with a step."""
 
-    def start(self) -> None:
-        self.before: list[tuple[Tensor, Tensor]] = []
-        self.claimed: list[tuple[str, str, Tensor, Tensor]] = []  # of modules with the attribute
+    before: list[tuple[Tensor, Tensor]]
+    claimed: list[tuple[str, str, Tensor, Tensor]]  # of modules with the attribute
 
     def on_step_begins(self, held: Held) -> None:
         frozen = [p for p in held.parameters if not p.requires_grad]
@@ -266,8 +249,7 @@ def apart_by(tensor: Tensor, before: Tensor) -> float:
 class FrozenStatisticsStay(Law):
     """BatchNorm of a frozen part keeps its running statistics only in eval mode."""
 
-    def start(self) -> None:
-        self.before: dict[int, Tensor] = {}
+    before: dict[int, Tensor]
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         if not self.trace.close or not forward.grad:

@@ -45,8 +45,7 @@ class TheScheduleFollowsTheSteps(Law):
         "is counted in batches",
     )
 
-    def start(self) -> None:
-        self.schedules: dict[int, Schedule] = {}
+    schedules: dict[int, Schedule]
 
     def known(self, schedule: Any, held: Held) -> Schedule:
         known = self.schedules.get(id(schedule))

@@ -28,8 +28,7 @@ DEEP = 32  # operations between a loss and the outputs
 class CrossEntropyIsGivenLogits(Law):
     """Cross-entropy normalises scores itself: it is to be given logits, not probabilities."""
 
-    def start(self) -> None:
-        self.softmax: tuple[Any, Place] = None, NOWHERE
+    softmax: tuple[Any, Place] = None, NOWHERE
 
     def on_softmax(self, name: str, args: Any, dim: Any, result: Tensor, *rest: Any) -> None:
         if name == "softmax" and result.grad_fn is not None:
@@ -134,8 +133,7 @@ def cut(scores: Tensor) -> tuple[str, float] | None:
 class TheLossPairsOutputsWithTargets(Law):
     """An elementwise loss compares each output with one target, not (N, 1) with (N,)."""
 
-    def start(self) -> None:
-        self.outputs: dict[Any, tuple[int, ...]] = {}
+    outputs: dict[Any, tuple[int, ...]]
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         if self.trace.close and isinstance(output, Tensor) and output.grad_fn is not None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, function_at
+from dlconcepts.watch.places import Place, function_at
 from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Held, norm
 
@@ -27,25 +27,19 @@ def is_mean(named: dict[str, Any]) -> bool:
 class AStepFollowsItsOwnBatch(Law):
     """backward adds to what is in `grad`; a step must not follow the batches of earlier steps."""
 
-    def start(self) -> None:
-        # By optimizer, since its last step: the norms of old and own gradients, the signature and
-        # the line of backward; None if the gradients were cleared.
-        self.carried: dict[int, tuple[float, float, list[Any], Place] | None] = {}
+    # By optimizer, since its last step: the norms of old and own gradients, and the signature;
+    # None if the gradients were cleared.
+    carried: dict[int, tuple[float, float, list[Any]] | None]
 
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
         for held in self.trace.holders():
-            key, (old, own) = id(held), held.norms
-            if key in self.carried:
-                known = self.carried[key]
-                if known and held.was_reached:
-                    self.carried[key] = *known[:3], place
-            elif held.steps and held.kept and (own > 0 or old == 0):
-                self.carried[key] = (old, own, held.signature(), place) if old else None
+            old, own = held.norms
+            is_first = held.steps and held.kept and id(held) not in self.carried
+            if is_first and (own > 0 or old == 0):
+                self.carried[id(held)] = (old, own, held.signature()) if old else None
 
     def on_clears(self, owner: Any, place: Place) -> None:
-        for held in self.trace.holders():
-            if owner is held.optimizer():
-                self.carried.pop(id(held), None)
+        self.carried.pop(id(self.trace.optimizers.get(id(owner))), None)
 
     def on_step_begins(self, held: Held) -> None:
         known = self.carried.get(id(held))
@@ -54,11 +48,11 @@ class AStepFollowsItsOwnBatch(Law):
 
     def on_step_ends(self, held: Held) -> None:
         self.seen = self.seen or held.steps > 1
-        old, own, _, place = self.carried.pop(id(held), None) or (0.0, 0.0, [], NOWHERE)
+        old, own, _ = self.carried.pop(id(held), None) or (0.0, 0.0, [])
         if old > LEAST * own:
             text = f"nothing cleared the gradients of {held.name} before step {held.steps}"
             proof = f"the old gradients have norm {old:.3g}, those of this batch {own:.3g}"
-            self.broken(place, text, proof)
+            self.broken(held.backward, text, proof)
 
 
 class OneStepForEachBackward(Law):
@@ -72,26 +66,17 @@ class OneStepForEachBackward(Law):
         fix="for each batch: zero_grad, forward, loss, backward, step, all inside the loop",
     )
 
-    def start(self) -> None:
-        self.values: dict[int, list[float]] = {}  # of the gradients after a step
-        self.unused: dict[int, list[Place]] = {}  # backward passes cleared before a step
-        self.cleared: dict[int, Place] = {}
-        self.place = NOWHERE
-
-    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
-        self.place = place
+    values: dict[int, list[float]]  # of the gradients after a step
+    unused: dict[int, list[Place]]  # backward passes cleared before a step
 
     def on_clears(self, owner: Any, place: Place) -> None:
         for held in self.trace.holders():
-            is_own = owner is held.optimizer()
-            if is_own:
-                self.cleared[id(held)] = place
-            elif isinstance(owner, nn.Module):
-                is_own = {id(p) for p in held.probes[:1]} <= {id(p) for p in owner.parameters()}
-            if held.new and is_own:
+            first = {id(p) for p in held.probes[:1]}
+            is_model = isinstance(owner, nn.Module) and first <= {id(p) for p in owner.parameters()}
+            if held.new and (is_model or owner is held.optimizer()):
                 held.new = 0
                 if not self.was_attack():
-                    self.unused.setdefault(id(held), []).append(self.place)
+                    self.unused.setdefault(id(held), []).append(held.backward)
 
     def was_attack(self) -> bool:
         """Return whether the last backward pass was for the gradient of an input."""
@@ -137,10 +122,9 @@ class OneStepForEachBackward(Law):
             moved = held.steps or any(id(p) in stepping for p in held.parameters)
             if held.reached >= BATCHES and not moved:
                 self.seen = True
-                place = self.cleared.get(id(held), held.place) if self.trace.steps else self.place
                 text = f"{held.reached} backward passes, and {held.name} never stepped"
                 proof = f"the optimizer of line {held.place.line} took 0 steps and has no state"
-                self.broken(place, text, proof)
+                self.broken(held.backward, text, proof)
 
 
 def sums(gradients: list[Tensor]) -> list[float]:
@@ -158,8 +142,7 @@ class GradientsAreClippedBeforeTheStep(Law):
         fix="loss.backward(), scaler.unscale_(optimizer), clip_grad_norm_(...), optimizer.step()",
     )
 
-    def start(self) -> None:
-        self.scale = 1.0
+    scale = 1.0
 
     def on_scaled(self, factor: float) -> None:
         self.scale = factor
@@ -201,10 +184,9 @@ class AccumulationKeepsTheMean(Law):
         fix="(loss / k).backward() for k micro-batches",
     )
 
-    def start(self) -> None:
-        self.passes: dict[Place, list[float]] = {}  # the divisor of each loss since the last step
-        self.signed: list[Any] = []  # the gradients after backward
-        self.is_sum = False
+    passes: dict[Place, list[float]]  # the divisor of each loss since the last step
+    signed: list[Any]  # the gradients after backward
+    is_sum = False
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         if is_mean(named) and result.grad_fn is not None:

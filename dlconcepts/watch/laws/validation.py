@@ -45,8 +45,7 @@ class TrainingIsInTrainingMode(Law):
         fix="model.train() at the start of each epoch, and again after each evaluation inside it",
     )
 
-    def start(self) -> None:
-        self.trained: set[int] = set()  # models that have trained in training mode
+    trained: set[int]  # models that have trained in training mode
 
     def on_step_begins(self, held: Held) -> None:
         forward = self.trace.last
@@ -128,11 +127,10 @@ class ValidationRecordsNoGradients(Law):
 class ValidationChangesNothing(Law):
     """An evaluation must not train: neither weights nor running statistics may move."""
 
-    def start(self) -> None:
-        self.after: dict[int, tuple[int, float]] = {}  # a step, and the weights after it
-        self.evaluation: Forward | None = None
-        self.suspect: float | None = None  # the weights before a step in an evaluation
-        self.loads = self.others = 0
+    after: dict[int, tuple[int, float]]  # a step, and the weights after it
+    evaluation: Forward | None = None
+    suspect: float | None = None  # the weights before a step in an evaluation
+    loads = others = 0
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         if not forward.grad and self.trace.is_validation(forward):
@@ -194,8 +192,7 @@ def digest(held: Held) -> float:
 class EvalModeLeavesNothingToChance(Law):
     """In eval mode a model is to be without chance: F.dropout does not know the mode by itself."""
 
-    def start(self) -> None:
-        self.suspects: dict[int, tuple[nn.Module, Place]] = {}
+    suspects: dict[int, tuple[nn.Module, Place]]
 
     def on_dropout(self, module: nn.Module, forward: Forward | None, place: Place) -> None:
         if forward is not None and not forward.training:
