@@ -218,15 +218,6 @@ class Hooks:
         trace = self.trace
         forward.writes = forward.versions != versions(forward.args)
         site = trace.site(forward)
-        site.calls += 1
-        if not forward.training and site.calls <= 2:
-            forward.norms = tuple(
-                name
-                for name, part in forward.owner.named_modules()
-                if part.training
-                and isinstance(part, nn.modules.batchnorm._BatchNorm)
-                and part.track_running_stats
-            )
         if forward.loader and len(site.loaders) < 8:
             site.loaders.add(forward.loader)
         trace.settle()

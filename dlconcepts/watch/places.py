@@ -129,8 +129,8 @@ def line_of_attribute(owner: object, attribute: str, method: str = "__init__") -
     code = getattr(getattr(type(owner), method, None), "__code__", None)
     if code is None or not is_user_file(code.co_filename):
         return None
-    last = max((line for *_, line in code.co_lines() if line), default=code.co_firstlineno)
     first = Place(code.co_filename, code.co_firstlineno)
+    last = getattr(function_at(first), "end_lineno", None)
     return nearest(rf"self\.{re.escape(attribute)}\b", first, last)
 
 

@@ -63,7 +63,6 @@ class Forward:
     inner: Any = None  # what its first layer with weights was given
     versions: tuple[int, ...] = ()  # of its arguments, before
     writes: bool = False
-    norms: tuple[str, ...] = ()  # BatchNorm layers in training mode, in a model in eval mode
 
     @property
     def inputs(self) -> Tensor | None:
@@ -149,7 +148,6 @@ class Site:
 
     owner: "weakref.ref[nn.Module]"
     place: Place
-    calls: int = 0
     walked: int = 0
     loaders: set[int] = field(default_factory=set)
 

@@ -73,10 +73,8 @@ class PredictionsDoNotSeeTheirTargets(Law):
     explanation = Explanation(
         claim="networks.forward-chains-layers",
         concept="Model that sees what it is to predict",
-        why="the loss falls to nothing in training, and nothing can be predicted, where the answer "
-        "is not there to be copied",
-        fix="a causal mask (position t attends to positions 0 to t), targets shifted by one, and "
-        "no column of the inputs that holds the target",
+        why="the loss falls to nothing, and nothing can be predicted where the answer is missing",
+        fix="a causal mask, targets shifted by one, no column of the inputs that holds the target",
     )
 
     target: Tensor | None = None

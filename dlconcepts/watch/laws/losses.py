@@ -23,8 +23,7 @@ class TheLossIsFinite(Law):
         claim="training.loss-goes-down",
         concept="Loss that is NaN or infinite",
         why="one such step makes the weights NaN, and they stay so",
-        fix="lower the learning rate, clip the gradients, and take logarithms and divisions by "
-        "functions that are stable; stop where torch.isfinite(loss) is False",
+        fix="lower the learning rate, clip the gradients, use stable functions such as logsumexp",
     )
 
     bad: tuple[Place, float] = NOWHERE, 0.0

@@ -39,10 +39,8 @@ class TheScheduleFollowsTheSteps(Law):
     explanation = Explanation(
         claim="training.optimizer-step-applies-the-gradient",
         concept="Schedule stepped at the wrong place",
-        why="before the first step it skips its first rate; once a batch where it counts epochs it "
-        "is over in the first of them; without step() the rate never changes",
-        fix="scheduler.step() after optimizer.step(): once an epoch, or once a batch if its length "
-        "is counted in batches",
+        why="the rate falls too early, too fast, or never",
+        fix="scheduler.step() after optimizer.step(), once an epoch or once a batch, as it counts",
     )
 
     schedules: dict[int, Schedule]

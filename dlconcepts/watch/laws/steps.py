@@ -61,8 +61,7 @@ class OneStepForEachBackward(Law):
     explanation = Explanation(
         claim="training.step-order",
         concept="Steps and backward passes that do not belong together",
-        why="a step without a new gradient repeats the last one; a gradient that no step uses is "
-        "work for nothing, and the model learns from a part of the data only",
+        why="a step without a new gradient repeats the last one; a gradient without one is lost",
         fix="for each batch: zero_grad, forward, loss, backward, step, all inside the loop",
     )
 
@@ -137,8 +136,7 @@ class GradientsAreClippedBeforeTheStep(Law):
     explanation = Explanation(
         claim="training.step-order",
         concept="Clipping at the wrong place",
-        why="before backward there is nothing to clip, and after the step it is too late: a large "
-        "gradient moves the weights as far as it wants",
+        why="before backward there is nothing to clip, and after the step it is too late",
         fix="loss.backward(), scaler.unscale_(optimizer), clip_grad_norm_(...), optimizer.step()",
     )
 
@@ -179,8 +177,7 @@ class AccumulationKeepsTheMean(Law):
     explanation = Explanation(
         claim="autograd.micro-batches-add-up-to-a-batch",
         concept="Accumulated gradients that are not averaged",
-        why="the gradient is k times that of the whole batch: the step is as long as with k times "
-        "the learning rate, and clipping cuts it",
+        why="the gradient is k times that of the whole batch, as with k times the learning rate",
         fix="(loss / k).backward() for k micro-batches",
     )
 

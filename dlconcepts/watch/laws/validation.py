@@ -13,7 +13,7 @@ from dlconcepts.watch.trace import Forward, Held
 
 SAME = 1e-5  # what float32 may round
 STEPS = 2  # in eval mode, of a model that never was in training mode
-DROPOUT = nn.modules.dropout._DropoutNd
+DROPOUT, BATCH_NORM = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm
 
 
 class ValidationIsInEvalMode(Law):
@@ -40,8 +40,7 @@ class TrainingIsInTrainingMode(Law):
     explanation = Explanation(
         claim="validation.eval-and-train-modes",
         concept="Training in eval mode",
-        why="dropout is off and BatchNorm keeps its old statistics, so the model trains without "
-        "what was to regularise it",
+        why="dropout is off and BatchNorm keeps its old statistics: nothing regularises the model",
         fix="model.train() at the start of each epoch, and again after each evaluation inside it",
     )
 
@@ -96,8 +95,7 @@ def to_change(modes: dict[bool, Place], place: Place) -> Place:
 
 def is_switched(module: nn.Module) -> bool:
     """Return whether a layer does something else in training."""
-    kinds = (DROPOUT, nn.modules.batchnorm._BatchNorm)
-    return isinstance(module, kinds) and getattr(module, "p", 1) != 0
+    return isinstance(module, (DROPOUT, BATCH_NORM)) and getattr(module, "p", 1) != 0
 
 
 class ValidationRecordsNoGradients(Law):
@@ -174,13 +172,16 @@ class ValidationChangesNothing(Law):
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
         # Of a model in eval mode; else validation-is-in-eval-mode says it.
-        if forward.norms and self.may_prove(forward.place):
-            first = forward.norms[0]
-            count = getattr(forward.owner.get_submodule(first), "num_batches_tracked", None)
-            batches = f"{int(count)} batches" if count is not None else "this batch"
-            text = f"an evaluation moved the statistics of {len(forward.norms)} BatchNorm layers"
-            proof = f"{first or 'the model'} was in training mode and has counted {batches}"
-            self.broken(forward.place, text, proof)
+        if forward.training or forward.owner.training:
+            return
+        parts = [m for m in forward.owner.modules() if m.training and isinstance(m, BATCH_NORM)]
+        norms = [norm for norm in parts if norm.track_running_stats]
+        if norms and self.may_prove(forward.place):
+            text = f"an evaluation moved the statistics of {len(norms)} BatchNorm layers"
+            proof = (
+                f"in training mode, the first of them has counted {norms[0].num_batches_tracked}"
+            )
+            self.broken(forward.place, text, f"{proof} batches")
 
 
 def digest(held: Held) -> float:
