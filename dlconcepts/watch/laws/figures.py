@@ -8,16 +8,22 @@ from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws.steps import is_mean
-from dlconcepts.watch.places import Place, function_at, function_name, says_validation, user_frames
+from dlconcepts.watch.places import (
+    Place,
+    function_at,
+    function_name,
+    loops_at,
+    says_validation,
+    user_frames,
+)
 from dlconcepts.watch.trace import Forward
 
 MOST = 256  # batches of an evaluation that are followed
 WEIGHTED = re.compile(r"\* ?[a-z_]|\.sum\(\)", re.I)
 MEANS = re.compile(r"loss|criterion|cross_entropy|/ ?(len\(|\w+\.(size|shape))|\.mean\(|acc", re.I)
-ROOM, ALL = (
-    "a sum is divided by the room in the batches",
-    "means of batches are added up and divided by the number of all examples",
-)
+ROOM = "a sum is divided by the room in the batches"
+ALL = "means of batches are added up and divided by the number of all examples"
+LAST = "each batch overwrites the loss or figure of the one before"
 COUNT = "{} of batches are divided by the number of batches, though one is smaller"
 
 
@@ -79,7 +85,8 @@ class EveryExampleCountsOnce(Law):
             lines = [v for p, v in losses.items() if function_at(p) is inside and len(v) > 1]
             known = lines[0] if lines else []
             # Sums may be divided by the number of examples.
-            is_fault = known and known[0][2] if what == ALL else ragged
+            is_mean = bool(known and known[0][2])
+            is_fault = {ALL: is_mean, LAST: several}.get(what, ragged)
             if what and is_fault and self.may_prove(where):
                 self.broken(where, what, proof(found, known, what))
 
@@ -88,8 +95,11 @@ def proof(sizes: list[int], losses: list[tuple[float, int, bool]], what: str) ->
     total, least, most = sum(sizes), min(sizes), max(sizes)
     if what == ROOM:
         return f"the {len(sizes)} batches have {total} examples, and room for {len(sizes) * most}"
-    if losses and (what == ALL or "loss" in what):
+    if what == LAST and not losses:
+        return f"the last of {len(sizes)} batches has {sizes[-1]} of the {total} examples"
+    if losses and (what in (ALL, LAST) or "loss" in what):
         plain = sum(x for x, _, _ in losses) / (total if what == ALL else len(losses))
+        plain = losses[-1][0] if what == LAST else plain
         mean = sum(x * (n if is_mean else 1) for x, n, is_mean in losses) / total
         return f"the mean over all {total} examples is {mean:.6g}; this gives {plain:.6g}"
     return f"an example of the batch of {least} counts as {most / least:.3g} of the batch of {most}"
@@ -109,6 +119,8 @@ def division(place: Place, loaders: list[str]) -> tuple[Place, str]:
                 added[ast.unparse(node.func.value)] = ast.unparse(node.args[0])
         elif isinstance(node, ast.Assign) and is_count(node.value, counts):
             counts.add(ast.unparse(node.targets[0]))
+    if line := overwritten(place, nodes):
+        return Place(place.file, line), LAST
     for node in nodes:
         by: Any = None
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
@@ -132,6 +144,19 @@ def division(place: Place, loaders: list[str]) -> tuple[Place, str]:
             kind = "losses" if re.search("loss|criterion|entropy", value, re.I) else "figures"
             return here, COUNT.format(kind)
     return place, ""
+
+
+def overwritten(place: Place, nodes: list[Any]) -> int:
+    """Return the line of a loop that sets a figure which is read only after the loop, or 0."""
+    for loop in loops_at(place)[-1:]:
+        reads = [n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+        after = {n.id for n in reads if n.lineno > loop.end_lineno}
+        after -= {n.id for n in reads if loop.lineno <= n.lineno <= loop.end_lineno}
+        for node in [n for n in ast.walk(loop) if isinstance(n, ast.Assign)]:
+            names = {ast.unparse(target) for target in node.targets}
+            if names & after and MEANS.search(ast.unparse(node.value)):
+                return node.lineno
+    return 0
 
 
 def is_count(node: ast.AST, counts: set[str]) -> bool:
