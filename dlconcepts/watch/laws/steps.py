@@ -67,12 +67,15 @@ class OneStepForEachBackward(Law):
 
     values: dict[int, list[float]]  # of the gradients after a step
     unused: dict[int, list[Place]]  # backward passes cleared before a step
+    cleared: dict[int, Place]
 
     def on_clears(self, owner: Any, place: Place) -> None:
         for held in self.trace.holders():
-            first = {id(p) for p in held.probes[:1]}
+            is_own, first = owner is held.optimizer(), {id(p) for p in held.probes[:1]}
+            if is_own:
+                self.cleared[id(held)] = place
             is_model = isinstance(owner, nn.Module) and first <= {id(p) for p in owner.parameters()}
-            if held.new and (is_model or owner is held.optimizer()):
+            if held.new and (is_model or is_own):
                 held.new = 0
                 if not self.was_attack():
                     self.unused.setdefault(id(held), []).append(held.backward)
@@ -123,7 +126,8 @@ class OneStepForEachBackward(Law):
                 self.seen = True
                 text = f"{held.reached} backward passes, and {held.name} never stepped"
                 proof = f"the optimizer of line {held.place.line} took 0 steps and has no state"
-                self.broken(held.backward, text, proof)
+                near = self.cleared.get(id(held), held.place)
+                self.broken(near if self.trace.steps else held.backward, text, proof)
 
 
 def sums(gradients: list[Tensor]) -> list[float]:
