@@ -36,7 +36,7 @@ from torch.optim.optimizer import (
 from torch.utils.data import DataLoader, dataloader
 
 from dlconcepts.checks.trees import tensors
-from dlconcepts.watch.places import NOWHERE, here, is_user_file, maker, place_of, user_frames
+from dlconcepts.watch.places import NOWHERE, OURS, here, is_user_file, maker, place_of, user_frames
 from dlconcepts.watch.trace import AWAKE, EVERY, KEPT, TWO, Forward, Mark, Trace, size
 
 # Losses whose inputs a law judges.
@@ -328,7 +328,8 @@ class Hooks:
         restore = functools.partial(setattr, holder, name, function)
         self.undo.append(restore if own else functools.partial(delattr, holder, name))
         # A module that was imported before may hold the function by name.
-        for module in [m for m in sys.modules.values() if is_user_file(file_of(m))]:
+        files = [(m, str(getattr(m, "__file__", None) or OURS)) for m in sys.modules.values()]
+        for module in [module for module, file in files if is_user_file(file)]:
             for key, value in list(vars(module).items()):
                 if value is function:
                     setattr(module, key, replacement)
@@ -492,11 +493,6 @@ def caller_of_module() -> FrameType | None:
     while frame is not None and frame.f_code.co_filename.endswith((MODULE_CODE, __file__)):
         frame = frame.f_back
     return frame
-
-
-def file_of(module: Any) -> str:
-    name = getattr(module, "__file__", None) or "<frozen"
-    return str(name)
 
 
 FOLLOWED: list[Hooks] = []

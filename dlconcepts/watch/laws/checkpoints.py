@@ -171,7 +171,8 @@ class APartialCheckpointIsRefused(Law):
         own: dict[str, Tensor] = {n: p for n, p in owner.named_parameters() if p.numel()}
         own |= {n: b for n, b in owner.named_buffers() if n.rpartition(".")[2] not in kept}
         given = {name: x for name, x in state.items() if isinstance(x, Tensor)}
-        loaded = [n for n, x in given.items() if n in own and came(x, own[n])]
+        pairs = [(n, x, own[n]) for n, x in given.items() if n in own and x.shape == own[n].shape]
+        loaded = [name for name, x, mine in pairs if x.data_ptr() != mine.data_ptr()]
         missing = [name for name in own if name not in loaded]
         # A state that is the model's own memory is for kept-weights-are-a-copy, unless it came from
         # a file.
@@ -184,19 +185,13 @@ class APartialCheckpointIsRefused(Law):
         if not loaded:
             known = [p for p in PREFIXES if any(name.startswith(p) for name in names)]
             text += f": the names in the checkpoint start with {known[0]!r}" if known else ""
-            proof = (
-                f"the model has {missing[0]}, the checkpoint {', '.join(names[:2]) or 'nothing'}"
-            )
-            self.broken(place, text, proof)
+            found = ", ".join(names[:2]) or "nothing"
+            self.broken(place, text, f"the model has {missing[0]}, the checkpoint {found}")
         elif near:  # people skip a new head on purpose, but then all of it
             proof = f"{missing[0]} keeps its values, though the checkpoint has {near[0]}"
             self.broken(place, text, proof)
         else:
             self.note(place, f"{text}: a new head may be meant")
-
-
-def came(given: Tensor, own: Tensor) -> bool:
-    return given.shape == own.shape and given.data_ptr() != own.data_ptr()
 
 
 def names_in(value: Any) -> list[str]:

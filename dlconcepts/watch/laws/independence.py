@@ -31,14 +31,16 @@ class ExamplesStayApart(Law):
         if held.steps < 2 or self.is_again(id(forward.owner)):
             return
         suspects, self.softmaxes = self.softmaxes, []
-        inputs = forward.inputs
+        inputs, loader = forward.inputs, self.trace.loader_of(forward)
         if inputs is None or len(inputs) < 2 or not can_run(forward):
             return
         n = len(inputs)
         lines = [place for size, place in suspects if size == n]
         # A loader stacks separate examples. What a graph or a sentence has along its first
         # dimension may depend on one another.
-        if not lines and n not in self.sizes(forward):
+        size = getattr(loader, "batch_size", None)
+        rest = len(loader.dataset) % size if size and hasattr(loader.dataset, "__len__") else 0
+        if not lines and n not in (size, rest):
             return
         self.seen = True
 
@@ -56,15 +58,6 @@ class ExamplesStayApart(Law):
             text = "the softmax runs over the batch dimension" if lines else text
             proof = f"other examples in eval mode moved the output for the first by {far:.2g} of it"
             self.broken(lines[0] if lines else place, text, proof)
-
-    def sizes(self, forward: Forward) -> set[int]:
-        """Return how many examples the batches of a forward pass's loader have."""
-        loader = self.trace.loader_of(forward)
-        size = getattr(loader, "batch_size", None)
-        if not size:
-            return set()
-        total = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
-        return {size, total % size}
 
 
 class PredictionsDoNotSeeTheirTargets(Law):

@@ -135,8 +135,17 @@ class EveryParameterGetsAGradient(Law):
             for name, part, own in self.silent_parts(key):
                 before = sum(self.missing[key][id(p)] for p in own)
                 moved = total(own) != before or any(p.grad is not None for p in own)
-                if not moved and name and id(part) not in self.called:
-                    self.judge_idle(forward, name, own[0])
+                if moved or not name or id(part) in self.called:
+                    continue
+                text = f"{name} never gets a gradient: forward never uses it"
+                above, _, attribute = name.rpartition(".")
+                owner = plain(forward.owner).get_submodule(above)
+                if self.trace.was_loaded(forward.owner, own[0]):
+                    self.note(forward.place, text)
+                else:
+                    place = line_of_attribute(owner, attribute) or forward.place
+                    proof = f"it was never called, and is the same after {self.trace.steps} steps"
+                    self.broken(place, text, proof)
 
     def silent_parts(self, key: int) -> Iterator[tuple[str, nn.Module, list[Tensor]]]:
         """Yield the layers with parameters that never got a gradient."""
@@ -145,16 +154,6 @@ class EveryParameterGetsAGradient(Law):
             own: list[Tensor] = [p for p in part.parameters(recurse=False) if id(p) in missing]
             if own:
                 yield name, part, own
-
-    def judge_idle(self, forward: Forward, name: str, first: Tensor) -> None:
-        above, _, attribute = name.rpartition(".")
-        owner = plain(forward.owner).get_submodule(above)
-        text = f"{name} never gets a gradient: forward never uses it"
-        if self.trace.was_loaded(forward.owner, first):
-            self.note(forward.place, text)
-        else:
-            proof = f"it was never called, and is the same after {self.trace.steps} steps"
-            self.broken(line_of_attribute(owner, attribute) or forward.place, text, proof)
 
     def judge(self, held: Held) -> None:
         missing, forward = self.missing[id(held)], self.passes.get(id(held))
