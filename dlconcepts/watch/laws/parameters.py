@@ -163,6 +163,7 @@ class EveryParameterGetsAGradient(Law):
 
         if missing and missing.keys() == {id(p) for p in held.parameters if p.requires_grad}:
             # If backward went through their model, they were cleared before the step: another law.
+            self.passes.pop(id(held), None)
             passed = forward is not None and has_some(forward.owner)
             if not passed and any(map(has_some, self.trace.models())):
                 count = f"after {self.counts[id(held)]} steps the gradient of all {len(missing)}"
