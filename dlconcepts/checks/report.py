@@ -102,19 +102,24 @@ class Report:
 
     def to_junit(self) -> str:
         """Return the report as JUnit XML; excepted and not checked count as skipped."""
-        suite = ET.Element("testsuite", name="dlconcepts.checks", tests=str(len(self.results)))
-        for result in self.results:
-            case = ET.SubElement(suite, "testcase", classname=result.claim, name=result.check)
-            case.set("time", f"{result.seconds:.3f}")
-            if result.status != "passed":
-                details = NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", result.details)
-                message, *_ = f"{result.status}: {details}".splitlines()
-                tag = {"FAILED": "failure", "error": "error"}.get(result.status, "skipped")
-                ET.SubElement(case, tag, message=message).text = details
-        for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-            suite.set(name, str(len(suite.findall(f"*/{tag}"))))
-        ET.indent(suite)
-        return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+        return junit("dlconcepts.checks", self.results)
+
+
+def junit(name: str, results: Iterable[Result]) -> str:
+    suite = ET.Element("testsuite", name=name, tests="0")
+    for result in results:
+        case = ET.SubElement(suite, "testcase", classname=result.claim, name=result.check)
+        case.set("time", f"{result.seconds:.3f}")
+        if result.status != "passed":
+            details = NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", result.details)
+            message, *_ = f"{result.status}: {details}".splitlines()
+            tag = {"FAILED": "failure", "error": "error"}.get(result.status, "skipped")
+            ET.SubElement(case, tag, message=message).text = details
+    counted = {"failures": "*/failure", "errors": "*/error", "skipped": "*/skipped"}
+    for what, path in {"tests": "*", **counted}.items():
+        suite.set(what, str(len(suite.findall(path))))
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def wrapped(lesson: str) -> list[str]:

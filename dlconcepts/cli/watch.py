@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from dlconcepts.support.atomic import check_report, write_report
@@ -17,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in REPORTS:
         check_report(getattr(arguments, name), f"--{name}")
     script, *its_own = arguments.script
-    from dlconcepts.watch.run import module_file, run_script  # these import PyTorch
+    from dlconcepts.watch.run import run_script  # which imports PyTorch
 
     if arguments.module and module_file(script) is None:
         raise UserError(f"there is no module {script} to run; is its folder the current one?")
@@ -44,3 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     status = run_script(script, its_own, arguments.module, done)
     return status or (BROKEN if broken and not arguments.exit_zero else 0)
+
+
+def module_file(name: str) -> str | None:
+    """Return where `python -m NAME` finds its code, None if nowhere."""
+    try:
+        spec = find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = find_spec(f"{name}.__main__")
+    except (ImportError, ValueError):
+        return None
+    return spec.origin if spec is not None else None

@@ -13,7 +13,7 @@
 The script does not change, and neither does what it computes: hooks look at forward passes, losses,
 backward passes, optimizer steps, schedules, checkpoints and loaders. A law is called broken only
 with a proof, such as the loss of the same batch without the fault. A law that had nothing to judge
-is "not seen", never passed. `dlconcepts.watch.laws` has the laws, a file each.
+is "not seen", never passed. `dlconcepts.watch.laws` has the laws, by topic.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -64,44 +64,64 @@ def user_frames(frame: FrameType | None = None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def here() -> Place:
+    """Return the line of the user's code that is running."""
+    return next(map(place_of, user_frames(sys._getframe(1))), NOWHERE)
+
+
 def maker() -> Place:
     """Return the line that made the argument of a call: a caller's, if it is only passed on."""
-    frames = list(user_frames(sys._getframe(1)))
-    for frame in frames:
-        place = Place(frame.f_code.co_filename, frame.f_lineno)
-        names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    for frame in user_frames(sys._getframe(1)):
+        place, code = place_of(frame), frame.f_code
         first = re.search(r"\w\(\s*(\w+)\s*[,)]", place.code)
-        if first is None or first[1] not in names:
+        if first is None or first[1] not in code.co_varnames[: code.co_argcount]:
             return place
     return here()
 
 
-def here() -> Place:
-    """Return the line of the user's code that is running."""
-    frame = next(user_frames(sys._getframe(1)), None)
-    return Place(frame.f_code.co_filename, frame.f_lineno) if frame else NOWHERE
+def place_of(frame: FrameType) -> Place:
+    return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
 @functools.lru_cache(maxsize=64)
 def tree(file: str) -> ast.AST:
-    """Return the syntax tree of a file, with a link from each node to its parent."""
     try:
-        module: ast.AST = ast.parse("".join(linecache.getlines(file)))
+        return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):  # a notebook's cell may hold what is not Python
-        module = ast.Module([], [])
-    for node in ast.walk(module):
-        for child in ast.iter_child_nodes(node):
-            child.parent = node  # type: ignore[attr-defined]
-    return module
+        return ast.Module([], [])
 
 
 @functools.lru_cache(maxsize=1024)  # a loop asks for the same lines at each step
+def around(place: Place, *kinds: type[ast.AST]) -> list[Any]:
+    """Return the nodes of some kinds that hold a line, the innermost last."""
+    nodes: list[Any] = [node for node in ast.walk(tree(place.file)) if isinstance(node, kinds)]
+    inside = [node for node in nodes if node.lineno <= place.line <= node.end_lineno]
+    return sorted(inside, key=lambda node: node.lineno)
+
+
 def function_at(place: Place) -> ast.AST:
     """Return the innermost function around a line, or the module."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Module)
-    around = [node for node in ast.walk(tree(place.file)) if isinstance(node, kinds[:2])]
-    around = [node for node in around if node.lineno <= place.line <= (node.end_lineno or 0)]
-    return max(around, key=lambda node: node.lineno, default=tree(place.file))
+    functions = around(place, ast.FunctionDef, ast.AsyncFunctionDef)
+    return functions[-1] if functions else tree(place.file)
+
+
+def function_name(place: Place) -> tuple[str, ...]:
+    return (getattr(function_at(place), "name", ""),)
+
+
+def loops_at(place: Place) -> list[Any]:
+    """Return the loops around a line within its function, the innermost last."""
+    first = getattr(function_at(place), "lineno", 0)
+    return [loop for loop in around(place, ast.For, ast.While) if loop.lineno >= first]
+
+
+def nearest(pattern: str, place: Place, last: int | None = None) -> Place:
+    """Return the line nearest to a place that matches, up to a last one if given, or the place."""
+    lines = enumerate(linecache.getlines(place.file), 1)
+    fits = [i for i, text in lines if re.search(pattern, text)]
+    if last is not None:
+        fits = [i for i in fits if place.line <= i <= last]
+    return Place(place.file, min(fits, key=lambda i: abs(i - place.line), default=place.line))
 
 
 def line_of_attribute(owner: object, attribute: str, method: str = "__init__") -> Place | None:
@@ -109,26 +129,9 @@ def line_of_attribute(owner: object, attribute: str, method: str = "__init__") -
     code = getattr(getattr(type(owner), method, None), "__code__", None)
     if code is None or not is_user_file(code.co_filename):
         return None
-    last = max((line for *_, line in code.co_lines() if line), default=code.co_firstlineno)
-    for line in range(code.co_firstlineno, last + 1):
-        if re.search(rf"self\.{re.escape(attribute)}\b", linecache.getline(code.co_filename, line)):
-            return Place(code.co_filename, line)
-    return None
-
-
-@functools.lru_cache(maxsize=1024)
-def loops_at(place: Place) -> list[ast.For | ast.While]:
-    """Return the loops around a line within its function, the innermost last."""
-    loops = [
-        node for node in ast.walk(function_at(place)) if isinstance(node, (ast.For, ast.While))
-    ]
-    return [node for node in loops if node.lineno <= place.line <= (node.end_lineno or 0)]
-
-
-def last_line_of_function(place: Place) -> Place:
-    node = function_at(place)
-    line = getattr(node, "end_lineno", None)
-    return Place(place.file, line) if line else place
+    first = Place(code.co_filename, code.co_firstlineno)
+    last = getattr(function_at(first), "end_lineno", None)
+    return nearest(rf"self\.{re.escape(attribute)}\b", first, last)
 
 
 def words_at(place: Place, functions: tuple[str, ...] = ()) -> str:

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
+from dlconcepts.checks.settings import settings_kept
+from dlconcepts.checks.trees import copied, distance, floats, on_tensors
 from dlconcepts.watch.places import Place
 from dlconcepts.watch.trace import Forward, Trace
 
@@ -56,37 +59,27 @@ def run_again(
     trace: Trace,
     forward: Forward,
     *,
+    seed: int,
     training: bool | None = None,
     grad: bool = False,
     args: Any = None,
-    kwargs: Any = None,
-    seed: int | None = None,
 ) -> Any:
     """Return the output of a forward pass on a copy of its batch; by default in the same modes.
 
     Raises whatever the user's code raises.
     """
-    from dlconcepts.checks.settings import settings_kept  # only a run with proofs needs the checks
-    from dlconcepts.checks.trees import copied
-
-    module = plain(forward.module)
-    args = forward.args if args is None else args
-    kwargs = forward.kwargs if kwargs is None else kwargs
-    silent = contextlib.redirect_stdout(io.StringIO())
-    with trace.proving(), settings_kept(), left_alone(plain(forward.owner)), silent:
-        if training is not None:
-            for part in plain(forward.owner).modules():
-                part.training = training
-        if seed is not None:
-            torch.manual_seed(seed)
+    given = copied((forward.args if args is None else args, forward.kwargs))
+    silent, owner = contextlib.redirect_stdout(io.StringIO()), plain(forward.owner)
+    with trace.proving(), settings_kept(), left_alone(owner), silent:
+        for part in owner.modules() if training is not None else ():
+            part.training = bool(training)
+        torch.manual_seed(seed)
         with torch.set_grad_enabled(grad), torch._C._EnableTorchFunction():
-            return module.forward(*copied(args), **copied(kwargs))
+            return plain(forward.module).forward(*given[0], **given[1])
 
 
 def can_run(forward: Forward) -> bool:
     """Return whether the arguments of a forward pass are still there, and hold no graph."""
-    from dlconcepts.checks.trees import floats
-
     found = floats([forward.args, forward.kwargs])
     return bool(forward.args or forward.kwargs) and all(x.is_leaf for x in found.values())
 
@@ -98,33 +91,23 @@ def influence(
     part: Callable[[Tensor], Tensor | None],
 ) -> tuple[float, Place]:
     """Return how far a change of inputs moves a part of the output in eval mode, and from where."""
-    from dlconcepts.checks.trees import on_tensors
-
-    args = on_tensors(forward.args, change)
-    runs = []
-    for given in (forward.args, forward.args, args):
-        calls: list[tuple[nn.Module, Any, Any]] = []
-        with torch.nn.modules.module.register_module_forward_hook(
-            lambda module, inputs, output, calls=calls: calls.append((module, inputs, output))
-        ):
-            runs.append((run_again(trace, forward, training=False, seed=0, args=given), calls))
+    runs: list[tuple[Any, list[Any]]] = []
+    for args in (forward.args, forward.args, on_tensors(forward.args, change)):
+        calls: list[Any] = []
+        with register_module_forward_hook(lambda *call, calls=calls: calls.append(call)):
+            runs.append((run_again(trace, forward, training=False, seed=0, args=args), calls))
     (before, calls), (again, _), (after, others) = runs
     far = moved(before, after, part) if moved(before, again, part) == 0 else 0.0
-    for one, other in zip(calls, others, strict=False):
-        if id(one[0]) in forward.called and any(
-            moved(one[i], other[i], part) > 1e-3 for i in (1, 2)
-        ):
-            return far, forward.called[id(one[0])]
+    for (module, *one), (_, *other) in zip(calls, others, strict=False):
+        if id(module) in forward.called and moved(one, other, part) > 1e-3:
+            return far, forward.called[id(module)]
     inside = [place for place in forward.called.values() if place.line]
     return far, inside[-1] if inside else forward.place
 
 
-def moved(before: Any, after: Any, part: Callable[[Tensor], Tensor | None]) -> float:
+def moved(before: Any, after: Any, part: Callable[[Tensor], Any] = lambda tensor: tensor) -> float:
     """Return the largest difference in a part of two outputs, relative to their magnitude."""
-    from dlconcepts.checks.trees import distance, floats
-
-    found = [0.0]
-    others = floats(after)
+    found, others = [0.0], floats(after)
     for path, x in floats(before).items():
         one = part(x)
         other = part(others[path]) if path in others and others[path].shape == x.shape else None
@@ -133,6 +116,7 @@ def moved(before: Any, after: Any, part: Callable[[Tensor], Tensor | None]) -> f
     return max(found)
 
 
-def apart(one: Any, other: Any) -> float:
-    """Return the largest difference between two outputs, relative to their largest magnitude."""
-    return moved(one, other, lambda tensor: tensor)
+def differences(trace: Trace, forward: Forward, modes: list[tuple[Any, int]]) -> list[float]:
+    """Return how far a forward pass in some modes, with some seeds, differs from the first."""
+    runs = [run_again(trace, forward, training=mode, seed=seed) for mode, seed in modes]
+    return [moved(runs[0], other) for other in runs[1:]]

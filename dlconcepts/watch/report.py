@@ -2,13 +2,14 @@
 
 import json
 import textwrap
-import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dlconcepts
+from dlconcepts.checks import REGISTRY
+from dlconcepts.checks.report import Result, junit
 from dlconcepts.watch.places import Place
 
 WIDTH = 96
@@ -75,11 +76,8 @@ class Report:
 
     def lesson(self, law: str) -> Any:
         """Return what a law says about itself: the lesson of the check, where there is one."""
-        if law in self.explanations:
-            return self.explanations[law]
-        from dlconcepts import checks  # takes a moment, and only a finding needs it
-
-        return checks.REGISTRY[law].lesson  # type: ignore[attr-defined]
+        known: Any = self.explanations.get(law) or REGISTRY[law]
+        return getattr(known, "lesson", known)
 
     def summary(self) -> str:
         """Return how many laws were kept, broken and not seen."""
@@ -87,19 +85,14 @@ class Report:
         kept = f"{counts['kept']} law{'s' if counts['kept'] != 1 else ''} kept"
         said = f"{kept}, {counts['broken']} broken, {counts['not seen']} not seen"
         steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
-        if not self.steps:
-            steps = "no optimizer step was seen"
-        notes = sum(finding.verdict == "note" for finding in self.findings)
+        notes = len(self.findings) - len(self.broken)
         noted = f", {notes} note{'s' if notes > 1 else ''}" if notes else ""
-        return f"watch: {steps}; {said}{noted}"
+        return f"watch: {steps if self.steps else 'no optimizer step was seen'}; {said}{noted}"
 
     def __str__(self) -> str:
-        ordered = sorted(self.findings, key=lambda f: (f.verdict != "broken", f.file, f.line))
-        lines = [
-            line
-            for finding in ordered
-            for line in [*described(finding, self.lesson(finding.law)), ""]
-        ]
+        lines: list[str] = []
+        for found in sorted(self.findings, key=lambda f: (f.verdict != "broken", f.file, f.line)):
+            lines += [*described(found, self.lesson(found.law)), ""]
         lines += [f"could not be judged: {error}" for error in self.errors]
         return "\n".join([*lines, self.summary()])
 
@@ -111,28 +104,15 @@ class Report:
 
     def to_junit(self) -> str:
         """Return the report as JUnit XML, a test case a law; what was not seen is skipped."""
-        counts = Counter(self.laws.values())
-        suite = ET.Element(
-            "testsuite",
-            name="dlconcepts.watch",
-            tests=str(len(self.laws)),
-            failures=str(counts["broken"]),
-            errors="0",
-            skipped=str(counts["not seen"]),
-        )
+        results = []
         for law, verdict in self.laws.items():
-            case = ET.SubElement(suite, "testcase", classname=self.lesson(law).claim, name=law)
-            found = [finding for finding in self.broken if finding.law == law]
-            if found:
-                message = f"{found[0].place}: {found[0].message}"
-                text = "\n\n".join(
-                    "\n".join(described(finding, self.lesson(law))) for finding in found
-                )
-                ET.SubElement(case, "failure", message=message).text = text
-            elif verdict == "not seen":
-                ET.SubElement(case, "skipped", message="nothing in the run could break it")
-        ET.indent(suite)
-        return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+            status, about = {"kept": "passed", "broken": "FAILED"}.get(verdict), self.lesson(law)
+            found = [described(finding, about) for finding in self.broken if finding.law == law]
+            details = "\n".join(line for lines in found for line in lines)
+            details = details or "nothing in the run could break it"
+            told = (status or verdict, details, about.concept, about.claim)
+            results.append(Result(law, *told, passes=0, seconds=0.0))
+        return junit("dlconcepts.watch", results)
 
     def to_sarif(self) -> str:
         """Return the report as SARIF 2.1.0, which code hosts show at the lines."""
@@ -140,28 +120,17 @@ class Report:
             law: {"id": law, "shortDescription": {"text": self.lesson(law).concept}}
             for law in {finding.law: None for finding in self.findings}
         }
-        results = [
-            {
-                "ruleId": finding.law,
-                "level": "error" if finding.verdict == "broken" else "note",
-                "message": {"text": ". ".join(filter(None, (finding.message, finding.proof)))},
-                "locations": [
-                    {
-                        "physicalLocation": {
-                            "artifactLocation": {"uri": relative(finding.file).as_posix()},
-                            "region": {"startLine": max(finding.line, 1)},
-                        }
-                    }
-                ],
-            }
-            for finding in self.findings
-        ]
-        tool = {
-            "name": "dlconcepts",
-            "version": dlconcepts.__version__,
-            "rules": list(rules.values()),
-        }
-        run = {"tool": {"driver": tool}, "results": results}
+        results = []
+        for finding in self.findings:
+            artifact = {"uri": relative(finding.file).as_posix()}
+            region = {"startLine": max(finding.line, 1)}
+            place = {"artifactLocation": artifact, "region": region}
+            level = "error" if finding.verdict == "broken" else "note"
+            text = ". ".join(filter(None, (finding.message, finding.proof)))
+            result = {"ruleId": finding.law, "level": level, "message": {"text": text}}
+            results.append({**result, "locations": [{"physicalLocation": place}]})
+        tool = {"name": "dlconcepts", "version": dlconcepts.__version__}
+        run = {"tool": {"driver": {**tool, "rules": list(rules.values())}}, "results": results}
         return json.dumps({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
 

@@ -9,7 +9,6 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +151,3 @@ def without_ours(found: types.TracebackType | None) -> types.TracebackType | Non
     if file.startswith((OURS, "<frozen runpy>", runpy.__file__)):
         return rest
     return types.TracebackType(rest, found.tb_frame, found.tb_lasti, found.tb_lineno)
-
-
-def module_file(name: str) -> str | None:
-    """Return where `python -m NAME` finds its code, None if nowhere."""
-    try:
-        spec = find_spec(name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = find_spec(f"{name}.__main__")
-    except (ImportError, ValueError):
-        return None
-    return spec.origin if spec is not None else None

@@ -18,15 +18,11 @@ PROBES = 4  # parameters that stand for all of an optimizer
 # After so many steps the laws look at two in a row of each thirty-two.
 AWAKE, EVERY, TWO = 256, 32, 2
 ROUTINE = {
-    "forward",
-    "loss",
-    "clears",
-    "backward_begins",
-    "backward_ends",
-    "step_begins",
-    "step_ends",
+    *("forward", "loss", "clears", "backward_begins", "backward_ends"),
+    *("step_begins", "step_ends", "trained"),
 }
 KEPT = 16 * 2**20  # bytes of a batch that a trace may keep alive
+PART = 2**18  # numbers of a gradient that are compared
 
 
 class Mark:
@@ -64,10 +60,14 @@ class Forward:
     walked: bool = False
     ended: bool = False
     key: Any = None  # of the line of its caller
-    inner: Any = None
+    inner: Any = None  # what its first layer with weights was given
     versions: tuple[int, ...] = ()  # of its arguments, before
     writes: bool = False
-    norms: tuple[str, ...] = ()  # BatchNorm layers in training mode, in a model in eval mode
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """The first argument that is a batch."""
+        return next((x for x in self.args if isinstance(x, Tensor) and x.ndim), None)
 
     @property
     def walked_paths(self) -> set[str]:
@@ -75,10 +75,8 @@ class Forward:
         marks = {path: mark() for path, mark in self.paths.items()}
         return {path for path, mark in marks.items() if mark is None or mark.walked}
 
-    @property
-    def is_pending(self) -> bool:
-        """Whether backward may still reach it."""
-        return not self.walked and any(True for _ in self.marks)
+    def forget(self) -> None:
+        self.args, self.kwargs = (), {}
 
 
 @dataclass(eq=False)
@@ -93,8 +91,15 @@ class Held:
     has_closure: bool = False
     reached: int = 0  # backward passes in all
     new: int = 0  # backward passes that reached its parameters since its last step
-    before: Any = None
+    backward: Place = NOWHERE  # of the last of them
+    before: list[Any] = field(default_factory=list)  # the signature before the last backward pass
+    kept: list[Tensor | None] = field(default_factory=list)  # the gradients before it
+    norms: tuple[float, float] = (0.0, 0.0)  # of these, and of what it added
     probed: tuple[int, list[Tensor]] = (0, [])
+
+    @property
+    def name(self) -> str:
+        return type(self.optimizer()).__name__
 
     @property
     def probes(self) -> list[Tensor]:
@@ -108,12 +113,29 @@ class Held:
     def signature(self) -> list[Any]:
         """Return what changes if somebody writes to a gradient."""
         found = [p.grad for p in self.probes]
-        return [None if grad is None else (id(grad), grad._version) for grad in found]
+        return [(0, 0) if grad is None else (id(grad), grad._version) for grad in found]
+
+    def gradients(self) -> list[Tensor | None]:
+        """Return a part of each gradient of the probes."""
+        grads = [p.grad for p in self.probes]
+        dense = [None if g is None or g.layout != torch.strided else g.detach() for g in grads]
+        return [None if g is None else g.reshape(-1)[:PART] for g in dense]
+
+    def before_backward(self, *, close: bool) -> None:
+        self.before, grads = self.signature(), self.gradients() if close else []
+        self.kept = [None if grad is None else grad.clone() for grad in grads]
+
+    def after_backward(self, place: Place) -> None:
+        """Note whether backward reached the parameters, and the norms of old and new gradients."""
+        if self.signature() != self.before:
+            self.new, self.reached, self.backward = self.new + 1, self.reached + 1, place
+        pairs = zip(self.kept, self.gradients() if self.kept else (), strict=False)
+        both = [(old, now - old) for old, now in pairs if old is not None and now is not None]
+        self.norms = norm(old for old, _ in both), norm(added for _, added in both)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        optimizer = self.optimizer()
-        return list(optimizer.param_groups) if optimizer is not None else []
+        return list(getattr(self.optimizer(), "param_groups", ()))
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -126,7 +148,6 @@ class Site:
 
     owner: "weakref.ref[nn.Module]"
     place: Place
-    calls: int = 0
     walked: int = 0
     loaders: set[int] = field(default_factory=set)
 
@@ -139,6 +160,8 @@ class Trace:
         self.started = time.perf_counter()
         self.spent = 0.0  # seconds in laws, with their proofs
         self.steps = self.backwards = 0
+        self.fresh = 0  # backward passes since the last step
+        self.backward = NOWHERE  # the line of the last of them
         self.rests = False
         self.close = True  # whether to look closely until the end of the next step
         self.findings: dict[tuple[str, str, str, int], Finding] = {}
@@ -150,13 +173,13 @@ class Trace:
         self.loaders: dict[int, Any] = {}  # weak references, and counts of their passes
         self.passes: dict[int, int] = {}
         self.loader = 0
+        self.built: dict[int, Place] = {}  # where loaders were built
         self.loaded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.trained: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self.marks: weakref.WeakSet[Mark] = weakref.WeakSet()
         self.modes: weakref.WeakKeyDictionary[nn.Module, dict[bool, Place]] = (
             weakref.WeakKeyDictionary()
         )
-        self.trained: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self.marks: weakref.WeakSet[Mark] = weakref.WeakSet()
-        self.built: dict[int, Place] = {}  # where loaders were built
         self.laws = [law(self) for law in laws]
         self.listeners: dict[str, list[Any]] = {}
 
@@ -164,27 +187,23 @@ class Trace:
         """Give an event to each law that listens to it; an error of ours must not end the run."""
         if self.rests and event in ROUTINE and torch.is_grad_enabled():
             return
-        listeners = self.listeners.get(event)
-        if listeners is None:
-            listeners = [
-                getattr(law, f"on_{event}") for law in self.laws if hasattr(law, f"on_{event}")
-            ]
-            self.listeners[event] = listeners
+        if event not in self.listeners:
+            found = [getattr(law, f"on_{event}", None) for law in self.laws]
+            self.listeners[event] = [listener for listener in found if listener]
         started = time.perf_counter()
-        for listener in list(listeners):
+        for listener in list(self.listeners[event]):
             try:
                 listener(*arguments)
             except Exception as error:  # laws meet objects of every kind
                 law = listener.__self__
                 self.errors.append(f"{law.id}: {type(error).__name__}: {error}")
                 law.gave_up = True
-                listeners.remove(listener)  # the others still hear of the event
+                self.listeners[event].remove(listener)  # the others still hear of the event
         self.spent += time.perf_counter() - started
 
     def add(self, finding: Finding) -> None:
         key = finding.law, finding.verdict, finding.file, finding.line
-        found = self.findings.setdefault(key, finding)
-        found.count += 1
+        self.findings.setdefault(key, finding).count += 1
 
     @contextmanager
     def proving(self) -> Iterator[None]:
@@ -200,12 +219,17 @@ class Trace:
         waiting = list(self.pending)
         self.pending.clear()
         for forward in waiting:
-            if forward.is_pending and not final:
+            if not forward.walked and forward.marks and not final:  # backward may still reach it
                 self.pending.append(forward)
             elif not forward.walked and forward.paths:
-                self.tell("unused", forward)
+                self.unused(forward)
             elif forward.walked and forward is not self.last:
-                forward.args, forward.kwargs = (), {}
+                forward.forget()
+
+    def unused(self, forward: Forward) -> None:
+        """Report a forward pass that no backward pass will use, if it evaluates a trained model."""
+        if self.is_validation(forward):
+            self.tell("evaluated", forward)
 
     # What the laws ask.
 
@@ -215,17 +239,16 @@ class Trace:
         return list(found.values())
 
     def held(self, optimizer: Any, place: Place = NOWHERE) -> Held:
-        key = id(optimizer)
-        known = self.optimizers.get(key)
+        known = self.optimizers.get(id(optimizer))
         if known is None or known.optimizer() is not optimizer:
-            known = self.optimizers[key] = Held(weakref.ref(optimizer), place)
+            known = self.optimizers[id(optimizer)] = Held(weakref.ref(optimizer), place)
         return known
 
     def holders(self) -> list[Held]:
         return [held for held in self.optimizers.values() if held.optimizer() is not None]
 
-    def is_held(self, parameter: Tensor) -> bool:
-        return any(p is parameter for held in self.holders() for p in held.parameters)
+    def in_optimizers(self) -> set[int]:
+        return {id(p) for held in self.holders() for p in held.parameters}
 
     def trains(self, module: nn.Module) -> bool:
         """Return whether a module has trained, or is the average or copy of one that has."""
@@ -245,10 +268,15 @@ class Trace:
 
     def site(self, forward: Forward) -> Site:
         key = forward.place, id(forward.owner)
-        site = self.sites.get(key)
-        if site is None:
-            site = self.sites[key] = Site(weakref.ref(forward.owner), forward.place)
-        return site
+        if key not in self.sites:
+            self.sites[key] = Site(weakref.ref(forward.owner), forward.place)
+        return self.sites[key]
+
+    def loader_of(self, forward: Forward) -> Any:
+        return self.loaders.get(forward.loader, lambda: None)()
+
+    def training_loaders(self) -> set[int]:
+        return {key for site in self.sites.values() if site.walked for key in site.loaders}
 
     def is_validation(self, forward: Forward) -> bool:
         """Return whether a forward pass without a backward pass evaluates a trained model.
@@ -256,23 +284,27 @@ class Trace:
         A training step may also need such a pass, for a fake image, a pseudo-label or an action. So
         we look for a sign: the names say it, or training does not use the loader of the batch.
         """
-        site = self.site(forward)
-        if site.walked or forward.walked or not self.trains(forward.owner):
+        if self.site(forward).walked or forward.walked or not self.trains(forward.owner):
             return False
         # A training step detaches what it computes for itself, as a discriminator's opinion.
         place = NOWHERE if ".detach()" in forward.place.code else forward.place
-        if says_validation(place, forward.functions):
+        if says_validation(place, forward.functions) or any(
+            map(says_validation, forward.callers[:1])
+        ):
             return True
-        if any(map(says_validation, forward.callers[:1])):
-            return True
-        training = {key for other in self.sites.values() if other.walked for key in other.loaders}
+        training = self.training_loaders()
         return bool(forward.loader and training and forward.loader not in training)
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    dense = [tensor.detach() for tensor in tensors if tensor.layout == torch.strided]
+    squares = [tensor.double().square().sum().cpu() for tensor in dense]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
 def size(value: Any) -> int:
     """Return the bytes of all tensors in some arguments."""
     if isinstance(value, Tensor):
         return value.nbytes if value.layout == torch.strided else 0
-    if isinstance(value, dict):
-        return sum(map(size, value.values()))
-    return sum(map(size, value)) if isinstance(value, (tuple, list)) else 0
+    parts = value.values() if isinstance(value, dict) else value
+    return sum(map(size, parts)) if isinstance(value, (dict, tuple, list)) else 0

@@ -216,18 +216,22 @@ assert torch.allclose(outputs.exp().sum(dim=1), torch.tensor(1.0), atol=1e-2)
 def check_nll_is_given_log_probabilities(project: Project) -> None:
     """Check that the exponentials of the scores that NLLLoss gets sum to 1 for each example."""
     for output, _ in of_kind(project, LIKELIHOOD):
-        values = output.detach().double()
-        sums = values.exp().sum(dim=1)
-        if near_one(sums, 0.1):  # wide: bfloat16 rounds this much
-            continue
-        positive = bool((values >= 0).all()) and near_one(values.sum(dim=1))
-        what = "probabilities" if positive else "logits"
-        if len(values) > 1 and near_one(values.exp().sum(dim=0)):
-            what = "log-probabilities over the batch dimension"
-        broken(
-            f"NLLLoss is given {what}: the exponentials of a row sum to {sums.min():.3g} to "
-            f"{sums.max():.3g}, not to 1"
-        )
+        if seen := no_log_probabilities(output):
+            broken(f"NLLLoss is given {seen}")
+
+
+def no_log_probabilities(output: Tensor) -> str:
+    """Return what scores are, and what shows it, empty if they are log-probabilities."""
+    values = output.detach().double()
+    sums = values.exp().sum(dim=1)
+    if near_one(sums, 0.1):  # wide: bfloat16 rounds this much
+        return ""
+    positive = bool((values >= 0).all()) and near_one(values.sum(dim=1))
+    what = "probabilities" if positive else "logits"
+    if len(values) > 1 and near_one(values.exp().sum(dim=0)):
+        what = "log-probabilities over the batch dimension"
+    span = f"{sums.min():.3g} to {sums.max():.3g}"
+    return f"{what}: the exponentials of a row sum to {span}, not to 1"
 
 
 @law(
@@ -244,16 +248,21 @@ assert outputs.min() < 0 or (outputs != 0).all()
 def check_scores_are_not_cut_at_zero(project: Project) -> None:
     """Check that the scores of a classifier can be negative."""
     for output, what in of_kind(project, CROSS_ENTROPY, BINARY, LIKELIHOOD):
-        if not (cut := operation(output, CUT_AT_ZERO)):
-            continue
-        values = output.detach()
-        normalised = what == LIKELIHOOD  # log_softmax shifts the zeros to another value
-        zeros = values == (values.amin(dim=1, keepdim=True) if normalised else 0)
-        if normalised or (bool((values >= 0).all()) and bool(zeros.any())):
+        cut, share = cut_at_zero(output, normalised=what == LIKELIHOOD)
+        if cut:
             broken(
                 f"{what} is given scores that come from {cut}: of {describe(output)} none is "
-                f"negative, and {zeros.double().mean():.0%} are cut off at one value"
+                f"negative, and {share:.0%} are cut off at one value"
             )
+
+
+def cut_at_zero(output: Tensor, *, normalised: bool) -> tuple[str, float]:
+    """Return what cut off scores, empty if nothing did, and the share that it cut off."""
+    values, cut = output.detach(), operation(output, CUT_AT_ZERO)
+    # log_softmax shifts the zeros to another value.
+    zeros = values == (values.amin(dim=1, keepdim=True) if normalised else 0)
+    guilty = cut and (normalised or (bool((values >= 0).all()) and bool(zeros.any())))
+    return cut if guilty else "", float(zeros.double().mean())
 
 
 @law(
