@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from dlconcepts.checks.batches import NotCheckedError as NotCheckedError
+from dlconcepts.checks.batches import not_checked as not_checked
 from dlconcepts.checks.project import Project, watched
 from dlconcepts.checks.settings import settings_kept
 
@@ -32,6 +34,8 @@ class Lesson:
     def missing(self, project: Project) -> str:
         """Return the parts that a project lacks for the check, empty if it lacks none."""
         lacks = [part for part in self.needs if not project.has(part)]
+        if "loss_fn" in lacks and project.loss_fn is not None:
+            lacks[lacks.index("loss_fn")] = "targets"
         if self.any_of and not any(project.has(part) for part in self.any_of):
             lacks.append(" or ".join(self.any_of))
         return ", ".join(lacks)
@@ -53,20 +57,12 @@ class CheckFailedError(AssertionError):
         )
 
 
-class NotCheckedError(Exception):
-    """A check does not apply to a project, or lacks a part of it; the message says which."""
-
-
 class BrokenLawError(Exception):
     """What the body of a check observed; the check adds its lesson."""
 
 
 def broken(observed: str) -> NoReturn:
     raise BrokenLawError(observed)
-
-
-def not_checked(why: str) -> NoReturn:
-    raise NotCheckedError(why)
 
 
 Check = Callable[..., None]

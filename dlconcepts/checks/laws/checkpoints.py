@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.copies import MODELS, OPTIMIZERS
+from dlconcepts.checks.copies import MODELS, OPTIMIZERS, optimizers
 from dlconcepts.checks.laws.learning import names, shake
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
@@ -44,7 +44,7 @@ def call(function: Callable[..., Any], model: nn.Module, optimizer: Any, path: P
 def trained(project: Project) -> tuple[nn.Module, Any]:
     """Return a copy whose parameters, buffers and optimizer state differ from the start."""
     model, optimizer = project.fresh_pair()
-    if optimizer is not None and project.loss_fn is not None and project.has("targets"):
+    if optimizer is not None and project.has("batch") and project.has("loss_fn"):
         project.train(model, optimizer, project.repeated(2))
     else:
         shake(model, 1)
@@ -57,8 +57,8 @@ def blank(project: Project) -> tuple[nn.Module, Any]:
     model, optimizer = project.fresh_pair()
     shake(model, 2)
     disturb_buffers(model, 0.5)
-    if optimizer is not None:
-        optimizer.state.clear()
+    for own in optimizers(optimizer):
+        own.state.clear()
     return model, optimizer
 
 
@@ -130,7 +130,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     concept="Checkpoint without the optimizer's state",
     why="a resumed run starts without momentum and step count, so it trains differently",
     fix="save optimizer.state_dict() with the model's, and load both",
-    needs=("model", "optimizer", "save", "load", "loss_fn", "batch", "targets"),
+    needs=("model", "optimizer", "save", "load", "batch", "loss_fn"),
     reproducer="""
 loss_fn(model(inputs), targets).backward()
 optimizer.step()
@@ -146,7 +146,7 @@ def check_a_checkpoint_holds_the_optimizer(project: Project) -> None:
     if "optimizer" not in takes(project.save) and "optimizer" not in takes(project.load):
         not_checked("needs a save and a load that take an optimizer")
     lost, count, _ = lost_in_a_checkpoint(
-        project, lambda _, optimizer: dict(leaves(optimizer.state_dict()))
+        project, lambda _, part: dict(leaves([own.state_dict() for own in optimizers(part)]))
     )
     if lost:
         broken(f"{len(lost)} of {count} entries did not come back: {names(lost)}")
@@ -236,9 +236,9 @@ def check_kept_weights_are_a_copy(project: Project) -> None:
             model = project.fresh()
             look_for_sharing(name, model, function(model))
             ran = True
-    can_fit = project.fit is not None and project.has("optimizer") and project.has("targets")
+    can_fit = project.fit is not None and project.has("batch")
     if not ran and not can_fit:
-        not_checked("needs snapshot, or fit with its loss_fn, optimizer and batch")
+        not_checked("needs snapshot, or fit and batch")
     if can_fit:
         model, optimizer = project.fresh_pair()
         live: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dlconcepts.checks.batches import describe, is_pair, is_stack, is_used_up, split
+from dlconcepts.checks.batches import describe, is_pair, is_stack, is_used_up
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import random_states, seed_everything
@@ -69,10 +69,10 @@ def check_labels_stay_with_their_inputs(project: Project) -> None:
     loader = project.training_data
     if project.one_pass:
         not_checked("needs a loader that can be read twice")
-    passes = {f"pass {seed + 1}": labels_by_input(loader, seed) for seed in range(2)}
+    passes = {f"pass {seed + 1}": labels_by_input(project, loader, seed) for seed in range(2)}
     source = project.data if project.loader is not None else source_of(loader)
     if source is not None and source is not loader:
-        passes = {"the data set": labels_by_input(source, 0), **passes}
+        passes = {"the data set": labels_by_input(project, source, 0), **passes}
     (first, known), *others = passes.items()
     shared = 0
     for name, pairs in others:
@@ -90,11 +90,11 @@ def check_labels_stay_with_their_inputs(project: Project) -> None:
         not_checked("needs inputs that are the same in two passes: these are augmented")
 
 
-def labels_by_input(data: Any, seed: int) -> dict[object, Counter[object]]:
+def labels_by_input(project: Project, data: Any, seed: int) -> dict[object, Counter[object]]:
     """Read data once; return the labels of each input, with their numbers."""
     seed_everything(seed)
     found: dict[object, Counter[object]] = {}
-    for inputs, targets in islice(examples(data), PAIRS):
+    for inputs, targets in islice(examples(project, data), PAIRS):
         # The loader may turn the number 3 into a tensor or an array.
         label = tuple(bits(torch.as_tensor(leaf).double()) for leaf in numeric_leaves(targets))
         key = tuple(bits(torch.as_tensor(leaf)) for leaf in numeric_leaves(inputs))
@@ -107,16 +107,21 @@ def numeric_leaves(tree: Any) -> list[Any]:
     return [x for x in found if hasattr(x, "dtype") or isinstance(x, (bool, int, float))]
 
 
-def examples(data: Any) -> Iterator[tuple[Any, Any]]:
+def examples(project: Project, data: Any) -> Iterator[tuple[Any, Any]]:
     """Yield inputs and targets of each example, of a data set or of a loader's batches."""
     if is_pair(data) or isinstance(data, Dataset):
-        yield from map(split, read(data, items=PAIRS, batches=PAIRS))
+        yield from map(project.split, read(data, items=PAIRS, batches=PAIRS))
         return
     for batch in data:
-        inputs, targets = split(batch)
+        inputs, targets = project.split(batch)
+        if project.is_list:
+            yield from zip(inputs, targets, strict=True)
+            continue
         sizes = [len(tensor) for tensor in tensors(targets).values() if tensor.ndim]
         if not sizes:
             not_checked("needs targets that are tensors")
+        if any(len(x) != sizes[0] for x in tensors(inputs).values() if x.ndim):
+            not_checked("needs batches whose first dimension counts the examples")
         for row in range(sizes[0]):
             yield at(inputs, row), at(targets, row)
 
@@ -211,10 +216,9 @@ def train_on(project: Project, data: Any, held: list[Any]) -> None:
     """Train on the very batches that a loader gave, not on copies."""
     if project.model is None or is_pair(data) or isinstance(data, Dataset):
         return
-    batches = [split(project.here(batch)) for batch in held[:2]]
-    trains = project.fit is not None or project.train_step is not None
-    if project.loss_fn is None or project.optimizer is None or not trains:
-        project.run(project.fresh(training=True), batches[0][0])
+    batches = [project.here(batch) for batch in held[:2]]
+    if project.trainer == "a plain step":
+        project.feed(project.fresh(training=True), batches[0])
     else:
         project.train(*project.fresh_pair(), batches, copies=False)
 
@@ -253,7 +257,7 @@ def check_validation_data_is_left_to_no_chance(project: Project) -> None:
     bags = []
     for seed in range(2):
         seed_everything(seed)
-        bags.append(Counter(map(str, map(all_bits, examples(data)))))
+        bags.append(Counter(map(str, map(all_bits, examples(project, data)))))
     if bags[0].keys() != bags[1].keys():
         other = len(bags[0].keys() - bags[1].keys())
         broken(f"{other} of {bags[0].total()} validation examples are not there in the next pass")

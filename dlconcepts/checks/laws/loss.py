@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ CUT_AT_ZERO = {"Relu", "ClampMin", "Clamp", "Threshold", "Hardtanh", "Maximum", 
 SQUASHED = {"Sigmoid", "Hardsigmoid"}
 CROSS_ENTROPY, BINARY = "cross-entropy", "binary cross-entropy"
 LIKELIHOOD = "negative log-likelihood"
-NEEDS = ("model", "batch", "targets", "loss_fn")
+NEEDS = ("model", "batch", "loss_fn")
 FAR = 40.0  # where a sigmoid is 0 or 1 in float32
 TRIES = 8  # an L1 loss reveals only signs, so several draws are needed
 
@@ -44,7 +45,7 @@ class Recording:
         self.calls: list[tuple[Any, ...]] = []
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if len(arguments) == 2 and not named:
+        if not named:
             self.calls.append(arguments)
         return self.loss_fn(*arguments, **named)
 
@@ -52,20 +53,30 @@ class Recording:
         return getattr(self.loss_fn, name)
 
 
-def scores(project: Project) -> tuple[Any, Any]:
-    """Return what training passes to the loss: outputs with their graph, and targets."""
-    model, optimizer = project.fresh_pair(training=True)
-    trains = project.train_step is not None or project.fit is not None
-    if trains and optimizer is not None:
+def scores(project: Project) -> tuple[Any, ...]:
+    """Return what training passes to the loss: as a rule outputs with their graph, and targets."""
+    if project.loss_fn is None:
+        not_checked("needs loss_fn")
+    if project.trainer != "a plain step":
+        model, optimizer = project.fresh_pair(training=True)
         own, project.loss_fn = project.loss_fn, (recording := Recording(project.loss_fn))
         try:
             project.train(model, optimizer, project.repeated(1))
         finally:
             project.loss_fn = own
         if recording.calls and floats(recording.calls[0][0]):
-            outputs, targets = recording.calls[0]
-            return outputs, targets
-    return project.run(project.fresh(training=True), project.inputs()), project.targets()
+            return recording.calls[0]
+    if not project.has("targets"):
+        return ()
+    batch = project.whole()
+    return project.feed(project.fresh(training=True), batch), project.split(batch)[1]
+
+
+def loss_arguments(project: Project) -> tuple[Any, ...]:
+    """Return the arguments of the first call of the loss in training, as the project makes it."""
+    if project.scored is None:  # one training step serves all checks of the loss
+        project.scored = scores(project)
+    return tuple(project.scored)
 
 
 def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]:
@@ -73,9 +84,10 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]
 
     The function can also take row numbers: which example's target each output is compared with.
     """
-    if project.scored is None:  # one training step serves all checks of the loss
-        project.scored = scores(project)
-    outputs, targets = project.scored
+    arguments = loss_arguments(project)
+    if len(arguments) != 2:
+        not_checked("needs a loss_fn that training calls with outputs and targets")
+    outputs, targets = arguments
     loss_fn = project.loss_fn
     # On the CPU a loss that gets nonsense raises; on CUDA it would spoil the process.
     plain, plain_targets = (
@@ -89,12 +101,16 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]
 
         def loss(values: Tensor, rows: Tensor | None = None, path: str = path) -> Tensor:
             changed = rebuild(plain, lambda where, leaf: values if where == path else leaf)
-            chosen = plain_targets if rows is None else project.pick_targets(plain_targets, rows)
+            chosen = plain_targets if rows is None else on_tensors(plain_targets, partial(at, rows))
             return torch.as_tensor(loss_fn(changed, copied(chosen))).mean()
 
         if gradient(loss, floats(plain)[path]) is not None:
             found.extend((output, target, loss) for target in tensors(targets).values())
     return found
+
+
+def at(rows: Tensor, target: Tensor) -> Tensor:
+    return target[rows] if target.ndim and len(target) == len(rows) else target
 
 
 def gradient(loss: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:

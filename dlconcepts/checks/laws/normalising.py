@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
-from dlconcepts.checks.batches import is_pair, split
+from dlconcepts.checks.batches import is_pair
 from dlconcepts.checks.laws.data import read, source_of
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
@@ -126,9 +126,9 @@ def check_data_is_normalised_once(project: Project) -> None:
         not_checked("needs a loader that can be read twice")
     seed_everything(0)
     with (trace := Trace()):
-        inputs, targets = split(project.here(traced_batch(data)))
+        batch = project.here(traced_batch(data))
         if project.model is not None:
-            train(project, inputs, targets)
+            train(project, batch)
     if trace.observed:
         broken(trace.observed)
 
@@ -138,15 +138,13 @@ def traced_batch(data: Any) -> Any:
     if isinstance(data, DataLoader) and not isinstance(source_of(data), Iterable):
         return data.collate_fn(list(read(source_of(data), items=4)))
     if is_pair(data) or isinstance(data, Dataset):
-        items = [tuple(torch.as_tensor(part) for part in item) for item in read(data, items=4)]
-        return [torch.stack(parts) for parts in zip(*items, strict=True)]
+        return torch.utils.data.default_collate(list(read(data, items=4)))
     return next(iter(data))
 
 
-def train(project: Project, inputs: Any, targets: Any) -> None:
+def train(project: Project, batch: Any) -> None:
     """Train or run the model on the very tensors that the trace follows."""
-    if project.train_step is not None and project.optimizer is not None and targets is not None:
-        model, optimizer = project.fresh_pair()
-        project.train_step(model, project.loss_fn, optimizer, inputs, targets)
+    if project.train_step is not None:
+        project.train(*project.fresh_pair(), [batch], copies=False)
         return
-    project.run(project.fresh(training=True), inputs)
+    project.feed(project.fresh(training=True), batch)

@@ -26,9 +26,8 @@ def evaluated(project: Project, model: nn.Module, batches: Any = None) -> Any:
     """Return the result of the project's evaluate, or of its predict."""
     if project.evaluate is None:
         return project.predict(model, project.inputs())
-    if not project.has("targets"):
-        not_checked("needs targets")
-    return project.evaluate(model, as_loader(batches or project.repeated(1)), project.loss_fn)
+    loader = as_loader(batches or project.repeated(1), project.count_of)
+    return project.evaluate(model, loader, project.loss_fn)
 
 
 def evaluator(project: Project) -> str:
@@ -98,7 +97,7 @@ def modes(model: nn.Module) -> dict[str, bool]:
     concept="Training mode not restored after validation",
     why="the next epoch trains without dropout, or trains a part that was in eval mode on purpose",
     fix="model.train() at the start of each epoch; restore the modes if parts are in eval mode",
-    needs=("model", "batch", "targets", "evaluate"),
+    needs=("model", "batch", "evaluate"),
     reproducer="""
 before = [module.training for module in model.modules()]
 evaluate(model, loader, loss_fn)
@@ -117,7 +116,7 @@ def check_the_mode_is_restored(project: Project) -> None:
     before = start_training(model)
     evaluated(project, model)
     after = modes(model)
-    if after != before and project.fit is not None and project.has("optimizer"):
+    if after != before and project.fit is not None:
         after = modes_in_training(project) or before
     wrong = [name for name in before if after.get(name) != before[name]]
     if wrong:
