@@ -1,7 +1,7 @@
 """Batches in every form: split, passed to a model, and served by a DataLoader."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -64,21 +64,20 @@ def call(model: nn.Module, inputs: Any, *, whole: bool = False) -> Any:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):  # a built-in forward; most take one argument
         signature = inspect.signature(lambda inputs: None)
-    takes = signature.parameters.values()
-    if fields is not None and not any(p.kind is p.VAR_KEYWORD for p in takes):
+    takes = signature.parameters
+    named = fields or {}
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         # As libraries do: columns that forward does not take stay behind.
-        named = {name: fields[name] for name in fields if name in signature.parameters}
-    else:
-        named = fields or {}
-    positional = tuple(inputs) if is_sequence else ()
+        named = {name: value for name, value in named.items() if name in takes}
+    positional: Any = tuple(inputs) if is_sequence else ()
     try:
         signature.bind(*positional, **named)
+        fits = bool(named or positional)
     except TypeError:
-        pass
-    else:
-        if named or positional:
-            return model(*positional, **named)
-    first = next(iter(fields.values())) if fields else positional[0] if positional else inputs
+        fits = False
+    if fits:
+        return model(*positional, **named)
+    first = next(iter(fields.values()) if fields else iter(positional or [inputs]))
     try:
         return model(inputs)
     except (TypeError, AttributeError) as error:
@@ -107,8 +106,8 @@ def split(batch: Any, where: Any = None) -> tuple[Any, Any]:
     if len(batch) == 1:
         return batch[0], None
     position = len(batch) - 1 if where is None else where % len(batch)
-    rest = tuple(part for i, part in enumerate(batch) if i != position)
-    return rest[0] if len(batch) == 2 else rest, batch[position]
+    others = tuple(part for i, part in enumerate(batch) if i != position)
+    return others[0] if len(batch) == 2 else others, batch[position]
 
 
 def is_loader(data: Any) -> bool:
@@ -167,11 +166,9 @@ class Cut(Dataset[Any]):
         return copied(batch) if self.copies else batch
 
 
-def as_loader(
-    batches: list[Any], count: Callable[[Any], int], *, copies: bool = True
-) -> DataLoader[Any]:
-    """Return a DataLoader that serves copies of these batches in this order."""
-    data = Cut(batches, [max(1, count(batch)) for batch in batches], copies)
+def as_loader(batches: list[Any], counts: list[int], *, copies: bool = True) -> DataLoader[Any]:
+    """Return a DataLoader that serves copies of these batches of so many examples, in order."""
+    data = Cut(batches, [max(1, count) for count in counts], copies)
     groups: dict[int, list[int]] = {}
     for index, (batch, _) in enumerate(data.where):
         groups.setdefault(batch, []).append(index)

@@ -56,9 +56,9 @@ def copy_together(model: nn.Module, part: Any) -> tuple[nn.Module, Any]:
     """
     memo: dict[int, Any] = {}
     twin = copy.deepcopy(model, memo)
-    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-        if mine.grad is not None and other.grad is None:
-            other.grad = mine.grad.clone()
+    for old, new in zip(model.parameters(), twin.parameters(), strict=True):
+        if old.grad is not None and new.grad is None:
+            new.grad = old.grad.clone()
     for parameter in held_by(part):
         if id(parameter) not in memo:
             alone = copy.deepcopy(parameter, memo)

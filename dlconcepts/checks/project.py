@@ -49,7 +49,6 @@ class Project:
 
     model: Any = None
     batch: Any = None
-    targets: Any = None
     data: Any = None
     loader: Any = None
     validation: Any = None
@@ -68,6 +67,7 @@ class Project:
     frozen: Any = None
     device: Any = None
     batch_dim: int | None = None
+    targets: Any = None
 
     # Results of the checks so far, not parts: forward passes, hooks of the check that runs, models
     # whose passes count, the snapshot to restore, and what is computed once for all checks.
@@ -80,6 +80,7 @@ class Project:
     copies: bool = field(default=True, init=False)
     first: Any = field(default=None, init=False)
     scored: Any = field(default=None, init=False)
+    in_pairs: bool = field(default=False, init=False)
     has_own_loss: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -116,9 +117,8 @@ class Project:
             return self.batch is not None or not (self.training_data is None or self.one_pass)
         if part == "targets":
             return self.has("batch") and self.split(self.example)[1] is not None
-        if part == "loss_fn":  # a loop or a model may compute its loss itself
-            trains = self.trainer != "a plain step" or self.own_loss
-            return trains or (self.loss_fn is not None and self.has("targets"))
+        if part == "loss":  # a loop or a model may compute its loss itself
+            return self.trainer != "a plain step" or self.loss_fn is not None or self.own_loss
         if part == "loader":
             return self.loader is not None or is_loader(self.data)
         if part == "data":
@@ -294,17 +294,19 @@ class Project:
     def loss_of(self, model: nn.Module, batch: Any, *, seed: int = 0) -> Tensor:
         """Return the loss of a batch: the model's own, or that of outputs and targets."""
         outputs = self.feed(model, batch, seed=seed)
-        own = loss_in(outputs) if self.own_loss else None
-        return self.loss(outputs, self.split(batch)[1]) if own is None else own
+        if self.own_loss and (own := loss_in(outputs)) is not None:
+            return own
+        if (targets := self.split(batch)[1]) is None:
+            not_checked("needs targets")
+        return self.loss(outputs, targets)
 
     def train(
         self, model: nn.Module, optimizer: Any, batches: list[Any], copies: bool = True
     ) -> Any:
         """Train by the project's fit, its train_step, or a plain step; return what fit returns."""
-        try:
-            if self.fit is not None:
-                loader = as_loader(batches, self.count_of, copies=copies)
-                return self.fit(model, loader, self.loss_fn, optimizer)
+        if self.fit is not None:
+            return self.loop(self.fit, model, batches, optimizer, copies=copies)
+        with self.complete("loss_fn", "optimizer"):
             for batch in map(copied, batches) if copies else batches:
                 if self.train_step is not None:
                     self.train_step(model, self.loss_fn, optimizer, *self.split(batch))
@@ -312,12 +314,35 @@ class Project:
                     optimizer.zero_grad()
                     self.loss_of(model, batch).backward()
                     optimizer.step()
-        except (AttributeError, TypeError) as error:  # of a part that is not there
-            lacks = [part for part in ("loss_fn", "optimizer") if getattr(self, part) is None]
-            if lacks and "'NoneType'" in str(error):
-                not_checked(f"needs {' and '.join(lacks)}")
-            raise
         return None
+
+    @contextmanager
+    def complete(self, *parts: str) -> Iterator[None]:
+        """Say which part is not there if a loop turns out to need it."""
+        try:
+            yield
+        except (AttributeError, TypeError) as error:
+            lacks = [part for part in parts if getattr(self, part) is None]
+            if lacks and "'NoneType'" in str(error):
+                not_checked(f"needs {' or '.join(lacks)}")
+            raise
+
+    def loop(
+        self, function: Any, model: nn.Module, batches: list[Any], *rest: Any, copies: bool = True
+    ) -> Any:
+        """Call fit or evaluate with a loader of these batches, in the form of the project's."""
+        counts = list(map(self.count_of, batches))
+        with self.complete("loss_fn", *(["optimizer"] if rest else [])):
+            if not self.in_pairs:
+                try:
+                    loader = as_loader(batches, counts, copies=copies)
+                    return function(model, loader, self.loss_fn, *rest)
+                except ValueError as error:
+                    if self.batch is None or "to unpack" not in str(error):
+                        raise
+                    self.in_pairs = True  # the loop takes pairs, in whatever form `batch` is
+            loader = as_loader(list(map(self.split, batches)), counts, copies=copies)
+            return function(model, loader, self.loss_fn, *rest)
 
     @property
     def trainer(self) -> str:
@@ -340,22 +365,21 @@ class Project:
         shapes = [[x.shape for x in tensors(t).values() if x.ndim] for t in (inputs, targets)]
         every = [*shapes[1], *shapes[0]]
         if self.batch_dim is not None:
-            every = [shape[self.batch_dim :] for shape in shapes[0] if len(shape) > self.batch_dim]
+            dim = self.batch_dim
+            every = [shape[dim:] for shape in every if len(shape) > dim and shape in shapes[0]]
         elif shapes[0] and flattened(shapes[0][0], shapes[1]):
             every = shapes[0]
-        elif len({shape[0] for shape in every}) > 1 and not any(map(is_bundle, (batch, inputs))):
+        elif len({shape[0] for shape in every}) > 1 and shapes[1] and not is_bundle(inputs):
             # Time first: the size that all have, as the first or the second dimension.
             common = set.intersection(*(set(shape[:2]) for shape in every))
-            every = [(size,) for size in common] if len(common) == 1 else every
+            every = [torch.Size(common)] if len(common) == 1 else every
         return int(every[0][0]) if every else 0
 
     def dim(self, tensor: Tensor, n: int | None = None) -> int | None:
         """Return which dimension of a tensor counts the examples, None if none does."""
         n = self.count() if n is None else n
-        dims = list(range(min(2, tensor.ndim)))
-        if self.batch_dim in dims:
-            dims.insert(0, self.batch_dim)  # type: ignore[arg-type]
-        return next((dim for dim in dims if tensor.shape[dim] == n), None)
+        dims = [0, 1] if self.batch_dim is None else [self.batch_dim, 0]
+        return next((dim for dim in dims if dim < tensor.ndim and tensor.shape[dim] == n), None)
 
     def ambiguous(self) -> bool:
         """Return whether a time-first model meets as many time steps as examples."""
@@ -386,15 +410,12 @@ class Project:
         def some(x: Tensor) -> Tensor:
             if (dim := self.dim(x, n)) is not None:
                 return x.index_select(dim, rows.to(x.device))
-            if len(shape) == 2 and x.ndim and len(x) == shape.numel():  # flattened targets
-                return self.some_of_flat(x, shape, rows)
-            return x
+            if not (len(shape) == 2 and x.ndim and len(x) == shape.numel()):
+                return x
+            flat: Tensor = x.unflatten(0, shape)  # targets (time * examples,)
+            return flat.index_select(self.batch_dim or 0, rows.to(x.device)).flatten(0, 1)
 
         return on_tensors(batch, some)
-
-    def some_of_flat(self, x: Tensor, shape: torch.Size, rows: Tensor) -> Tensor:
-        unflat = x.unflatten(0, shape)
-        return unflat.index_select(self.batch_dim or 0, rows.to(x.device)).flatten(0, 1)
 
     def batches(self, *sizes: int, targets: Any = None) -> list[Any]:
         """Cut the examples of the batch into batches of these sizes."""
@@ -422,7 +443,8 @@ def loss_in(outputs: Any) -> Tensor | None:
     named = [x for path, x in found.items() if path in ("['loss']", ".loss")]
     if named or not found:
         return named[0] if named else None
-    return sum(found.values()) if isinstance(outputs, Mapping) else next(iter(found.values()))  # type: ignore[return-value]
+    first, *others = found.values()
+    return sum(others, first) if isinstance(outputs, Mapping) else first
 
 
 PARTS = tuple(part.name for part in fields(Project) if part.init)

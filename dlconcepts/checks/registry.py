@@ -34,11 +34,9 @@ class Lesson:
     def missing(self, project: Project) -> str:
         """Return the parts that a project lacks for the check, empty if it lacks none."""
         lacks = [part for part in self.needs if not project.has(part)]
-        if "loss_fn" in lacks and project.loss_fn is not None:
-            lacks[lacks.index("loss_fn")] = "targets"
         if self.any_of and not any(project.has(part) for part in self.any_of):
             lacks.append(" or ".join(self.any_of))
-        return ", ".join(lacks)
+        return ", ".join("loss_fn" if part == "loss" else part for part in lacks)
 
 
 class CheckFailedError(AssertionError):

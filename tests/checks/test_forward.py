@@ -106,7 +106,7 @@ class TimeFirst(Gives):
     ("model", "inputs", "why"),
     [
         (Gives(), X[:1], "^needs a batch of at least 2 examples$"),
-        (TimeFirst(), X[:2], "^needs batch_dim: the first two dimensions are both as long as the "),
+        (TimeFirst(), X[:2], "^needs batch_dim: either of two dimensions may count the examples"),
         (Gives(torch.sum), X, "^needs an output with a dimension that counts the examples$"),
         (Gives(torch.sum), X[:2], "^needs an output with a dimension that counts the examples$"),
         (Gives(), torch.zeros(5, 2), "^needs examples that differ: all in the batch are the same$"),

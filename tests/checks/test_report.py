@@ -362,7 +362,7 @@ def test_an_item_is_skipped_with_what_is_missing():
 
     found = ran(items["the-mode-is-restored"])
 
-    assert found == "skipped, not checked: needs targets, evaluate"
+    assert found == "skipped, not checked: needs evaluate"
 
 
 def test_an_excepted_item_is_skipped_with_the_reason_of_the_caller():

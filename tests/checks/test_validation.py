@@ -54,9 +54,9 @@ def twice(model, loader, loss_fn):
 
 @pytest.mark.parametrize("check", [IN_EVAL, WITHOUT, UNCHANGED])
 @pytest.mark.parametrize("also", [{}, {"predict": predict}])
-def test_without_targets_an_evaluate_is_not_checked(check, also):
-    """The check needs targets to call evaluate."""
-    with pytest.raises(NotCheckedError, match="needs targets"):
+def test_without_a_loss_an_evaluate_that_calls_it_is_not_checked(check, also):
+    """What evaluate does with None tells nothing of the project."""
+    with pytest.raises(NotCheckedError, match="needs loss_fn"):
         check(model=Gives(), batch=X, evaluate=evaluate, **also)
 
 

@@ -139,7 +139,6 @@ def batches_without_shared_memory():
     "shared-memory-is-not-written-to",
     "wrote to a numpy array of shape (12, 4)",
     batches_without_shared_memory,
-    "inputs-are-left-alone",
 )
 def writes_through_to_the_array():
     """The step centres its batch in place, and from_numpy shares that memory with the array."""

@@ -44,7 +44,7 @@ def call(function: Callable[..., Any], model: nn.Module, optimizer: Any, path: P
 def trained(project: Project) -> tuple[nn.Module, Any]:
     """Return a copy whose parameters, buffers and optimizer state differ from the start."""
     model, optimizer = project.fresh_pair()
-    if optimizer is not None and project.has("batch") and project.has("loss_fn"):
+    if optimizer is not None and project.has("batch") and project.has("loss"):
         project.train(model, optimizer, project.repeated(2))
     else:
         shake(model, 1)
@@ -130,7 +130,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     concept="Checkpoint without the optimizer's state",
     why="a resumed run starts without momentum and step count, so it trains differently",
     fix="save optimizer.state_dict() with the model's, and load both",
-    needs=("model", "optimizer", "save", "load", "batch", "loss_fn"),
+    needs=("model", "optimizer", "save", "load", "batch", "loss"),
     reproducer="""
 loss_fn(model(inputs), targets).backward()
 optimizer.step()

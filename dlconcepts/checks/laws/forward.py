@@ -52,16 +52,10 @@ def check_examples_stay_apart(project: Project) -> None:
     # example does, since a view that joins neighbours mixes nothing across contiguous halves.
     rows = torch.arange(n, device="cpu")
     for kept in (*rows.tensor_split([(n + 1) // 2]), rows[::2], rows[1::2]):
-        outputs = floats(forward(project, neighbours_replaced(project, kept)))
+        outputs = forward(project, neighbours_replaced(project, kept))
         for path, dim in dims.items():
-            if (
-                path not in outputs
-                or outputs[path].ndim <= dim
-                or len(kept) > outputs[path].shape[dim]
-            ):
-                continue
             before, after = common(
-                floats(whole)[path].index_select(dim, kept), outputs[path].index_select(dim, kept)
+                *(floats(out)[path].index_select(dim, kept) for out in (whole, outputs))
             )
             if (apart := distance(before, after)) > rounding(before):
                 broken(
@@ -193,11 +187,12 @@ def check_inputs_are_left_alone(project: Project) -> None:
         batch = project.whole()
         inputs, targets = project.split(batch)
         given = {"inputs": inputs, "targets": targets}
-        if name == "accuracy":
+        if name in ("the loss", "accuracy"):
             given = {"outputs": copied(project.outputs()), "targets": targets}
-        if name == "the loss":
-            what = ("outputs", "targets", "third argument")
-            given = dict(zip(what, copied(loss_arguments(project)), strict=False))
+        if name == "the loss" and project.trainer != "a plain step":
+            arguments = on_tensors(loss_arguments(project), lambda x: x.detach().clone())
+            names = ("outputs", "targets", "third argument")
+            given = dict(zip(names, arguments, strict=False))
         before = {what: records(tree) for what, tree in given.items()}
         use(*([batch] if name.startswith("the model") else given.values()))
         for what, tree in given.items():

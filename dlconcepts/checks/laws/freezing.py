@@ -21,7 +21,7 @@ __all__ = ["check_frozen_parameters_stay", "check_frozen_statistics_stay"]
     why="requires_grad=False stops new gradients; an optimizer still steps by an old gradient, by "
     "momentum, and by weight decay on a gradient of zero",
     fix="freeze first, then give the optimizer only what requires a gradient; set p.grad = None",
-    needs=("model", "batch", "loss_fn", "optimizer"),
+    needs=("model", "batch", "loss", "optimizer"),
     reproducer="""
 names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
 fixed = {name: p for name, p in model.named_parameters() if name.startswith(tuple(names))}
@@ -100,7 +100,7 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
     concept="BatchNorm of a frozen part that moves",
     why="running statistics are not parameters: requires_grad does not stop them, eval mode does",
     fix="put the frozen part into eval mode after each model.train()",
-    needs=("model", "batch", "loss_fn", "optimizer"),
+    needs=("model", "batch", "loss", "optimizer"),
     reproducer="""
 names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
 parts = tuple({name.rpartition(".")[0] for name in names})

@@ -1,14 +1,14 @@
 """Checks of validation: in eval mode, without gradients, no change, modes restored."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.batches import as_loader
 from dlconcepts.checks.laws.learning import names
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.registry import broken, law, not_checked
+from dlconcepts.checks.registry import NotCheckedError, broken, law
 from dlconcepts.checks.trees import bits, distance, floats, rounding
 
 __all__ = [
@@ -26,8 +26,7 @@ def evaluated(project: Project, model: nn.Module, batches: Any = None) -> Any:
     """Return the result of the project's evaluate, or of its predict."""
     if project.evaluate is None:
         return project.predict(model, project.inputs())
-    loader = as_loader(batches or project.repeated(1), project.count_of)
-    return project.evaluate(model, loader, project.loss_fn)
+    return project.loop(project.evaluate, model, batches or project.repeated(1))
 
 
 def evaluator(project: Project) -> str:
@@ -117,7 +116,8 @@ def check_the_mode_is_restored(project: Project) -> None:
     evaluated(project, model)
     after = modes(model)
     if after != before and project.fit is not None:
-        after = modes_in_training(project) or before
+        with suppress(NotCheckedError):
+            after = modes_in_training(project) or before
     wrong = [name for name in before if after.get(name) != before[name]]
     if wrong:
         now = "training" if after.get(wrong[0]) else "eval"
@@ -160,7 +160,8 @@ def check_validation_records_no_gradients(project: Project) -> None:
     recorded = []
 
     def look(module: nn.Module, output: Any) -> None:
-        recorded.append(any(x.requires_grad for x in floats(output).values()))
+        needs = any(x.requires_grad for x in floats(output).values())
+        recorded.append(needs and torch.is_grad_enabled())  # TorchScript may say so without
 
     model = project.fresh()
     for parameter in model.parameters():
