@@ -1,6 +1,7 @@
 """A practitioner's project: its parts, called the way each project writes them, on copies."""
 
 import copy
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
@@ -80,6 +81,7 @@ class Project:
     copies: bool = field(default=True, init=False)
     first: Any = field(default=None, init=False)
     scored: Any = field(default=None, init=False)
+    called: nn.Module | None = field(default=None, init=False)
     in_pairs: bool = field(default=False, init=False)
     has_own_loss: bool | None = field(default=None, init=False)
 
@@ -463,6 +465,7 @@ def watched(project: Project) -> Iterator[None]:
 
     def before(module: nn.Module, arguments: Any) -> None:
         if id(module) in project.roots:
+            project.called = module
             project.passes += 1
             if project.before_forward is not None:
                 project.before_forward(module, arguments)
@@ -472,13 +475,36 @@ def watched(project: Project) -> Iterator[None]:
             return project.after_forward(module, output)
         return None
 
+    def direct(forward: Any) -> Any:
+        """Return a forward that runs the hooks if it is called as model.forward(x)."""
+
+        @functools.wraps(forward)
+        def passing(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+            by_call, project.called = project.called is module, None
+            if by_call or id(module) not in project.roots:
+                return forward(module, *arguments, **named)
+            before(module, arguments)
+            project.called = None
+            output = forward(module, *arguments, **named)
+            changed = after(module, arguments, output)
+            return output if changed is None else changed
+
+        return passing
+
     project.restore()
+    kind = type(project.network) if project.model is not None else nn.Module
+    kind = nn.Module if issubclass(kind, torch.jit.ScriptModule) else kind  # it has no forward
+    own, inherits = kind.forward, "forward" not in vars(kind)
     try:
         with (
             hooks.register_module_forward_pre_hook(before),
             hooks.register_module_forward_hook(after),
         ):
+            kind.forward = direct(own)
             yield
     finally:
+        kind.forward = own
+        if inherits:
+            del kind.forward
         project.before_forward = project.after_forward = None
         project.restore(thorough=True)

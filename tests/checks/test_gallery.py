@@ -178,7 +178,7 @@ def reproduce(name, parts):
     pairs = torch.utils.data.TensorDataset(inputs, targets)
     names = dict.fromkeys(PARTS) | {"torch": torch, "inputs": inputs, "targets": targets}
     names |= parts
-    if not name.startswith(("labels", "shared")):
+    if not name.startswith(("labels", "shared", "workers")):
         names["loader"] = torch.utils.data.DataLoader(pairs, 2)
     if not isinstance(parts["optimizer"], torch.optim.Optimizer):
         names["optimizer"] = parts["optimizer"](parts["model"])

@@ -4,6 +4,7 @@ import inspect
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def lost_in_a_checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
         call(project.save, model, optimizer, path)
+        prefixed = has_prefix(path)
         model, optimizer = blank(project)
         for part in as_parts(call(project.load, model, optimizer, path)):
             if isinstance(part, nn.Module):
@@ -93,7 +95,19 @@ def lost_in_a_checkpoint(
                 optimizer = part
         found = {name: bits(x) for name, x in state_of(model, optimizer).items()}
     lost = [name for name in expected if found.get(name) != expected[name]]
+    if lost and prefixed:
+        broken(
+            f"{len(lost)} of {len(expected)} entries did not come back: the names in the file "
+            "begin with 'module.': save model.module.state_dict(), or remove the prefix in load"
+        )
     return lost, len(expected), model
+
+
+def has_prefix(path: Path) -> bool:
+    """Return whether a file has the names of a model that DataParallel wraps."""
+    with suppress(Exception):  # whatever save has written
+        return any("['module." in name for name, _ in leaves(torch.load(path, weights_only=True)))
+    return False
 
 
 @law(
@@ -122,7 +136,13 @@ def check_a_checkpoint_holds_the_model(project: Project) -> None:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    found = {bare(name): x for name, x in model.state_dict().items()}
+    return {name: x for name, x in found.items() if isinstance(x, Tensor)}
+
+
+def bare(name: str) -> str:
+    """Return a name without the prefixes of DataParallel and torch.compile."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 @law(

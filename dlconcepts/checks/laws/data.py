@@ -20,6 +20,7 @@ __all__ = [
     "check_labels_stay_with_their_inputs",
     "check_shared_memory_is_not_written_to",
     "check_validation_data_is_left_to_no_chance",
+    "check_workers_draw_their_own_numbers",
 ]
 
 
@@ -221,6 +222,53 @@ def train_on(project: Project, data: Any, held: list[Any]) -> None:
         project.feed(project.fresh(training=True), batches[0])
     else:
         project.train(*project.fresh_pair(), batches, copies=False)
+
+
+@law(
+    claim="training.same-seed-same-run",
+    concept="Random numbers that each worker repeats",
+    why="a generator that the data set keeps is copied into each worker, anew in each epoch: the "
+    "same noise and the same crops come again and again",
+    fix="draw from torch or numpy's global generator, which are seeded in each worker, or make the "
+    "generator in worker_init_fn from torch.initial_seed()",
+    needs=("loader",),
+    reproducer="""
+from torch.utils.data import DataLoader
+passes = []
+for seed in range(2):
+    torch.manual_seed(seed)
+    settings = dict(num_workers=2, worker_init_fn=loader.worker_init_fn)
+    again = DataLoader(loader.dataset, 4, **settings)
+    passes.append(torch.cat([inputs for inputs, _ in again]))
+assert not torch.equal(*passes)
+""",
+)
+def check_workers_draw_their_own_numbers(project: Project) -> None:
+    """Check that random examples differ from epoch to epoch if workers read them."""
+    loader = project.training_data
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        not_checked("needs a DataLoader with workers")
+    source, stored = loader.dataset, Snapshot(loader)
+    (first, again) = ([all_bits(item) for item in read(source, 4)] for _ in range(2))
+    if first == again or isinstance(source, IterableDataset):
+        not_checked("needs a data set that draws random numbers")
+    stored.restore()
+    epochs = []
+    for seed in range(2):
+        seed_everything(seed)
+        workers = DataLoader(
+            *(source, loader.batch_size or 1),
+            num_workers=2,
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+        )
+        epochs.append([all_bits(batch) for batch in read(workers, batches=2)])
+    if epochs[0] == epochs[1]:
+        broken(
+            f"the first {len(epochs[0])} batches of two epochs, read by 2 workers, are the same, "
+            "though the data set draws random numbers"
+        )
 
 
 @law(

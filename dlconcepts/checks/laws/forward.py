@@ -1,15 +1,19 @@
 """Checks of the forward pass: separate examples, unchanged inputs, no chance, one device."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.laws.loss import loss_arguments
 from dlconcepts.checks.project import Project, attributes
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
+from dlconcepts.checks.settings import random_states, seed_everything
+from dlconcepts.checks.state import parts_of
 from dlconcepts.checks.trees import all_bits, bits, copied, distance, floats, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
 
@@ -23,6 +27,7 @@ __all__ = [
 
 
 SEEDS = (1, 2, 3)  # a layer that drops rarely may drop the same twice
+DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 # What PyTorch's errors about tensors on different devices say.
 OTHER_DEVICE = ("same device", "expected device", "at least two devices", "device type of")
 
@@ -94,7 +99,8 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
 
     def half(tensor: Tensor) -> Tensor:
         dim = project.dim(tensor)
-        if dim is None or not tensor.is_floating_point():
+        strided = tensor.layout == torch.strided
+        if dim is None or not tensor.is_floating_point() or not strided:
             return tensor
         some = others.to(tensor.device)
         return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
@@ -272,10 +278,15 @@ def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
         for path, output in first.items():
             apart = distance(output, other[path])
             if apart > 8 * distance(output, again[path]) + rounding(output) / 16:
+                if samples(project):
+                    not_checked("needs a model that draws no samples: it computes their spread")
                 broken(
                     f"in eval mode two passes over one batch gave outputs{path} that differ by "
                     f"{apart:.2g} of their largest value"
                 )
+
+    if not draws(project):
+        not_checked("needs a model that draws random numbers, in dropout for instance")
 
 
 @law(
@@ -308,6 +319,56 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
             not_checked(f"the meta device does not run this model: {message[:80]}")
+        if names_a_device(model):
+            not_checked("needs a forward that does not name the device that the script chose")
         left = [name for name, value in attributes(model) if isinstance(value, Tensor)]
         stay = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
         broken(f"after model.to(device) the forward pass raised: {message[:120]}{stay}")
+
+
+def names_a_device(model: nn.Module) -> bool:
+    """Return whether forward uses a device that a variable of the script or the model holds."""
+    parts = list(model.modules())
+    held = [x for part in parts for x in parts_of(inspect.unwrap(type(part).forward))]
+    held += [x for part in parts for x in vars(part).values()]
+    return any(type(x) is torch.device or (type(x) is str and x in DEVICES) for x in held)
+
+
+class Sampling(TorchFunctionMode):
+    """Sees whether the model scales random numbers, or chances, by what it computes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: list[Any] = []
+        self.on_purpose = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = str(getattr(func, "__name__", "")).strip("_")
+        given = list(tensors_in([args]).values())
+        computed = any(x.grad_fn is not None for x in given)
+        noisy = any(x is noise for x in given for noise in self.noise)
+        chosen = name in ("multinomial", "bernoulli", "gumbel_softmax", "normal")
+        if computed and (chosen or (noisy and name in ("mul", "rmul", "multiply"))):
+            self.on_purpose = True
+        self.noise += [result] if name in ("randn", "randn_like", "normal") else []
+        return result
+
+
+def draws(project: Project) -> bool:
+    """Return whether a pass in training mode, or in eval mode, draws random numbers."""
+    drawn = False
+    for training in (True, False):
+        model, batch = project.fresh(training=training), project.whole()
+        project.feed(model, batch, seed=1)
+        after = all_bits(random_states())
+        seed_everything(1)
+        drawn |= all_bits(random_states()) != after
+    return drawn
+
+
+def samples(project: Project) -> bool:
+    """Return whether a model samples on purpose, as a variational autoencoder does."""
+    with torch.enable_grad(), (seen := Sampling()):
+        project.feed(project.fresh(training=False), project.whole())
+    return seen.on_purpose

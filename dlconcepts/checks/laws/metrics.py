@@ -57,9 +57,11 @@ def check_every_example_counts_once(project: Project) -> None:
     cut, alone, rest = measure(one, other), measure(one), measure(other)
     if not whole:
         not_checked("needs an evaluate that returns numbers")
+    judged = 0
     for path, value in whole.items():
         if again.get(path) != value or not cut.keys() & alone.keys() & rest.keys() >= {path}:
             continue  # a time, or a number that depends on chance
+        judged += 1
         # If the model or the loss looks at the whole batch, only the weighted mean is the same.
         fair = (first * alone[path] + last * rest[path]) / n
         same = any(math.isclose(cut[path], x, rel_tol=TOLERANCE) for x in (value, fair))
@@ -70,6 +72,8 @@ def check_every_example_counts_once(project: Project) -> None:
             f"evaluate returned{path} {value:.4g} for one batch of {n} examples, but "
             f"{cut[path]:.4g} for the same examples in batches of {first} and {last}"
         )
+    if not judged:
+        not_checked("needs an evaluate whose figures are the same for the same examples")
 
 
 def right_but_for(project: Project, last: int) -> Any:

@@ -89,6 +89,11 @@ class Trace(TorchFunctionMode):
         # Image data normalised before has negative values; a mean in (0, 1) is for shares.
         is_image = before.ndim >= 3 and 0 < mean < 1 and bool((scale <= 1).all())
         was_negative = float(before.detach().min()) + mean < -0.01
+        if is_image and float(before.detach().max()) + mean > BYTES / 2:
+            self.observed = self.observed or (
+                f"images up to {float(before.detach().max()) + mean:.4g} had {mean:.3g} subtracted,"
+                " which is the mean of images from 0 to 1: divide them by 255 first"
+            )
         earlier = any(step[0] == "normalised" for step in history)
         if (earlier or (is_image and was_negative)) and off(result) > distance + 0.1:
             self.observed = self.observed or (

@@ -201,16 +201,17 @@ assert not any(x.requires_grad for x in [result] if torch.is_tensor(x))
 def check_the_loss_is_kept_as_a_number(project: Project) -> None:
     """Check that neither a running sum nor a result keeps the graph of a batch alive."""
     alive: weakref.WeakSet[Mark] = weakref.WeakSet()
-    most = 0
+    most = graphs = 0
 
     def attach(module: nn.Module, output: Any) -> None:
-        nonlocal most
+        nonlocal most, graphs
         most = max(most, sum(mark.walked for mark in list(alive)))
         mark = Mark()
         alive.add(mark)
         for tensor in floats(output).values():
             if tensor.requires_grad:
                 tensor.register_hook(mark.walk)
+                graphs += 1
 
     model, optimizer = project.fresh_pair()
     project.after_forward = attach
@@ -223,6 +224,8 @@ def check_the_loss_is_kept_as_a_number(project: Project) -> None:
             f"what {project.trainer} returned{kept[0]} is a tensor that requires a gradient: "
             "keeping it keeps the graph of its batch"
         )
+    if not graphs:
+        not_checked(f"needs a {project.trainer} that calls the model and records its graph")
     if most > count // 2:
         broken(
             f"while {project.trainer} worked on batch {count}, the graphs of {most} earlier "
@@ -256,6 +259,8 @@ def check_a_seed_repeats_the_run(project: Project) -> None:
     before, one = run(project, 1)
     _, other = run(project, 2)
     apart, length = far(one, other), far(before, one)
+    if not length and not apart:
+        not_checked(f"needs a {project.trainer} that moves the weights")
     on_cpu = all(value.device.type == "cpu" for value in one.values())
     # A GPU may add in another order each time, unless deterministic algorithms are on.
     if apart > (0 if on_cpu else 1e-3 * length):

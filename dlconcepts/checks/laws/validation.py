@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlconcepts.checks.laws.learning import names
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.registry import NotCheckedError, broken, law
+from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import bits, distance, floats, rounding
 
 __all__ = [
@@ -24,9 +24,14 @@ EITHER = ("evaluate", "predict")
 
 def evaluated(project: Project, model: nn.Module, batches: Any = None) -> Any:
     """Return the result of the project's evaluate, or of its predict."""
+    before = project.passes
     if project.evaluate is None:
-        return project.predict(model, project.inputs())
-    return project.loop(project.evaluate, model, batches or project.repeated(1))
+        result = project.predict(model, project.inputs())
+    else:
+        result = project.loop(project.evaluate, model, batches or project.repeated(1))
+    if project.passes == before:
+        not_checked(f"needs {evaluator(project)} to call the model: no forward pass was seen")
+    return result
 
 
 def evaluator(project: Project) -> str:
@@ -119,6 +124,8 @@ def check_the_mode_is_restored(project: Project) -> None:
         with suppress(NotCheckedError):
             after = modes_in_training(project) or before
     wrong = [name for name in before if after.get(name) != before[name]]
+    if wrong and project.fit is None and not any(after.get(name) for name in wrong):
+        not_checked("needs fit: evaluate leaves eval mode on, and the loop may call train()")
     if wrong:
         now = "training" if after.get(wrong[0]) else "eval"
         broken(
