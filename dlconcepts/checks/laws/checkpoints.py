@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dlconcepts.checks.copies import MODELS, OPTIMIZERS, optimizers
+from dlconcepts.checks.files import OURS
 from dlconcepts.checks.laws.learning import names, shake
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
@@ -83,7 +84,7 @@ def lost_in_a_checkpoint(
     model, optimizer = trained(project)
     # As bits, since a model that cannot be copied is loaded into itself.
     expected = {name: bits(x) for name, x in state_of(model, optimizer).items()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=OURS) as folder:
         path = Path(folder) / "checkpoint.pt"
         call(project.save, model, optimizer, path)
         prefixed = has_prefix(path)
@@ -201,7 +202,7 @@ def check_a_partial_checkpoint_is_refused(project: Project) -> None:
     last = named[-1]
     owner, _, parameter = last.rpartition(".")
     del model.get_submodule(owner)._parameters[parameter]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=OURS) as folder:
         path = Path(folder) / "checkpoint.pt"
         try:
             call(project.save, model, optimizer, path)
