@@ -70,6 +70,8 @@ def call(model: nn.Module, inputs: Any, *, whole: bool = False) -> Any:
         # As libraries do: columns that forward does not take stay behind.
         named = {name: value for name, value in named.items() if name in takes}
     positional: Any = tuple(inputs) if is_sequence else ()
+    if fields and len(fields) > 1 and not named:  # their names are the loader's own
+        positional = tuple(fields.values())
     try:
         signature.bind(*positional, **named)
         fits = bool(named or positional)

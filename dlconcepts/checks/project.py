@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from dlconcepts.checks.batches import (
     as_loader,
@@ -81,6 +82,8 @@ class Project:
     copies: bool = field(default=True, init=False)
     first: Any = field(default=None, init=False)
     scored: Any = field(default=None, init=False)
+    rearranged: bool = field(default=False, init=False)
+    has_no_targets: bool | None = field(default=None, init=False)
     called: nn.Module | None = field(default=None, init=False)
     in_pairs: bool = field(default=False, init=False)
     has_own_loss: bool | None = field(default=None, init=False)
@@ -162,7 +165,40 @@ class Project:
         return self.first
 
     def split(self, batch: Any) -> tuple[Any, Any]:
-        return split(batch, self.targets)
+        """Return the inputs and the targets of a batch."""
+        return (tuple(batch), None) if self.takes_all else split(batch, self.targets)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the model takes all parts of the batch: none of them are targets."""
+        if self.has_no_targets is None:
+            self.has_no_targets = False
+            is_sequence = isinstance(self.example, (tuple, list)) and len(self.example) > 2
+            if is_sequence and self.model is not None and self.targets is None:
+                self.has_no_targets = not self.runs(self.inputs()) and self.runs(self.whole())
+        return self.has_no_targets
+
+    def runs(self, inputs: Any) -> bool:
+        roots, model = self.roots, self.fresh(training=False)
+        try:
+            self.run(model, inputs)
+        except Exception:  # the user's code may raise anything
+            return False
+        finally:
+            self.roots = roots
+        return True
+
+    def works(self) -> bool:
+        """Return whether the model and the loops take the batch as it is."""
+        try:
+            self.outputs()
+            if self.trainer != "a plain step":
+                self.train(*self.fresh_pair(), self.repeated(1))
+            if self.evaluate is not None:
+                self.loop(self.evaluate, self.fresh(), self.repeated(1))
+        except Exception:  # the user's code may raise anything
+            return False
+        return True
 
     @property
     def is_list(self) -> bool:
@@ -177,7 +213,8 @@ class Project:
         if self.has_own_loss is None:
             self.has_own_loss = False
             roots = self.roots
-            if self.loss_fn is None and self.model is not None and self.has("targets"):
+            may = self.has("batch") and (self.takes_all or self.has("targets"))
+            if self.loss_fn is None and self.model is not None and may:
                 with suppress(Exception), torch.enable_grad():
                     outputs = call(self.fresh(training=True), self.whole())
                     self.has_own_loss = loss_in(outputs) is not None
@@ -401,12 +438,15 @@ class Project:
 
     def pick(self, batch: Any, rows: Tensor) -> Any:
         """Return some examples of a batch, in the order of the rows."""
+        self.rearranged = True
         n = self.count()
         shape = next(iter(tensors(self.split(self.example)[0]).values())).shape[:2]
         if self.is_list:
             chosen = [[part[row] for row in rows.tolist()] for part in batch]
             return type(batch)(type(part)(some) for part, some in zip(batch, chosen, strict=True))
         if any(map(is_bundle, (batch, *(batch if isinstance(batch, (tuple, list)) else ())))):
+            if isinstance(batch, (tuple, list)) and isinstance(batch[0], PackedSequence):
+                return type(batch)((repacked(batch[0], rows), *(x[rows] for x in batch[1:])))
             not_checked("needs a batch that can be cut into examples; this is an object")
 
         def some(x: Tensor) -> Tensor:
@@ -437,6 +477,11 @@ def flattened(shape: tuple[int, ...], targets: list[Any]) -> bool:
     """Return whether targets (time * examples,) belong to inputs of two such dimensions."""
     many = len(shape) > 1 and min(shape[:2]) > 1
     return many and any(target[0] == shape[0] * shape[1] for target in targets)
+
+
+def repacked(packed: PackedSequence, rows: Tensor) -> PackedSequence:
+    padded, lengths = pad_packed_sequence(packed)
+    return pack_padded_sequence(padded[:, rows], lengths[rows], enforce_sorted=False)
 
 
 def loss_in(outputs: Any) -> Tensor | None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dlconcepts.checks.batches import describe
-from dlconcepts.checks.laws.loss import loss_arguments
 from dlconcepts.checks.project import Project, attributes
+from dlconcepts.checks.recording import loss_arguments
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.settings import random_states, seed_everything
 from dlconcepts.checks.state import parts_of
@@ -197,7 +197,7 @@ def check_inputs_are_left_alone(project: Project) -> None:
             given = {"outputs": copied(project.outputs()), "targets": targets}
         if name == "the loss" and project.trainer != "a plain step":
             arguments = on_tensors(loss_arguments(project), lambda x: x.detach().clone())
-            names = ("outputs", "targets", "third argument")
+            names = ("outputs", "targets", *map("argument {}".format, range(3, 9)))
             given = dict(zip(names, arguments, strict=False))
         before = {what: records(tree) for what, tree in given.items()}
         use(*([batch] if name.startswith("the model") else given.values()))

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project
+from dlconcepts.checks.recording import loss_arguments, scores
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
 
@@ -39,49 +40,6 @@ LIKELIHOOD = "negative log-likelihood"
 NEEDS = ("model", "batch", "loss_fn")
 FAR = 40.0  # where a sigmoid is 0 or 1 in float32
 TRIES = 8  # an L1 loss reveals only signs, so several draws are needed
-
-
-class Recording:
-    """A loss function that remembers its arguments, and has the attributes of the project's."""
-
-    def __init__(self, loss_fn: Callable[..., Any]) -> None:
-        self.loss_fn = loss_fn
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if not named:
-            self.calls.append(arguments)
-        return self.loss_fn(*arguments, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loss_fn, name)
-
-
-def scores(project: Project) -> tuple[Any, ...]:
-    """Return what training passes to the loss: as a rule outputs with their graph, and targets."""
-    if project.loss_fn is None:
-        not_checked("needs loss_fn")
-    if project.trainer != "a plain step":
-        model, optimizer = project.fresh_pair(training=True)
-        own, project.loss_fn = project.loss_fn, (recording := Recording(project.loss_fn))
-        try:
-            with suppress(NotCheckedError):
-                project.train(model, optimizer, project.repeated(1))
-        finally:
-            project.loss_fn = own
-        if recording.calls and floats(recording.calls[0][0]):
-            return recording.calls[0]
-    if not project.has("targets"):
-        return ()
-    batch = project.whole()
-    return project.feed(project.fresh(training=True), batch), project.split(batch)[1]
-
-
-def loss_arguments(project: Project) -> tuple[Any, ...]:
-    """Return the arguments of the first call of the loss in training, as the project makes it."""
-    if project.scored is None:  # one training step serves all checks of the loss
-        project.scored = scores(project)
-    return tuple(project.scored)
 
 
 def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]:
