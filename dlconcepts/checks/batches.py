@@ -112,6 +112,12 @@ def split(batch: Any, where: Any = None) -> tuple[Any, Any]:
     return others[0] if len(batch) == 2 else others, batch[position]
 
 
+def are_dictionaries(targets: Any) -> bool:
+    """Return whether targets are a dictionary for each example: the inputs are a list, too."""
+    is_list = isinstance(targets, (tuple, list)) and len(targets) > 0
+    return is_list and all(isinstance(target, Mapping) for target in targets)
+
+
 def is_loader(data: Any) -> bool:
     """Return whether iterating over the data gives batches, not examples."""
     return hasattr(data, "__iter__") and not isinstance(data, Dataset) and not is_pair(data)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from dlconcepts.checks.batches import (
+    are_dictionaries,
     as_loader,
     call,
     first_batch,
@@ -173,6 +174,8 @@ class Project:
         """Whether the model takes all parts of the batch: none of them are targets."""
         if self.has_no_targets is None:
             self.has_no_targets = False
+            if not self.has("batch"):
+                return False
             is_sequence = isinstance(self.example, (tuple, list)) and len(self.example) > 2
             if is_sequence and self.model is not None and self.targets is None:
                 self.has_no_targets = not self.runs(self.inputs()) and self.runs(self.whole())
@@ -199,13 +202,6 @@ class Project:
         except Exception:  # the user's code may raise anything
             return False
         return True
-
-    @property
-    def is_list(self) -> bool:
-        """Whether the batch is a list of examples: the targets are a dictionary for each."""
-        targets = self.split(self.example)[1]
-        is_list = isinstance(targets, (tuple, list)) and len(targets) > 0
-        return is_list and all(isinstance(target, Mapping) for target in targets)
 
     @property
     def own_loss(self) -> bool:
@@ -306,7 +302,8 @@ class Project:
         seed_everything(seed)
         if self.forward:
             return self.forward(model, inputs)
-        return call(model, inputs, whole=self.has("batch") and self.is_list)
+        is_list = self.has("batch") and are_dictionaries(self.split(self.example)[1])
+        return call(model, inputs, whole=is_list)
 
     def feed(self, model: nn.Module, batch: Any, *, seed: int = 0) -> Any:
         """Give a model what it takes of a batch: all of it if it computes its own loss."""
@@ -399,7 +396,7 @@ class Project:
 
     def count_of(self, batch: Any) -> int:
         inputs, targets = self.split(batch)
-        if self.is_list:
+        if are_dictionaries(targets):
             return len(targets)
         shapes = [[x.shape for x in tensors(t).values() if x.ndim] for t in (inputs, targets)]
         every = [*shapes[1], *shapes[0]]
@@ -441,7 +438,7 @@ class Project:
         self.rearranged = True
         n = self.count()
         shape = next(iter(tensors(self.split(self.example)[0]).values())).shape[:2]
-        if self.is_list:
+        if are_dictionaries(self.split(batch)[1]):
             chosen = [[part[row] for row in rows.tolist()] for part in batch]
             return type(batch)(type(part)(some) for part, some in zip(batch, chosen, strict=True))
         if any(map(is_bundle, (batch, *(batch if isinstance(batch, (tuple, list)) else ())))):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dlconcepts.checks.batches import describe, is_pair, is_stack, is_used_up
+from dlconcepts.checks.batches import are_dictionaries, describe, is_pair, is_stack, is_used_up
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import random_states, seed_everything
@@ -115,7 +115,7 @@ def examples(project: Project, data: Any) -> Iterator[tuple[Any, Any]]:
         return
     for batch in data:
         inputs, targets = project.split(batch)
-        if project.is_list:
+        if are_dictionaries(targets):
             yield from zip(inputs, targets, strict=True)
             continue
         sizes = [len(tensor) for tensor in tensors(targets).values() if tensor.ndim]
