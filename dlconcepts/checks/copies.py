@@ -15,11 +15,14 @@ MODELS = ("model", "net", "network", "module")
 OPTIMIZERS = ("optimizer", "optim", "opt")
 
 
-def optimizers(part: Any) -> list[Optimizer]:
-    """Return the optimizers of torch.optim in a part: itself, or those that it leads to."""
-    if isinstance(part, Optimizer):
-        return [part]
-    return [] if is_factory(part) else [x for x in reachable(part) if isinstance(x, Optimizer)]
+def optimizers(part: Any, *, wrapped: bool = False) -> list[Optimizer]:
+    """Return the optimizers that a part is or leads to; if asked, also those that wrap others."""
+    if part is None or is_factory(part):
+        return []
+    found = [x for x in reachable(part) if isinstance(x, Optimizer)]
+    outer = [x for x in found if any(isinstance(inner, Optimizer) for inner in vars(x).values())]
+    inner = [x for x in found if not any(x is other for other in outer)]
+    return [*inner, *outer] if wrapped else inner
 
 
 def is_factory(part: Any) -> bool:
@@ -63,7 +66,7 @@ def copy_together(model: nn.Module, part: Any) -> tuple[nn.Module, Any]:
         if id(parameter) not in memo:
             alone = copy.deepcopy(parameter, memo)
             alone.grad = None if parameter.grad is None else parameter.grad.clone()
-    for optimizer in optimizers(part):
+    for optimizer in optimizers(part, wrapped=True):
         attributes = {
             name: value
             for name, value in vars(optimizer).items()

@@ -167,17 +167,20 @@ class Project:
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and the targets of a batch."""
-        return (tuple(batch), None) if self.takes_all else split(batch, self.targets)
+        inputs, targets = split(batch, self.targets)
+        if not self.takes_all:
+            return inputs, targets
+        return (batch, targets) if isinstance(batch, Mapping) else (tuple(batch), None)
 
     @property
     def takes_all(self) -> bool:
-        """Whether the model takes all parts of the batch: none of them are targets."""
+        """Whether the model needs all parts of the batch, the targets included."""
         if self.has_no_targets is None:
             self.has_no_targets = False
             if not self.has("batch"):
                 return False
-            is_sequence = isinstance(self.example, (tuple, list)) and len(self.example) > 2
-            if is_sequence and self.model is not None and self.targets is None:
+            has_parts = isinstance(self.example, (tuple, list, Mapping)) and len(self.example) > 2
+            if has_parts and self.model is not None and self.targets is None:
                 self.has_no_targets = not self.runs(self.inputs()) and self.runs(self.whole())
         return self.has_no_targets
 

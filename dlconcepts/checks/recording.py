@@ -24,6 +24,10 @@ class Recording:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loss_fn, name)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # for loops that ask whether the loss is an NLLLoss
+        return type(self.loss_fn)
+
 
 def scores(project: Project) -> tuple[Any, ...]:
     """Return what training passes to the loss: as a rule outputs with their graph, and targets."""
