@@ -75,7 +75,8 @@ def from_transformers(trainer: Any) -> Parts:
     def evaluate(model: Any, loader: Any, loss_fn: Any) -> Any:
         found = of(model).evaluation_loop(loader, description="checks").metrics
         # The library's own mean of the losses gives a small last batch too much weight.
-        return {name: value for name, value in found.items() if name != "eval_loss"}
+        own = ("eval_loss", "eval_model_preparation_time")
+        return {name: value for name, value in found.items() if name not in own}
 
     parts = {"model": trainer.model, "optimizer": optimizer, "fit": fit, "evaluate": evaluate}
     prepared = trainer.get_train_dataloader()  # which shuffles by the number of the epoch
