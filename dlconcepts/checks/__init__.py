@@ -11,15 +11,19 @@ Give every part by keyword. A check whose parts are missing is reported as not c
 part           what it is, and how the checks call it
 =============  =====================================================================================
 `model`        a Module, or a function without arguments that returns one
-`batch`        (inputs, targets), (several inputs..., targets), inputs alone, or a dictionary whose
-               targets are called targets, target, labels, label or y. Several inputs become
-               arguments of forward if it takes them: a tuple by position, a dictionary by name
+`batch`        what the loader gives, in its form: (inputs, targets), (several inputs..., targets),
+               inputs alone, a dictionary, named tuple, data class or object whose targets are
+               called targets, target, labels, label or y, or lists of examples. Several inputs
+               become arguments of forward if it takes them: by position, or by name
+`targets`      where the targets are in a batch, if not there: a key, a position, or a function
+               that returns them, such as `lambda batch: batch[0]`
 `data`         the training data: a Dataset, (all inputs, all targets), or a loader
 `loader`       its DataLoader, or another iterable of batches; its first is the default `batch`
 `validation`   the Dataset or loader for validation
 `loss_fn`      loss_fn(outputs, targets)
-`optimizer`    an Optimizer, or a function that takes the parameters (or `model`) and returns one
-`train_step`   train_step(model, loss_fn, optimizer, inputs, targets)
+`optimizer`    an Optimizer, several in a tuple, also with schedules, an own class with `step`, or
+               a function that takes the parameters (or `model`) and returns one of these
+`train_step`   train_step(model, loss_fn, optimizer, inputs, targets); what is not given is None
 `fit`          one epoch: fit(model, loader, loss_fn, optimizer)
 `predict`      predict(model, inputs)
 `accuracy`     accuracy(outputs, targets): a number, or several; the first one counts
@@ -33,6 +37,10 @@ part           what it is, and how the checks call it
 `device`       where the checks run; by default, where the model is
 `batch_dim`    the dimension of the inputs that counts the examples; by default, the first
 =============  =====================================================================================
+
+A model that computes its own loss, as those of transformers do, needs no `loss_fn`.
+`check(**from_lightning(module, data))` takes the parts of a framework; see `from_transformers` and
+`from_skorch`, too. Files that your functions write go to a folder of their own.
 
 If your functions take other arguments, give a lambda. If a law does not apply, name it and say
 why: `except_for={"examples-stay-apart": "a contrastive model mixes examples on purpose"}`.
@@ -55,5 +63,6 @@ from dlconcepts.checks.laws.checkpoints import *
 from dlconcepts.checks.laws.data import *
 from dlconcepts.checks.laws.freezing import *
 from dlconcepts.checks.laws.normalising import *
+from dlconcepts.checks.adapters import *
 from dlconcepts.checks.registry import *
 from dlconcepts.checks.report import *

@@ -2,50 +2,120 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from dlconcepts.checks.settings import seed_everything
-from dlconcepts.checks.trees import copied, on_tensors, tensors
+from dlconcepts.checks.trees import (
+    copied,
+    is_bundle,
+    is_record,
+    on_tensors,
+    parts_of_bundle,
+    tensors,
+)
 
 TARGETS = ("targets", "target", "labels", "label", "y")
 EXAMPLES = 8  # of a data set make a batch: enough to cut into several, and quick to run
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
+class NotCheckedError(Exception):
+    """A check does not apply to a project, or lacks a part of it; the message says which."""
+
+
+def not_checked(why: str) -> NoReturn:
+    raise NotCheckedError(why)
+
+
+def fields_of(batch: Any) -> dict[Any, Any] | None:
+    """Return what a batch holds by name, None if it has no names."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if is_record(batch) or is_bundle(batch):
+        return parts_of_bundle(batch)
+    return batch._asdict() if hasattr(batch, "_asdict") else None
+
+
+def target_names(fields: Mapping[Any, Any]) -> list[Any]:
+    """Return the names in a batch that are those of targets."""
+    found = [name for name in TARGETS if name in fields]
+    is_picture = any(str(name).startswith("image") for name in fields)
+    return found or [name for name in ("mask", "masks") if is_picture and name in fields]
+
+
+def call(model: nn.Module, inputs: Any, *, whole: bool = False) -> Any:
     """Call a model with a tuple as positional and a dictionary as named arguments.
 
-    If its forward does not take them so, the structure is its only argument.
+    If its forward does not take them so, the structure is its only argument, or else the first
+    that the structure holds. `whole` says that it is one argument: a list of examples.
     """
-    named = inputs if isinstance(inputs, Mapping) else {}
-    positional = inputs if isinstance(inputs, (tuple, list)) else ()
-    if not named and not positional:
+    fields = fields_of(inputs)
+    is_sequence = isinstance(inputs, (tuple, list)) and fields is None
+    if whole or not (fields or (is_sequence and len(inputs))):
         return model(inputs)
+    if fields is not None and not isinstance(inputs, Mapping):  # there they are split already
+        names = target_names(fields)
+        fields = {name: value for name, value in fields.items() if name not in names}
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):  # a built-in forward; most take one argument
         signature = inspect.signature(lambda inputs: None)
+    takes = signature.parameters
+    named = fields or {}
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        # As libraries do: columns that forward does not take stay behind.
+        named = {name: value for name, value in named.items() if name in takes}
+    positional: Any = tuple(inputs) if is_sequence else ()
+    if fields and len(fields) > 1 and not named:  # their names are the loader's own
+        positional = tuple(fields.values())
     try:
         signature.bind(*positional, **named)
+        fits = bool(named or positional)
     except TypeError:
+        fits = False
+    if fits:
+        return model(*positional, **named)
+    first = next(iter(fields.values()) if fields else iter(positional or [inputs]))
+    try:
         return model(inputs)
-    return model(*positional, **named)
+    except (TypeError, AttributeError) as error:
+        if first is not inputs:
+            with suppress(Exception):
+                return model(first)
+        raise error
 
 
-def split(batch: Any) -> tuple[Any, Any]:
-    """Return the inputs and the targets of a batch, None for targets if there are none."""
-    if isinstance(batch, Mapping):
-        found = [name for name in TARGETS if name in batch]
-        inputs = {name: value for name, value in batch.items() if name not in found}
-        return inputs, batch[found[0]] if found else None
-    if not isinstance(batch, (tuple, list)):
+def split(batch: Any, where: Any = None) -> tuple[Any, Any]:
+    """Return the inputs and the targets of a batch, None for targets if there are none.
+
+    `where` is a key, a position or a function of the batch that says where the targets are.
+    """
+    if callable(where):
+        return split(batch)[0], where(batch)
+    fields = fields_of(batch)
+    if fields is not None and (isinstance(where, str) or target_names(fields)):
+        names = target_names(fields) if where is None else [where]
+        if isinstance(batch, Mapping):
+            rest = {name: value for name, value in fields.items() if name not in names}
+            return rest, fields[names[0]]
+        return batch, fields[names[0]]
+    if not isinstance(batch, (tuple, list)) or is_bundle(batch):
         return batch, None
     if len(batch) == 1:
         return batch[0], None
-    return batch[0] if len(batch) == 2 else tuple(batch[:-1]), batch[-1]
+    position = len(batch) - 1 if where is None else where % len(batch)
+    others = tuple(part for i, part in enumerate(batch) if i != position)
+    return others[0] if len(batch) == 2 else others, batch[position]
+
+
+def are_dictionaries(targets: Any) -> bool:
+    """Return whether targets are a dictionary for each example: the inputs are a list, too."""
+    is_list = isinstance(targets, (tuple, list)) and len(targets) > 0
+    return is_list and all(isinstance(target, Mapping) for target in targets)
 
 
 def is_loader(data: Any) -> bool:
@@ -66,6 +136,12 @@ def is_used_up(data: Any) -> bool:
     return is_loader(data) and iter(data) is data
 
 
+def is_stacked(data: Any) -> bool:
+    """Return whether a loader stacks examples along the first dimension, as it does by default."""
+    default = torch.utils.data.default_collate
+    return isinstance(data, DataLoader) and data.collate_fn is default
+
+
 def first_batch(data: Any) -> Any:
     """Return the first batch of a loader, or the first examples of a data set."""
     seed_everything(0)
@@ -82,9 +158,8 @@ def first_batch(data: Any) -> Any:
 class Cut(Dataset[Any]):
     """A data set whose batches are fixed: a loader serves them whole, and knows their examples."""
 
-    def __init__(self, batches: list[tuple[Any, Any]], copies: bool) -> None:
+    def __init__(self, batches: list[Any], counts: list[int], copies: bool) -> None:
         self.batches, self.copies = batches, copies
-        counts = [len(next(iter(tensors(targets).values()))) for _, targets in batches]
         self.where = [(b, i) for b, count in enumerate(counts) for i in range(count)]
 
     def __len__(self) -> int:
@@ -92,20 +167,24 @@ class Cut(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         batch, row = self.where[index]
-        return on_tensors(tuple(self.batches[batch]), lambda tensor: tensor[row].clone())
+        return on_tensors(self.batches[batch], lambda x: x[row].clone() if x.ndim else x)
 
     def __getitems__(self, indices: list[int]) -> Any:
         batch = self.batches[self.where[indices[0]][0]]
         return copied(batch) if self.copies else batch
 
 
-def as_loader(batches: list[tuple[Any, Any]], *, copies: bool = True) -> DataLoader[Any]:
-    """Return a DataLoader that serves copies of these batches in this order."""
-    data = Cut(batches, copies)
+def as_loader(batches: list[Any], counts: list[int], *, copies: bool = True) -> DataLoader[Any]:
+    """Return a DataLoader that serves copies of these batches of so many examples, in order."""
+    data = Cut(batches, [max(1, count) for count in counts], copies)
     groups: dict[int, list[int]] = {}
     for index, (batch, _) in enumerate(data.where):
         groups.setdefault(batch, []).append(index)
-    return DataLoader(data, batch_sampler=list(groups.values()), collate_fn=list)
+    return DataLoader(data, batch_sampler=list(groups.values()), collate_fn=whole)
+
+
+def whole(batch: Any) -> Any:
+    return batch
 
 
 def describe(tree: Any) -> str:

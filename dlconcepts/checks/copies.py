@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dlconcepts.checks.state import reachable
 
@@ -15,9 +15,26 @@ MODELS = ("model", "net", "network", "module")
 OPTIMIZERS = ("optimizer", "optim", "opt")
 
 
-def held_by(optimizer: Any) -> list[Tensor]:
-    """Return the parameters in an optimizer's groups."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def optimizers(part: Any, *, wrapped: bool = False) -> list[Optimizer]:
+    """Return the optimizers that a part is or leads to; if asked, also those that wrap others."""
+    if part is None or is_factory(part):
+        return []
+    found = [x for x in reachable(part) if isinstance(x, Optimizer)]
+    outer = [x for x in found if any(isinstance(inner, Optimizer) for inner in vars(x).values())]
+    inner = [x for x in found if not any(x is other for other in outer)]
+    return [*inner, *outer] if wrapped else inner
+
+
+def is_factory(part: Any) -> bool:
+    """Return whether a part builds an optimizer; an own class with `step` is one."""
+    return callable(part) and not hasattr(part, "step")
+
+
+def held_by(part: Any) -> list[Tensor]:
+    """Return the tensors that an optimizer, several or an own class of one would move."""
+    if not (found := optimizers(part)):
+        return [] if is_factory(part) else [x for x in reachable(part) if isinstance(x, Tensor)]
+    return [p for optimizer in found for group in optimizer.param_groups for p in group["params"]]
 
 
 def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
@@ -33,38 +50,38 @@ def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
         return factory(ways[1]())
 
 
-def copy_together(model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
+def copy_together(model: nn.Module, part: Any) -> tuple[nn.Module, Any]:
     """Return copies of a model and of its optimizer, which holds the copy's parameters.
 
-    deepcopy alone loses gradients and the link between the two, and a method that a scheduler
-    patched into the optimizer would step the original.
+    The optimizer may be one, several, with their schedules, or an own class. deepcopy alone loses
+    gradients and the link between the two, and a method that a scheduler patched into the
+    optimizer would step the original.
     """
     memo: dict[int, Any] = {}
     twin = copy.deepcopy(model, memo)
-    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-        if mine.grad is not None and other.grad is None:
-            other.grad = mine.grad.clone()
-    if optimizer is None:
-        return twin, None
-    for parameter in held_by(optimizer):
+    for old, new in zip(model.parameters(), twin.parameters(), strict=True):
+        if old.grad is not None and new.grad is None:
+            new.grad = old.grad.clone()
+    for parameter in held_by(part):
         if id(parameter) not in memo:
             alone = copy.deepcopy(parameter, memo)
             alone.grad = None if parameter.grad is None else parameter.grad.clone()
-    attributes = {
-        name: value
-        for name, value in vars(optimizer).items()
-        if name != "step" and not name.startswith("_optimizer_")
-    }
-    mine = object.__new__(type(optimizer))
-    mine.__setstate__(copy.deepcopy(attributes, memo))
-    return twin, mine
+    for optimizer in optimizers(part, wrapped=True):
+        attributes = {
+            name: value
+            for name, value in vars(optimizer).items()
+            if name != "step" and not name.startswith("_optimizer_")
+        }
+        memo[id(optimizer)] = mine = object.__new__(type(optimizer))
+        mine.__setstate__(copy.deepcopy(attributes, memo))
+    return twin, copy.deepcopy(part, memo)
 
 
 def copies_alone(network: nn.Module, optimizer: Any, functions: list[Any]) -> bool:
     """Return whether the model can be copied, and the project's functions do not reach it."""
     if any(part is network for part in reachable(*functions)):
         return False
-    given = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+    given = None if is_factory(optimizer) else optimizer
     try:
         twin, _ = copy_together(network, given)
     except Exception:  # deepcopy runs the attributes' own code, which may raise anything

@@ -1,8 +1,9 @@
 """A practitioner's project: its parts, called the way each project writes them, on copies."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,12 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from dlconcepts.checks.batches import as_loader, call, first_batch, is_loader, is_used_up, split
-from dlconcepts.checks.copies import build_optimizer, copies_alone, copy_together
+from dlconcepts.checks.batches import (
+    are_dictionaries,
+    as_loader,
+    call,
+    first_batch,
+    is_loader,
+    is_stacked,
+    is_used_up,
+    not_checked,
+    split,
+)
+from dlconcepts.checks.copies import (
+    build_optimizer,
+    copies_alone,
+    copy_together,
+    is_factory,
+    optimizers,
+)
 from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.state import Snapshot
-from dlconcepts.checks.trees import copied, on_tensors, tensors
+from dlconcepts.checks.trees import copied, floats, is_bundle, on_tensors, tensors
 
 CALLABLES = (
     *("loss_fn", "train_step", "fit", "predict", "accuracy", "evaluate"),
@@ -52,6 +70,7 @@ class Project:
     frozen: Any = None
     device: Any = None
     batch_dim: int | None = None
+    targets: Any = None
 
     # Results of the checks so far, not parts: forward passes, hooks of the check that runs, models
     # whose passes count, the snapshot to restore, and what is computed once for all checks.
@@ -64,6 +83,11 @@ class Project:
     copies: bool = field(default=True, init=False)
     first: Any = field(default=None, init=False)
     scored: Any = field(default=None, init=False)
+    rearranged: bool = field(default=False, init=False)
+    has_no_targets: bool | None = field(default=None, init=False)
+    called: nn.Module | None = field(default=None, init=False)
+    in_pairs: bool = field(default=False, init=False)
+    has_own_loss: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for name in ("model", *CALLABLES):
@@ -75,8 +99,8 @@ class Project:
                 raise TypeError(f"{name} is {what}, not a {type(part).__name__}")
         if isinstance(self.frozen, str):
             self.frozen = [self.frozen]
-        is_factory = self.model is not None and not isinstance(self.model, nn.Module)
-        if is_factory and isinstance(self.optimizer, torch.optim.Optimizer):
+        builds = self.model is not None and not isinstance(self.model, nn.Module)
+        if builds and self.optimizer is not None and not is_factory(self.optimizer):
             raise TypeError(
                 "a function builds the model, so no optimizer can hold its parameters yet: "
                 "give a function for the optimizer too"
@@ -98,7 +122,9 @@ class Project:
         if part == "batch":
             return self.batch is not None or not (self.training_data is None or self.one_pass)
         if part == "targets":
-            return self.has("batch") and self.example[1] is not None
+            return self.has("batch") and self.split(self.example)[1] is not None
+        if part == "loss":  # a loop or a model may compute its loss itself
+            return self.trainer != "a plain step" or self.loss_fn is not None or self.own_loss
         if part == "loader":
             return self.loader is not None or is_loader(self.data)
         if part == "data":
@@ -132,12 +158,67 @@ class Project:
         return is_used_up(self.training_data)
 
     @property
-    def example(self) -> tuple[Any, Any]:
-        """Inputs and targets of one batch; targets are None if there are none."""
+    def example(self) -> Any:
+        """One batch, in the form in which the data gives it."""
         if self.first is None:
             batch = first_batch(self.training_data) if self.batch is None else self.batch
-            self.first = self.here(copied(list(split(batch))))
-        return self.first[0], self.first[1]
+            self.first = self.here(copied(batch))
+        return self.first
+
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """Return the inputs and the targets of a batch."""
+        inputs, targets = split(batch, self.targets)
+        if not self.takes_all:
+            return inputs, targets
+        return (batch, targets) if isinstance(batch, Mapping) else (tuple(batch), None)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the model needs all parts of the batch, the targets included."""
+        if self.has_no_targets is None:
+            self.has_no_targets = False
+            if not self.has("batch"):
+                return False
+            has_parts = isinstance(self.example, (tuple, list, Mapping)) and len(self.example) > 2
+            if has_parts and self.model is not None and self.targets is None:
+                self.has_no_targets = not self.runs(self.inputs()) and self.runs(self.whole())
+        return self.has_no_targets
+
+    def runs(self, inputs: Any) -> bool:
+        roots, model = self.roots, self.fresh(training=False)
+        try:
+            self.run(model, inputs)
+        except Exception:  # the user's code may raise anything
+            return False
+        finally:
+            self.roots = roots
+        return True
+
+    def works(self) -> bool:
+        """Return whether the model and the loops take the batch as it is."""
+        try:
+            self.outputs()
+            if self.trainer != "a plain step":
+                self.train(*self.fresh_pair(), self.repeated(1))
+            if self.evaluate is not None:
+                self.loop(self.evaluate, self.fresh(), self.repeated(1))
+        except Exception:  # the user's code may raise anything
+            return False
+        return True
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether the model computes its loss if it is given the whole batch in training."""
+        if self.has_own_loss is None:
+            self.has_own_loss = False
+            roots = self.roots
+            may = self.has("batch") and (self.takes_all or self.has("targets"))
+            if self.loss_fn is None and self.model is not None and may:
+                with suppress(Exception), torch.enable_grad():
+                    outputs = call(self.fresh(training=True), self.whole())
+                    self.has_own_loss = loss_in(outputs) is not None
+            self.roots = roots
+        return self.has_own_loss
 
     def here(self, tree: Any) -> Any:
         """Move what the data gave to the device of the checks, or of the model if none is given."""
@@ -146,15 +227,24 @@ class Project:
             device = next((parameter.device for parameter in self.model.parameters()), None)
         return tree if device is None else on_tensors(tree, lambda tensor: tensor.to(device))
 
+    def whole(self) -> Any:
+        return copied(self.example)
+
     def inputs(self) -> Any:
-        return copied(self.example[0])
+        return self.split(self.whole())[0]
 
-    def targets(self) -> Any:
-        return copied(self.example[1])
+    def target(self) -> Any:
+        return self.split(self.whole())[1]
 
-    def repeated(self, times: int) -> list[tuple[Any, Any]]:
+    def with_targets(self, batch: Any, targets: Any) -> Any:
+        """Return a batch with other targets in the place of its own."""
+        old, new = (tensors(tree).values() for tree in (self.split(batch)[1], targets))
+        replaced = {id(x): y for x, y in zip(old, new, strict=True)}
+        return on_tensors(batch, lambda x: replaced.get(id(x), x))
+
+    def repeated(self, times: int) -> list[Any]:
         """Return the batch several times, to train on."""
-        return [(self.inputs(), self.targets())] * times
+        return [self.whole()] * times
 
     def fresh(self, training: bool | None = None) -> Any:
         return self.fresh_pair(training, optimizer=False)[0]
@@ -166,15 +256,15 @@ class Project:
         network = self.network
         self.restore()
         given = self.optimizer if optimizer else None
-        built = given is not None and not isinstance(given, torch.optim.Optimizer)
+        built = is_factory(given)
         if self.copies:
             model, mine = copy_together(network, None if built else given)
         else:
             model, mine = network, None if built else given
         self.roots = {id(model): model}
         self.moved(model)
-        if self.device is not None and mine is not None:
-            mine.load_state_dict(mine.state_dict())
+        for own in optimizers(mine) if self.device is not None else ():
+            own.load_state_dict(own.state_dict())
         if training is not None:
             model.train(training)
         if built:
@@ -213,13 +303,23 @@ class Project:
         if parameter is not None:
             inputs = on_tensors(inputs, lambda tensor: tensor.to(parameter.device))
         seed_everything(seed)
-        return self.forward(model, inputs) if self.forward else call(model, inputs)
+        if self.forward:
+            return self.forward(model, inputs)
+        is_list = self.has("batch") and are_dictionaries(self.split(self.example)[1])
+        return call(model, inputs, whole=is_list)
 
-    def outputs(self, inputs: Any = None, *, seed: int = 0) -> Any:
+    def feed(self, model: nn.Module, batch: Any, *, seed: int = 0) -> Any:
+        """Give a model what it takes of a batch: all of it if it computes its own loss."""
+        if self.own_loss and model.training:
+            seed_everything(seed)
+            return call(model, batch)
+        return self.run(model, self.split(batch)[0], seed=seed)
+
+    def outputs(self, batch: Any = None, *, seed: int = 0) -> Any:
         """Return what a fresh model in eval mode predicts, by default for the batch."""
         model = self.fresh(training=False)
         with torch.no_grad():
-            return self.run(model, self.inputs() if inputs is None else inputs, seed=seed)
+            return self.feed(model, self.whole() if batch is None else batch, seed=seed)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss as one number; a loss without reduction is averaged."""
@@ -230,21 +330,58 @@ class Project:
             raise TypeError(f"loss_fn returned a {type(loss).__name__}, not a tensor")
         return loss if loss.ndim == 0 else loss.mean()
 
+    def loss_of(self, model: nn.Module, batch: Any, *, seed: int = 0) -> Tensor:
+        """Return the loss of a batch: the model's own, or that of outputs and targets."""
+        outputs = self.feed(model, batch, seed=seed)
+        if self.own_loss and (own := loss_in(outputs)) is not None:
+            return own
+        if (targets := self.split(batch)[1]) is None:
+            not_checked("needs targets")
+        return self.loss(outputs, targets)
+
     def train(
-        self, model: nn.Module, optimizer: Any, batches: list[tuple[Any, Any]], copies: bool = True
+        self, model: nn.Module, optimizer: Any, batches: list[Any], copies: bool = True
     ) -> Any:
-        """Train by the project's fit, its train_step, or a plain step; return what they return."""
+        """Train by the project's fit, its train_step, or a plain step; return what fit returns."""
         if self.fit is not None:
-            return self.fit(model, as_loader(batches, copies=copies), self.loss_fn, optimizer)
-        returned = []
-        for inputs, targets in map(copied, batches) if copies else batches:
-            if self.train_step is not None:
-                returned.append(self.train_step(model, self.loss_fn, optimizer, inputs, targets))
-            else:
-                optimizer.zero_grad()
-                self.loss(self.run(model, inputs), targets).backward()
-                optimizer.step()
-        return returned
+            return self.loop(self.fit, model, batches, optimizer, copies=copies)
+        with self.complete("loss_fn", "optimizer"):
+            for batch in map(copied, batches) if copies else batches:
+                if self.train_step is not None:
+                    self.train_step(model, self.loss_fn, optimizer, *self.split(batch))
+                else:
+                    optimizer.zero_grad()
+                    self.loss_of(model, batch).backward()
+                    optimizer.step()
+        return None
+
+    @contextmanager
+    def complete(self, *parts: str) -> Iterator[None]:
+        """Say which part is not there if a loop turns out to need it."""
+        try:
+            yield
+        except (AttributeError, TypeError) as error:
+            lacks = [part for part in parts if getattr(self, part) is None]
+            if lacks and "'NoneType'" in str(error):
+                not_checked(f"needs {' or '.join(lacks)}")
+            raise
+
+    def loop(
+        self, function: Any, model: nn.Module, batches: list[Any], *rest: Any, copies: bool = True
+    ) -> Any:
+        """Call fit or evaluate with a loader of these batches, in the form of the project's."""
+        counts = list(map(self.count_of, batches))
+        with self.complete("loss_fn", *(["optimizer"] if rest else [])):
+            if not self.in_pairs:
+                try:
+                    loader = as_loader(batches, counts, copies=copies)
+                    return function(model, loader, self.loss_fn, *rest)
+                except ValueError as error:
+                    if self.batch is None or "to unpack" not in str(error):
+                        raise
+                    self.in_pairs = True  # the loop takes pairs, in whatever form `batch` is
+            loader = as_loader(list(map(self.split, batches)), counts, copies=copies)
+            return function(model, loader, self.loss_fn, *rest)
 
     @property
     def trainer(self) -> str:
@@ -258,53 +395,103 @@ class Project:
 
     def count(self) -> int:
         """Return how many examples the batch has."""
-        inputs, targets = self.example
-        of_targets, of_inputs = (
-            [tensor.shape for tensor in tensors(tree).values() if tensor.ndim]
-            for tree in (targets, inputs)
-        )
-        sizes = of_targets or of_inputs
-        dim = 0 if tensors(targets) else self.batch_dim or 0
-        return int(sizes[0][dim]) if sizes else 0
+        return self.count_of(self.example)
 
-    def dim(self, tensor: Tensor) -> int | None:
-        """Return which dimension of an input counts the examples, None if none does."""
+    def count_of(self, batch: Any) -> int:
+        inputs, targets = self.split(batch)
+        if are_dictionaries(targets):
+            return len(targets)
+        shapes = [[x.shape for x in tensors(t).values() if x.ndim] for t in (inputs, targets)]
+        every = [*shapes[1], *shapes[0]]
         if self.batch_dim is not None:
-            return self.batch_dim if tensor.ndim > self.batch_dim else None
-        fitting = [dim for dim, size in enumerate(tensor.shape[:2]) if size == self.count()]
-        return fitting[0] if fitting else None
+            dim = self.batch_dim
+            every = [shape[dim:] for shape in every if len(shape) > dim and shape in shapes[0]]
+        elif shapes[0] and flattened(shapes[0][0], shapes[1]):
+            every = shapes[0]
+        elif len({shape[0] for shape in every}) > 1 and shapes[1] and not is_bundle(inputs):
+            # Time first: the size that all have, as the first or the second dimension.
+            common = set.intersection(*(set(shape[:2]) for shape in every))
+            every = [torch.Size(common)] if len(common) == 1 else every
+        return int(every[0][0]) if every else 0
+
+    def dim(self, tensor: Tensor, n: int | None = None) -> int | None:
+        """Return which dimension of a tensor counts the examples, None if none does."""
+        n = self.count() if n is None else n
+        dims = [0, 1] if self.batch_dim is None else [self.batch_dim, 0]
+        return next((dim for dim in dims if dim < tensor.ndim and tensor.shape[dim] == n), None)
 
     def ambiguous(self) -> bool:
         """Return whether a time-first model meets as many time steps as examples."""
-        if self.batch_dim is not None or all(
-            getattr(part, "batch_first", True) for part in self.network.modules()
-        ):
+        parts = list(self.network.modules())
+        if self.batch_dim is not None or (self.batch is None and is_stacked(self.training_data)):
             return False
+        inputs, targets = (list(tensors(part).values()) for part in self.split(self.example))
+        if all(getattr(part, "batch_first", True) for part in parts):
+            return False
+        if all(x.ndim == 1 and not x.is_floating_point() for x in inputs):
+            return True  # numbers of words may be one sentence
         n = self.count()
-        return any(x.shape[:2] == (n, n) for x in tensors(self.example[0]).values())
+        sizes = [set(x.shape[:2]) for x in (*inputs, *targets)]
+        alike = all(len(size) == 2 for size in sizes) and sizes == sizes[:1] * len(sizes)
+        flat = bool(inputs) and flattened(inputs[0].shape, [x.shape for x in targets])
+        return (alike and bool(targets)) or flat or any(x.shape[:2] == (n, n) for x in inputs)
 
-    def pick(self, tree: Any, rows: Tensor) -> Any:
-        """Return some examples of the inputs, in the order of the rows."""
-        return picked(tree, rows, self.dim)
-
-    def pick_targets(self, tree: Any, rows: Tensor) -> Any:
+    def pick(self, batch: Any, rows: Tensor) -> Any:
+        """Return some examples of a batch, in the order of the rows."""
+        self.rearranged = True
         n = self.count()
-        return picked(tree, rows, lambda x: 0 if x.ndim and len(x) == n else None)
+        shape = next(iter(tensors(self.split(self.example)[0]).values())).shape[:2]
+        if are_dictionaries(self.split(batch)[1]):
+            chosen = [[part[row] for row in rows.tolist()] for part in batch]
+            return type(batch)(type(part)(some) for part, some in zip(batch, chosen, strict=True))
+        if any(map(is_bundle, (batch, *(batch if isinstance(batch, (tuple, list)) else ())))):
+            if isinstance(batch, (tuple, list)) and isinstance(batch[0], PackedSequence):
+                return type(batch)((repacked(batch[0], rows), *(x[rows] for x in batch[1:])))
+            not_checked("needs a batch that can be cut into examples; this is an object")
 
-    def batches(self, *sizes: int, targets: Any = None) -> list[tuple[Any, Any]]:
+        def some(x: Tensor) -> Tensor:
+            if (dim := self.dim(x, n)) is not None:
+                return x.index_select(dim, rows.to(x.device))
+            if not (len(shape) == 2 and x.ndim and len(x) == shape.numel()):
+                return x
+            flat: Tensor = x.unflatten(0, shape)  # targets (time * examples,)
+            return flat.index_select(self.batch_dim or 0, rows.to(x.device)).flatten(0, 1)
+
+        return on_tensors(batch, some)
+
+    def batches(self, *sizes: int, targets: Any = None) -> list[Any]:
         """Cut the examples of the batch into batches of these sizes."""
-        cut, start = [], 0
-        targets = self.targets() if targets is None else targets
-        for size in sizes:
-            rows = torch.arange(start, start + size)
-            cut.append((self.pick(self.inputs(), rows), self.pick_targets(targets, rows)))
-            start += size
-        return cut
+        whole = self.whole() if targets is None else self.with_targets(self.whole(), targets)
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        pairs = zip(ends, sizes, strict=True)
+        return [self.pick(whole, torch.arange(end - size, end)) for end, size in pairs]
 
-    def other_batch(self) -> tuple[Any, Any]:
+    def other_batch(self) -> Any:
         """Return the inputs with the targets of other examples, for another gradient."""
-        rows = torch.arange(self.count()).roll(1)
-        return self.inputs(), self.pick_targets(self.targets(), rows)
+        rolled = self.pick(self.whole(), torch.arange(self.count()).roll(1))
+        targets = self.split(rolled)[1]
+        return rolled if targets is None else self.with_targets(self.whole(), targets)
+
+
+def flattened(shape: tuple[int, ...], targets: list[Any]) -> bool:
+    """Return whether targets (time * examples,) belong to inputs of two such dimensions."""
+    many = len(shape) > 1 and min(shape[:2]) > 1
+    return many and any(target[0] == shape[0] * shape[1] for target in targets)
+
+
+def repacked(packed: PackedSequence, rows: Tensor) -> PackedSequence:
+    padded, lengths = pad_packed_sequence(packed)
+    return pack_padded_sequence(padded[:, rows], lengths[rows], enforce_sorted=False)
+
+
+def loss_in(outputs: Any) -> Tensor | None:
+    """Return the loss in what a model returned, None if there is none; a dictionary's sum."""
+    found = {path: x for path, x in floats(outputs).items() if not x.ndim and x.requires_grad}
+    named = [x for path, x in found.items() if path in ("['loss']", ".loss")]
+    if named or not found:
+        return named[0] if named else None
+    first, *others = found.values()
+    return sum(others, first) if isinstance(outputs, Mapping) else first
 
 
 PARTS = tuple(part.name for part in fields(Project) if part.init)
@@ -317,20 +504,13 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield f"{name}.{attribute}".lstrip("."), value
 
 
-def picked(tree: Any, rows: Tensor, dim_of: Callable[[Tensor], int | None]) -> Any:
-    def some(tensor: Tensor) -> Tensor:
-        dim = dim_of(tensor)
-        return tensor if dim is None else tensor.index_select(dim, rows.to(tensor.device))
-
-    return on_tensors(tree, some)
-
-
 @contextmanager
 def watched(project: Project) -> Iterator[None]:
     """Count the passes of a project's model, and restore everything afterwards."""
 
     def before(module: nn.Module, arguments: Any) -> None:
         if id(module) in project.roots:
+            project.called = module
             project.passes += 1
             if project.before_forward is not None:
                 project.before_forward(module, arguments)
@@ -340,13 +520,36 @@ def watched(project: Project) -> Iterator[None]:
             return project.after_forward(module, output)
         return None
 
+    def direct(forward: Any) -> Any:
+        """Return a forward that runs the hooks if it is called as model.forward(x)."""
+
+        @functools.wraps(forward)
+        def passing(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+            by_call, project.called = project.called is module, None
+            if by_call or id(module) not in project.roots:
+                return forward(module, *arguments, **named)
+            before(module, arguments)
+            project.called = None
+            output = forward(module, *arguments, **named)
+            changed = after(module, arguments, output)
+            return output if changed is None else changed
+
+        return passing
+
     project.restore()
+    kind = type(project.network) if project.model is not None else nn.Module
+    kind = nn.Module if issubclass(kind, torch.jit.ScriptModule) else kind  # it has no forward
+    own, inherits = kind.forward, "forward" not in vars(kind)
     try:
         with (
             hooks.register_module_forward_pre_hook(before),
             hooks.register_module_forward_hook(after),
         ):
+            kind.forward = direct(own)
             yield
     finally:
+        kind.forward = own
+        if inherits:
+            del kind.forward
         project.before_forward = project.after_forward = None
         project.restore(thorough=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from dlconcepts.checks.batches import NotCheckedError as NotCheckedError
+from dlconcepts.checks.batches import not_checked as not_checked
 from dlconcepts.checks.project import Project, watched
 from dlconcepts.checks.settings import settings_kept
 
@@ -34,7 +36,7 @@ class Lesson:
         lacks = [part for part in self.needs if not project.has(part)]
         if self.any_of and not any(project.has(part) for part in self.any_of):
             lacks.append(" or ".join(self.any_of))
-        return ", ".join(lacks)
+        return ", ".join("loss_fn" if part == "loss" else part for part in lacks)
 
 
 class CheckFailedError(AssertionError):
@@ -53,20 +55,12 @@ class CheckFailedError(AssertionError):
         )
 
 
-class NotCheckedError(Exception):
-    """A check does not apply to a project, or lacks a part of it; the message says which."""
-
-
 class BrokenLawError(Exception):
     """What the body of a check observed; the check adds its lesson."""
 
 
 def broken(observed: str) -> NoReturn:
     raise BrokenLawError(observed)
-
-
-def not_checked(why: str) -> NoReturn:
-    raise NotCheckedError(why)
 
 
 Check = Callable[..., None]
@@ -93,7 +87,16 @@ def law(**lesson_fields: Any) -> Callable[[Callable[[Project], None]], Check]:
                     warnings.simplefilter("ignore")  # a check runs code in unusual ways
                     if lacks := lesson.missing(project):
                         not_checked(f"needs {lacks}")
-                    body(project)
+                    project.rearranged = False
+                    try:
+                        body(project)
+                    except (BrokenLawError, NotCheckedError):
+                        raise
+                    except Exception as error:
+                        if project.rearranged and project.works():
+                            said = f"{type(error).__name__}: {str(error)[:80]}"
+                            not_checked(f"needs a batch that can be taken apart ({said})")
+                        raise
             except BrokenLawError as observation:
                 failure = CheckFailedError(lesson, str(observation))
             else:

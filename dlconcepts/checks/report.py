@@ -14,7 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlconcepts.checks.project import PARTS, Project
+from torch import nn
+from torch.utils.data import Dataset
+
+from dlconcepts.checks.files import left_alone
+from dlconcepts.checks.project import CALLABLES, PARTS, Project
 from dlconcepts.checks.registry import REGISTRY, CheckFailedError, NotCheckedError
 
 __all__ = ["Report", "Result", "check", "parametrize"]
@@ -23,6 +27,7 @@ STATUSES = ("passed", "FAILED", "error", "excepted", "not checked")
 OUR_FOLDER = Path(__file__).parent
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 WIDTH = 96
+LINES, LONGEST = 3, 200  # of a message
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -66,6 +71,15 @@ class Report:
         return tuple(result for result in self.results if result.status in ("FAILED", "error"))
 
     @property
+    def errors(self) -> dict[str, str]:
+        """Each error of the project's code once, with the checks that it blocked."""
+        found: dict[str, list[str]] = {}
+        for result in self.failed:
+            if result.status == "error":
+                found.setdefault(result.details, []).append(result.check)
+        return {details: ", ".join(names) for details, names in found.items()}
+
+    @property
     def passes(self) -> int:
         """The number of forward passes in all checks."""
         return sum(result.passes for result in self.results)
@@ -81,7 +95,10 @@ class Report:
 
     def __str__(self) -> str:
         """Return the lesson of each failure, then one line per check."""
-        lessons = [f"{result.status}  {result.check}: {result.details}" for result in self.failed]
+        errors = self.errors.items()
+        lessons = [f"error  {error}\n    blocks     {blocked}" for error, blocked in errors]
+        broken = [result for result in self.failed if result.status == "FAILED"]
+        lessons += [f"FAILED  {result.check}: {result.details}" for result in broken]
         lines = [line for lesson in lessons for line in [*wrapped(lesson), ""]]
         for result in sorted(self.results, key=lambda result: STATUSES.index(result.status)):
             reason = f": {result.details}" if result.status in ("excepted", "not checked") else ""
@@ -186,26 +203,45 @@ def judge(name: str, project: Project, excepted: str = "") -> Result:
         if excepted:
             status, details = "excepted", excepted
         else:
-            run(project)
+            with left_alone():
+                run(project)
     except NotCheckedError as reason:
         status, details = "not checked", str(reason)
     except CheckFailedError as failure:
         status, details = "FAILED", str(failure)
     except Exception as error:  # the project's own code may raise anything
-        status, details = "error", where(error)
+        part = part_of(error, project)
+        status, details = "error", f"{part} raised {where(error)}" if part else where(error)
     seconds, lesson = time.perf_counter() - started, run.lesson
     return Result(name, status, details, lesson.concept, lesson.claim, project.passes, seconds)
 
 
 def where(error: BaseException) -> str:
     """Return an error's message with the innermost line of the project's own code."""
-    message = f"{type(error).__name__}: {error}"
+    lines = [line[:LONGEST] for line in str(error).splitlines()[:LINES]]  # it may print a model
+    message = f"{type(error).__name__}: " + " ".join(lines)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not foreign(Path(frame.filename)):
             return (
                 f"{message}\n    at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
             )
     return message
+
+
+def part_of(error: BaseException, project: Project) -> str:
+    """Return the part of a project whose code raised an error, empty if it was none."""
+    parts = {getattr(project, name): name for name in CALLABLES if getattr(project, name)}
+    codes = {getattr(part, "__code__", part): name for part, name in parts.items()}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        owner = frame.f_locals.get("self")
+        if frame.f_code in codes:
+            return codes[frame.f_code]
+        if isinstance(owner, nn.Module):
+            return "loss_fn" if owner is project.loss_fn else "model"
+        if isinstance(owner, Dataset):
+            return "data"
+    return ""
 
 
 def foreign(file: Path) -> bool:

@@ -1,12 +1,31 @@
 """Nested structures of tensors: what models take and return, tuples, dictionaries and objects."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def is_bundle(value: Any) -> bool:
+    """Return whether an object holds tensors, such as a graph or a batch of one's own class."""
+    if isinstance(value, (Tensor, nn.Module, type, Mapping)) or is_record(value):
+        return False
+    held = getattr(value, "__dict__", {}).values()
+    return hasattr(value, "to") or any(isinstance(x, Tensor) for x in held)
+
+
+def is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def parts_of_bundle(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object; of packed sequences those that move to a device."""
+    found = value._asdict() if hasattr(value, "_asdict") else vars(value)
+    return {name: part for name, part in found.items() if name != "batch_sizes"}
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -14,10 +33,13 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from leaves(value, f"{path}[{key!r}]")
+    elif is_bundle(tree):
+        for name, value in parts_of_bundle(tree).items():
+            yield from leaves(value, f"{path}.{name}")
     elif isinstance(tree, (tuple, list)):
         for position, value in enumerate(tree):
             yield from leaves(value, f"{path}[{position}]")
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+    elif is_record(tree):
         for field in dataclasses.fields(tree):
             yield from leaves(getattr(tree, field.name), f"{path}.{field.name}")
     else:
@@ -41,10 +63,14 @@ def rebuild(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any
             return type(tree)(items)  # type: ignore[call-arg]
         except TypeError:  # a mapping whose constructor takes something else
             return items
+    if is_bundle(tree):
+        # A copy in which each tensor counts as copied already: by the changed one.
+        found = [leaf for leaf in leaves(tree, path) if isinstance(leaf[1], Tensor)]
+        return copy.deepcopy(tree, {id(leaf): change(where, leaf) for where, leaf in found})
     if isinstance(tree, (tuple, list)):
         parts = [rebuild(value, change, f"{path}[{i}]") for i, value in enumerate(tree)]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+    if is_record(tree):
         names = [field.name for field in dataclasses.fields(tree) if field.init]
         return dataclasses.replace(
             tree, **{name: rebuild(getattr(tree, name), change, f"{path}.{name}") for name in names}

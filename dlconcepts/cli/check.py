@@ -1,28 +1,37 @@
 """`python -m dlconcepts check package.module:factory`: run the checks on a project."""
 
 import argparse
+import ast
 import importlib
+import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from dlconcepts.checks.files import left_alone
 from dlconcepts.checks.project import PARTS
 from dlconcepts.checks.report import check, where
 from dlconcepts.support.atomic import check_report, write_report
 from dlconcepts.support.errors import UserError, nearest
 
+SHAPE = re.compile(r"([1-9]\d*(?:x[1-9]\d*)*)(?::int64<(\d+))?")
+
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the checks and return 0 if none failed, else 1; raise UserError if none could run."""
+    """Run the checks and return 1 if a law is broken, 2 if a part could not be used, else 0."""
     check_report(arguments.json, "--json")
     check_report(arguments.junit, "--junit")
-    parts = find_parts(arguments.project)
+    parts = find_parts(arguments.project, dict(map(setting, arguments.arg)))
     if arguments.batch is not None:
         parts["batch"] = find_batch(arguments.batch)
+    if arguments.loader is not None:
+        parts["loader"] = find_batch(arguments.loader)
     try:
         report = check(except_for=reasons(arguments.except_for), **parts)
     except (TypeError, ValueError) as error:  # the parts or the exceptions are wrong
@@ -37,12 +46,23 @@ def run(arguments: argparse.Namespace) -> int:
         write_report(arguments.json, report.to_json(), "--json")
     if arguments.junit:
         write_report(arguments.junit, report.to_junit(), "--junit")
-    return 0 if report.ok else 1
+    return 1 if any(found.status == "FAILED" for found in report.failed) else 2 * (not report.ok)
 
 
-def find_parts(project: str) -> dict[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
+    """Return the name and the value of an argument such as width=10; text if it is no literal."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UserError(f"--arg {text} does not have the form NAME=VALUE")
+    with suppress(ValueError, SyntaxError):
+        return name, ast.literal_eval(value)
+    return name, value
+
+
+def find_parts(project: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a project: a factory returns a dictionary of them, or a model."""
     found = look_up(project)
+    found = partial(found, **settings) if settings else found
     parts = call(project, found) if callable(found) and not isinstance(found, nn.Module) else found
     if isinstance(parts, nn.Module):
         # The checks want the factory itself, so that they can build the model again.
@@ -60,10 +80,13 @@ def look_up(name: str) -> Any:
     module_name, colon, path = name.partition(":")
     if not colon or not module_name or not path:
         raise UserError(f"{name!r} does not have the form package.module:factory")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    file = Path(module_name) if module_name.endswith(".py") else None
+    folder = str(file.resolve().parent if file else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
-        found: Any = importlib.import_module(module_name)
+        with left_alone():
+            found: Any = importlib.import_module(file.stem if file else module_name)
     except (Exception, SystemExit) as error:  # a module may raise anything
         raise UserError(f"{module_name} cannot be imported: {where(error)}") from error
     for attribute in path.split("."):
@@ -76,25 +99,28 @@ def look_up(name: str) -> Any:
 
 def call(name: str, factory: Any) -> Any:
     try:
-        return factory()
+        with left_alone():
+            return factory()
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise UserError(f"{name}() raised {where(error)}") from error
 
 
 def find_batch(text: str) -> Any:
     """Return random inputs of a shape such as 4x3x224x224, or the batch that a name refers to."""
-    if ":" in text:
+    if ":" in text and not SHAPE.fullmatch(text.lower()):
         found = look_up(text)
         return call(text, found) if callable(found) else found
-    sizes = text.lower().split("x")
-    if not all(size.isdecimal() and int(size) for size in sizes):
+    found = SHAPE.fullmatch(text.lower())
+    if not found:
         raise UserError(
-            f"--batch {text} is neither a shape such as 4x3x224x224 nor a name such as "
-            "package.module:function"
+            f"--batch {text} is neither a shape such as 4x3x224x224, or 4x10:int64<100, nor a "
+            "name such as package.module:function"
         )
-    shape = [int(size) for size in sizes]
+    shape, generator = [*map(int, found[1].split("x"))], torch.Generator().manual_seed(0)
     try:
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        if found[2]:
+            return torch.randint(int(found[2]), shape, generator=generator)
+        return torch.randn(shape, generator=generator)
     except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
         raise UserError(f"--batch {text} is too large for the memory") from error
 

@@ -145,8 +145,12 @@ def add_practice_arguments(add: Add) -> None:
 def add_check_arguments(add: Add) -> None:
     factory = "function that returns a model, or a dictionary of the parts of a project"
     add("project", metavar="PACKAGE.MODULE:FACTORY", help=factory)
-    batch = "shape of random inputs, such as 4x3x224x224, or package.module:function of a batch"
+    batch = "shape of random inputs, such as 4x3x224x224, or 4x10:int64<100 for numbers of words, "
+    batch += "or package.module:function of a batch"
     add("--batch", metavar="BATCH", help=batch)
+    add("--loader", metavar="NAME", help="package.module:name of a loader, or of a function of one")
+    argument = "argument of the factory; repeat the option for more"
+    add("--arg", action="append", default=[], metavar="NAME=VALUE", help=argument)
     add(
         "--except",
         dest="except_for",
@@ -292,8 +296,9 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Add], None]]] = {
     ),
     "check": (
         "check your own model and training loop",
-        "Run the checks of dlconcepts.checks on your project. Exit status: 0 if no check failed, "
-        "1 if one failed, 2 if nothing could be checked.",
+        "Run the checks of dlconcepts.checks on your project. Exit status: 1 if a law is broken, "
+        "2 if a part could not be used or nothing could be checked, else 0. A module may be a "
+        "file: net.py:Net.",
         add_check_arguments,
     ),
     "watch": (

@@ -175,7 +175,7 @@ def some_batches():
 
 def test_batches_are_handed_out_in_order_and_whole():
     """A loop over the loader sees each batch once, in its own structure."""
-    (first, second), loader = some_batches(), as_loader(some_batches())
+    (first, second), loader = some_batches(), as_loader(some_batches(), [2, 3])
 
     given = list(loader)
 
@@ -190,7 +190,7 @@ def test_batches_are_handed_out_in_order_and_whole():
 
 def test_the_data_set_behind_the_batches_knows_each_example():
     """len(loader.dataset) counts the examples, and each can be read by index."""
-    data = as_loader(some_batches()).dataset
+    data = as_loader(some_batches(), [2, 3]).dataset
 
     assert len(data) == 5
     assert [int(data[index][1]) for index in range(5)] == Y[:5].tolist()
@@ -202,7 +202,7 @@ def test_the_data_set_behind_the_batches_knows_each_example():
 def test_what_is_done_to_a_batch_reaches_its_source_only_without_copies(copies):
     """A loop that writes to its batch finds the original in the next epoch, if asked for copies."""
     batches = some_batches()
-    loader = as_loader(batches, copies=copies)
+    loader = as_loader(batches, [2, 3], copies=copies)
 
     for _, targets in loader:
         targets.zero_()

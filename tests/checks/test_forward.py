@@ -106,7 +106,7 @@ class TimeFirst(Gives):
     ("model", "inputs", "why"),
     [
         (Gives(), X[:1], "^needs a batch of at least 2 examples$"),
-        (TimeFirst(), X[:2], "^needs batch_dim: the first two dimensions are both as long as the "),
+        (TimeFirst(), X[:2], "^needs batch_dim: either of two dimensions may count the examples"),
         (Gives(torch.sum), X, "^needs an output with a dimension that counts the examples$"),
         (Gives(torch.sum), X[:2], "^needs an output with a dimension that counts the examples$"),
         (Gives(), torch.zeros(5, 2), "^needs examples that differ: all in the batch are the same$"),
@@ -367,12 +367,34 @@ def test_chance_is_found_in_one_of_several_outputs():
 counter = itertools.count()
 
 
-@pytest.mark.parametrize(
-    "function", [None, lambda x: F.dropout(x, training=False), lambda x: x + 1e-4 * next(counter)]
-)
+def counts(x):
+    return x + 1e-4 * next(counter) + 0 * torch.rand(1)
+
+
+@pytest.mark.parametrize("function", [lambda x: x + 0 * torch.rand(1), counts])
 def test_what_depends_on_no_random_number_is_left_alone(function):
     """A kernel that rounds differently each time does so with the same seed as well."""
     assert observed(CHANCE, model=Gives(function), batch=(X, None)) == ""
+
+
+@pytest.mark.parametrize("function", [None, lambda x: F.dropout(x, training=False)])
+def test_a_model_without_chance_does_not_pass_for_nothing(function):
+    """A model that never draws random numbers shows nothing."""
+    with pytest.raises(NotCheckedError, match="draws random numbers"):
+        CHANCE(model=Gives(function), batch=(X, None))
+
+
+@pytest.mark.parametrize("noise", [torch.randn_like, lambda x: torch.randn(x.shape)])
+@pytest.mark.parametrize("computed", [True, False])
+def test_a_model_that_computes_the_spread_of_its_samples_is_not_judged(noise, computed):
+    """A variational autoencoder samples on purpose; noise of a fixed size is left on by mistake."""
+    given = {"model": Gives(lambda x: x + noise(x) * (x.exp() if computed else 0.1))}
+
+    if computed:
+        with pytest.raises(NotCheckedError, match="draws no samples"):
+            CHANCE(**given, batch=(X, None))
+    else:
+        assert "differ by" in observed(CHANCE, **given, batch=(X, None))
 
 
 def test_dropout_of_the_training_is_left_alone():

@@ -150,7 +150,7 @@ def test_a_check_alone_raises_the_lesson(name):
 
 def test_a_check_alone_says_which_part_is_missing():
     """A check that lacks a part raises NotCheckedError."""
-    with pytest.raises(NotCheckedError, match="needs loss_fn, optimizer, train_step or fit"):
+    with pytest.raises(NotCheckedError, match="needs train_step or fit"):
         checks.check_a_step_follows_its_own_batch(model=nn.Linear(1, 1), batch=(0, torch.ones(1)))
 
 
@@ -178,7 +178,7 @@ def reproduce(name, parts):
     pairs = torch.utils.data.TensorDataset(inputs, targets)
     names = dict.fromkeys(PARTS) | {"torch": torch, "inputs": inputs, "targets": targets}
     names |= parts
-    if not name.startswith(("labels", "shared")):
+    if not name.startswith(("labels", "shared", "workers")):
         names["loader"] = torch.utils.data.DataLoader(pairs, 2)
     if not isinstance(parts["optimizer"], torch.optim.Optimizer):
         names["optimizer"] = parts["optimizer"](parts["model"])
@@ -305,11 +305,11 @@ def test_what_is_not_checked_never_looks_like_passed():
     report = checks.check(model=gallery.base.Network(), batch=torch.randn(8, 4))
 
     result = report["the-mode-is-restored"]
-    assert (result.status, result.details) == ("not checked", "needs targets, evaluate")
-    assert "not checked  the-mode-is-restored: needs targets, evaluate" in str(report)
+    assert (result.status, result.details) == ("not checked", "needs evaluate")
+    assert "not checked  the-mode-is-restored: needs evaluate" in str(report)
     cases = {case.get("name"): case for case in ET.fromstring(report.to_junit())}
     skipped = cases["the-mode-is-restored"].find("skipped")
-    assert skipped.get("message") == "not checked: needs targets, evaluate"
+    assert skipped.get("message") == "not checked: needs evaluate"
     counts = Counter(result.status for result in report.results)
     assert f"{counts['passed']} passed, {counts['not checked']} not checked" in report.summary()
     assert len(report.results) == len(checks.REGISTRY)
@@ -422,6 +422,18 @@ def batch():
 def broken():
     return 1 / 0
 
+class Raises(nn.Linear):
+    def forward(self, x):
+        raise RuntimeError("out of order")
+
+def raising():
+    return Raises(4, 3)
+
+def words(width):
+    return nn.Sequential(nn.Embedding(9, width), nn.Linear(width, 2))
+
+loader = torch.utils.data.DataLoader([(torch.arange(5), 1)] * 4, 2)
+
 number = 3
 """
 
@@ -461,6 +473,27 @@ def test_the_command_fails_what_is_wrong_and_writes_the_reports(shop, capsys):
     assert suite.get("tests") == str(len(checks.REGISTRY)) == str(len(suite))
 
 
+def test_a_part_that_raises_is_told_once_and_gives_another_status(shop, capsys):
+    """Exit status 2 is for a part that could not be used, and its error is printed once."""
+    assert main(["check", "shop:raising", "--batch", "8x4"]) == 2
+
+    printed = capsys.readouterr().out
+    assert printed.count("RuntimeError: out of order") == 1
+    assert "error  model raised RuntimeError: out of order" in printed
+    assert "blocks     examples-stay-apart, " in printed
+
+
+def test_the_command_takes_files_arguments_words_and_loaders(shop, capsys):
+    """A file, arguments of the factory, a batch of whole numbers and a loader by name."""
+    line = ["check", "shop.py:words", "--arg", "width=6", "--batch", "4x5:int64<9"]
+
+    assert main([*line, "--loader", "shop.py:loader"]) == 0
+
+    assert "passed       examples-stay-apart" in capsys.readouterr().out
+    assert main(["check", "shop.py:words", "--arg", "width"]) == 2
+    assert "does not have the form NAME=VALUE" in capsys.readouterr().err
+
+
 def test_the_command_takes_a_batch_and_exceptions_by_name(shop, capsys):
     """--batch can name a function, and --except works like except_for."""
     excepted = "cross-entropy-is-given-logits=a matter of taste"
@@ -478,7 +511,7 @@ def test_the_command_takes_a_batch_and_exceptions_by_name(shop, capsys):
         ("nowhere:net", "nowhere cannot be imported"),
         ("shop:number", "gives a int; it has to be a model"),
         ("shop:broken", "shop:broken() raised ZeroDivisionError"),
-        ("shop:net --batch 8xx", "is neither a shape such as 4x3x224x224 nor"),
+        ("shop:net --batch 8xx", "is neither a shape such as 4x3x224x224, or 4x10:int64<100, nor"),
         ("shop:net", "nothing could be checked: give --batch"),
         ("shop:net --batch 8x4 --except examples-stay-apart", "lacks the reason"),
         ("shop:net --batch 8x4 --except nonsense=why", "is no check"),
@@ -517,7 +550,7 @@ def test_each_check_becomes_an_item_of_pytest(pytester):
     assert counts["failed"] == 1
     assert counts["passed"] + counts["skipped"] + 1 == 2 * len(checks.REGISTRY)
     result.stdout.fnmatch_lines(["*excepted: on purpose*"])
-    result.stdout.fnmatch_lines(["*not checked: needs loss_fn, optimizer, train_step or fit*"])
+    result.stdout.fnmatch_lines(["*not checked: needs train_step or fit*"])
     result.stdout.fnmatch_lines(["*test_by_function?cross-entropy-is-given-logits?*"])
 
 

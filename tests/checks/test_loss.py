@@ -8,13 +8,12 @@ from torch import nn
 from dlconcepts import checks
 from dlconcepts.checks import CheckFailedError, NotCheckedError
 from dlconcepts.checks.laws.loss import (
-    Recording,
     kind,
     operation,
-    scores,
     used,
 )
 from dlconcepts.checks.project import Project
+from dlconcepts.checks.recording import Recording, scores
 from tests.checks.small_projects import Gives, observed, sgd
 
 

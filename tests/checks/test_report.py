@@ -81,8 +81,9 @@ AS_JSON = """\
 """
 
 AS_TEXT = """\
-error  c: KeyError: <é>
+error  KeyError: <é>
     at net.py:3, in step: d[x]
+    blocks     c
 
 FAILED  e: A concept
     observed   2 & 3
@@ -227,7 +228,7 @@ def test_an_error_is_told_with_the_innermost_line_of_the_project():
 
     assert found.status == "error"
     assert found.details == (
-        f"ValueError: too small\n    at {__file__}:{line}, in raises: raise error"
+        f"forward raised ValueError: too small\n    at {__file__}:{line}, in raises: raise error"
     )
 
 
@@ -237,7 +238,7 @@ def test_an_error_in_no_line_of_the_project_is_told_without_a_place():
 
     assert found.status == "error"
     assert "\n" not in found.details
-    assert found.details.startswith("RuntimeError: mat1 and mat2 shapes")
+    assert found.details.startswith("model raised RuntimeError: mat1 and mat2 shapes")
 
 
 # ------------------------------------------------------------------------ running
@@ -362,7 +363,7 @@ def test_an_item_is_skipped_with_what_is_missing():
 
     found = ran(items["the-mode-is-restored"])
 
-    assert found == "skipped, not checked: needs targets, evaluate"
+    assert found == "skipped, not checked: needs evaluate"
 
 
 def test_an_excepted_item_is_skipped_with_the_reason_of_the_caller():

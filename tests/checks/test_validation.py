@@ -54,9 +54,9 @@ def twice(model, loader, loss_fn):
 
 @pytest.mark.parametrize("check", [IN_EVAL, WITHOUT, UNCHANGED])
 @pytest.mark.parametrize("also", [{}, {"predict": predict}])
-def test_without_targets_an_evaluate_is_not_checked(check, also):
-    """The check needs targets to call evaluate."""
-    with pytest.raises(NotCheckedError, match="needs targets"):
+def test_without_a_loss_an_evaluate_that_calls_it_is_not_checked(check, also):
+    """What evaluate does with None tells nothing of the project."""
+    with pytest.raises(NotCheckedError, match="needs loss_fn"):
         check(model=Gives(), batch=X, evaluate=evaluate, **also)
 
 
@@ -221,14 +221,13 @@ def with_a_part_in_eval():
 @pytest.mark.parametrize(
     ("model", "parts", "says"),
     [
-        (on_and_off(), {"evaluate": leaves_eval}, "2 of 2 modules are in another mode: "
+        (on_and_off(), {"evaluate": leaves_eval, "fit": fit}, "2 of 2 modules are in another mode: "
          "the model, 0, now in eval mode"),
-        (on_and_off().eval(), {"evaluate": leaves_eval}, "2 of 2 modules are in another mode"),
-        (on_and_off(nn.Dropout()), {"evaluate": switches_a_part}, "1 of 3 modules are in another "
-         "mode: 1, now in eval mode"),
+        (on_and_off().eval(), {"evaluate": leaves_eval, "fit": fit}, "2 of 2 modules are in "),
+        (on_and_off(nn.Dropout()), {"evaluate": switches_a_part, "fit": fit}, "1 of 3 modules are "
+         "in another mode: 1, now in eval mode"),
         (with_a_part_in_eval(), {"evaluate": switches_all}, "1 of 3 modules are in another mode: "
          "1, now in training mode"),
-        (on_and_off(), {"evaluate": leaves_eval, "fit": fit}, "2 of 2 modules are in another mode"),
         (on_and_off(), {"evaluate": leaves_eval, "fit": fit_in_training, "optimizer": None}, "2 "),
         (with_a_part_in_eval(), {"evaluate": leaves_eval, "fit": fit_in_training}, "1 of 3 modules "
          "are in another mode: 1, now in training mode"),
@@ -240,6 +239,12 @@ def test_a_mode_that_is_not_restored_is_named(model, parts, says):
     seen = observed(RESTORED, model=model, **project(**parts))
 
     assert seen.startswith(f"after evaluate {says}")
+
+
+def test_eval_mode_after_a_single_evaluation_is_not_judged():
+    """A script may evaluate once at its end, or call train() in its loop; only fit shows it."""
+    with pytest.raises(NotCheckedError, match="needs fit"):
+        RESTORED(model=on_and_off(), **project(evaluate=leaves_eval))
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,6 @@ def batches_without_shared_memory():
     "shared-memory-is-not-written-to",
     "wrote to a numpy array of shape (12, 4)",
     batches_without_shared_memory,
-    "inputs-are-left-alone",
 )
 def writes_through_to_the_array():
     """The step centres its batch in place, and from_numpy shares that memory with the array."""
@@ -199,6 +198,42 @@ def augmentation_in_validation():
 def augmentation_in_validation_that_is_rare():
     """The validation data is augmented, but only one example in ten thousand changes."""
     return augmented(seldom)
+
+
+class Jittered(Examples):
+    """Examples with noise from a generator that the data set keeps."""
+
+    def __init__(self):
+        super().__init__(*arrays())
+        self.generator = np.random.default_rng(0)
+
+    def __getitem__(self, index):
+        x, label = super().__getitem__(index)
+        return x + torch.from_numpy(self.generator.standard_normal(4, dtype=np.float32)), label
+
+
+def reseed(worker):
+    """Give each worker a generator of its own, from a seed that changes with each epoch."""
+    data = torch.utils.data.get_worker_info().dataset
+    data.generator = np.random.default_rng(torch.initial_seed() % 2**32)
+
+
+def read_by_workers(worker_init_fn):
+    """Return a project whose loader has two workers."""
+    data = Jittered()
+    loader = DataLoader(data, 4, num_workers=2, worker_init_fn=worker_init_fn)
+    return project(data=data, loader=loader)
+
+
+def noise_of_each_worker():
+    """Each worker gets a generator of its own."""
+    return read_by_workers(reseed)
+
+
+@mistake("workers-draw-their-own-numbers", "read by 2 workers, are the same", noise_of_each_worker)
+def noise_that_each_worker_repeats():
+    """The generator that the data set keeps is copied into each worker."""
+    return read_by_workers(None)
 
 
 def normalise(x):
@@ -340,3 +375,22 @@ def collated_plainly():
 def augmentation_in_the_collate_function():
     """The collate function of the validation loader adds noise."""
     return collated(Noisy())
+
+
+def as_from_a_camera(x):
+    return (x * 255).div(255)
+
+
+def normalise_bytes(x):
+    return normalise(x * 255)
+
+
+def images_scaled_first():
+    """The images are divided by 255, and then normalised."""
+    return pictures(lambda x: normalise(as_from_a_camera(x)))
+
+
+@mistake("data-is-normalised-once", "divide them by 255 first", images_scaled_first)
+def images_not_scaled():
+    """Images from 0 to 255 are normalised by the mean of images from 0 to 1."""
+    return pictures(normalise_bytes)

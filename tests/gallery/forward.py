@@ -263,3 +263,25 @@ def batch_norm_without_running_statistics():
 def an_in_place_activation_comes_first():
     """The first layer is ReLU(inplace=True), which writes to the caller's tensor."""
     return project(model=nn.Sequential(nn.ReLU(inplace=True), Network()))
+
+
+class Joins(nn.Module):
+    """A layer that works on pairs of rows, or on the row alone."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows, self.layer = rows, nn.Linear(4 * rows, 4 * rows)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, 4 * self.rows)).view(-1, 4)
+
+
+def rows_alone():
+    """A view keeps each row apart."""
+    return {"model": Joins(1), "batch": torch.randn(8, 4)}
+
+
+@mistake("examples-stay-apart", "changed the output of 4 examples", rows_alone)
+def a_view_that_joins_neighbours():
+    """A view puts two examples into one row, as a view of (layers, batch, h) does."""
+    return {"model": Joins(2), "batch": torch.randn(8, 4)}

@@ -245,3 +245,59 @@ def maps_of_one_shape():
 def maps_that_broadcast():
     """Outputs (N, 1, H, W) and targets (N, H, W) broadcast to (N, N, H, W)."""
     return one_map(False)
+
+
+def divergence(scale):
+    """Return a distillation loss whose input is this function of the scores."""
+
+    def loss(outputs, targets):
+        teacher = F.one_hot(targets, 3) * 0.7 + 0.1
+        return F.kl_div(scale(outputs, dim=1), teacher, reduction="batchmean")
+
+    return loss
+
+
+def kl_div_of_log_probabilities():
+    """A student learns from the probabilities of a teacher."""
+    return project(loss_fn=divergence(F.log_softmax))
+
+
+@mistake(
+    "nll-is-given-log-probabilities",
+    "kl_div is given probabilities",
+    kl_div_of_log_probabilities,
+)
+def kl_div_of_probabilities():
+    """The input of kl_div are probabilities."""
+    return project(loss_fn=divergence(F.softmax))
+
+
+def with_a_term(term):
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs, targets) + 0.5 * term(outputs)
+
+    return loss
+
+
+def confident(outputs):
+    return outputs.softmax(dim=1).square().mean()
+
+
+def often_first(outputs):
+    weights = torch.arange(len(outputs), dtype=torch.float32)
+    return 4 * (weights * (outputs.argmax(dim=1) == 0)).mean()
+
+
+def a_smooth_term():
+    """A second term of the loss has a gradient."""
+    return project(loss_fn=with_a_term(confident))
+
+
+@mistake(
+    "every-term-of-the-loss-has-a-gradient",
+    "a number without a gradient is added",
+    a_smooth_term,
+)
+def a_term_made_of_argmax():
+    """A second term of the loss is computed with argmax, and has no gradient."""
+    return project(loss_fn=with_a_term(often_first))

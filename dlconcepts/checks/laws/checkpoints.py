@@ -4,13 +4,15 @@ import inspect
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.copies import MODELS, OPTIMIZERS
+from dlconcepts.checks.copies import MODELS, OPTIMIZERS, optimizers
+from dlconcepts.checks.files import OURS
 from dlconcepts.checks.laws.learning import names, shake
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
@@ -44,7 +46,7 @@ def call(function: Callable[..., Any], model: nn.Module, optimizer: Any, path: P
 def trained(project: Project) -> tuple[nn.Module, Any]:
     """Return a copy whose parameters, buffers and optimizer state differ from the start."""
     model, optimizer = project.fresh_pair()
-    if optimizer is not None and project.loss_fn is not None and project.has("targets"):
+    if optimizer is not None and project.has("batch") and project.has("loss"):
         project.train(model, optimizer, project.repeated(2))
     else:
         shake(model, 1)
@@ -57,8 +59,8 @@ def blank(project: Project) -> tuple[nn.Module, Any]:
     model, optimizer = project.fresh_pair()
     shake(model, 2)
     disturb_buffers(model, 0.5)
-    if optimizer is not None:
-        optimizer.state.clear()
+    for own in optimizers(optimizer):
+        own.state.clear()
     return model, optimizer
 
 
@@ -82,9 +84,10 @@ def lost_in_a_checkpoint(
     model, optimizer = trained(project)
     # As bits, since a model that cannot be copied is loaded into itself.
     expected = {name: bits(x) for name, x in state_of(model, optimizer).items()}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=OURS) as folder:
         path = Path(folder) / "checkpoint.pt"
         call(project.save, model, optimizer, path)
+        prefixed = has_prefix(path)
         model, optimizer = blank(project)
         for part in as_parts(call(project.load, model, optimizer, path)):
             if isinstance(part, nn.Module):
@@ -93,7 +96,19 @@ def lost_in_a_checkpoint(
                 optimizer = part
         found = {name: bits(x) for name, x in state_of(model, optimizer).items()}
     lost = [name for name in expected if found.get(name) != expected[name]]
+    if lost and prefixed:
+        broken(
+            f"{len(lost)} of {len(expected)} entries did not come back: the names in the file "
+            "begin with 'module.': save model.module.state_dict(), or remove the prefix in load"
+        )
     return lost, len(expected), model
+
+
+def has_prefix(path: Path) -> bool:
+    """Return whether a file has the names of a model that DataParallel wraps."""
+    with suppress(Exception):  # whatever save has written
+        return any("['module." in name for name, _ in leaves(torch.load(path, weights_only=True)))
+    return False
 
 
 @law(
@@ -122,7 +137,13 @@ def check_a_checkpoint_holds_the_model(project: Project) -> None:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    found = {bare(name): x for name, x in model.state_dict().items()}
+    return {name: x for name, x in found.items() if isinstance(x, Tensor)}
+
+
+def bare(name: str) -> str:
+    """Return a name without the prefixes of DataParallel and torch.compile."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 @law(
@@ -130,7 +151,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     concept="Checkpoint without the optimizer's state",
     why="a resumed run starts without momentum and step count, so it trains differently",
     fix="save optimizer.state_dict() with the model's, and load both",
-    needs=("model", "optimizer", "save", "load", "loss_fn", "batch", "targets"),
+    needs=("model", "optimizer", "save", "load", "batch", "loss"),
     reproducer="""
 loss_fn(model(inputs), targets).backward()
 optimizer.step()
@@ -146,7 +167,7 @@ def check_a_checkpoint_holds_the_optimizer(project: Project) -> None:
     if "optimizer" not in takes(project.save) and "optimizer" not in takes(project.load):
         not_checked("needs a save and a load that take an optimizer")
     lost, count, _ = lost_in_a_checkpoint(
-        project, lambda _, optimizer: dict(leaves(optimizer.state_dict()))
+        project, lambda _, part: dict(leaves([own.state_dict() for own in optimizers(part)]))
     )
     if lost:
         broken(f"{len(lost)} of {count} entries did not come back: {names(lost)}")
@@ -181,7 +202,7 @@ def check_a_partial_checkpoint_is_refused(project: Project) -> None:
     last = named[-1]
     owner, _, parameter = last.rpartition(".")
     del model.get_submodule(owner)._parameters[parameter]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=OURS) as folder:
         path = Path(folder) / "checkpoint.pt"
         try:
             call(project.save, model, optimizer, path)
@@ -236,9 +257,9 @@ def check_kept_weights_are_a_copy(project: Project) -> None:
             model = project.fresh()
             look_for_sharing(name, model, function(model))
             ran = True
-    can_fit = project.fit is not None and project.has("optimizer") and project.has("targets")
+    can_fit = project.fit is not None and project.has("batch")
     if not ran and not can_fit:
-        not_checked("needs snapshot, or fit with its loss_fn, optimizer and batch")
+        not_checked("needs snapshot, or fit and batch")
     if can_fit:
         model, optimizer = project.fresh_pair()
         live: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dlconcepts.checks.batches import describe, is_pair, is_stack, is_used_up, split
+from dlconcepts.checks.batches import are_dictionaries, describe, is_pair, is_stack, is_used_up
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import random_states, seed_everything
@@ -20,6 +20,7 @@ __all__ = [
     "check_labels_stay_with_their_inputs",
     "check_shared_memory_is_not_written_to",
     "check_validation_data_is_left_to_no_chance",
+    "check_workers_draw_their_own_numbers",
 ]
 
 
@@ -69,10 +70,10 @@ def check_labels_stay_with_their_inputs(project: Project) -> None:
     loader = project.training_data
     if project.one_pass:
         not_checked("needs a loader that can be read twice")
-    passes = {f"pass {seed + 1}": labels_by_input(loader, seed) for seed in range(2)}
+    passes = {f"pass {seed + 1}": labels_by_input(project, loader, seed) for seed in range(2)}
     source = project.data if project.loader is not None else source_of(loader)
     if source is not None and source is not loader:
-        passes = {"the data set": labels_by_input(source, 0), **passes}
+        passes = {"the data set": labels_by_input(project, source, 0), **passes}
     (first, known), *others = passes.items()
     shared = 0
     for name, pairs in others:
@@ -90,11 +91,11 @@ def check_labels_stay_with_their_inputs(project: Project) -> None:
         not_checked("needs inputs that are the same in two passes: these are augmented")
 
 
-def labels_by_input(data: Any, seed: int) -> dict[object, Counter[object]]:
+def labels_by_input(project: Project, data: Any, seed: int) -> dict[object, Counter[object]]:
     """Read data once; return the labels of each input, with their numbers."""
     seed_everything(seed)
     found: dict[object, Counter[object]] = {}
-    for inputs, targets in islice(examples(data), PAIRS):
+    for inputs, targets in islice(examples(project, data), PAIRS):
         # The loader may turn the number 3 into a tensor or an array.
         label = tuple(bits(torch.as_tensor(leaf).double()) for leaf in numeric_leaves(targets))
         key = tuple(bits(torch.as_tensor(leaf)) for leaf in numeric_leaves(inputs))
@@ -107,16 +108,21 @@ def numeric_leaves(tree: Any) -> list[Any]:
     return [x for x in found if hasattr(x, "dtype") or isinstance(x, (bool, int, float))]
 
 
-def examples(data: Any) -> Iterator[tuple[Any, Any]]:
+def examples(project: Project, data: Any) -> Iterator[tuple[Any, Any]]:
     """Yield inputs and targets of each example, of a data set or of a loader's batches."""
     if is_pair(data) or isinstance(data, Dataset):
-        yield from map(split, read(data, items=PAIRS, batches=PAIRS))
+        yield from map(project.split, read(data, items=PAIRS, batches=PAIRS))
         return
     for batch in data:
-        inputs, targets = split(batch)
+        inputs, targets = project.split(batch)
+        if are_dictionaries(targets):
+            yield from zip(inputs, targets, strict=True)
+            continue
         sizes = [len(tensor) for tensor in tensors(targets).values() if tensor.ndim]
         if not sizes:
             not_checked("needs targets that are tensors")
+        if any(len(x) != sizes[0] for x in tensors(inputs).values() if x.ndim):
+            not_checked("needs batches whose first dimension counts the examples")
         for row in range(sizes[0]):
             yield at(inputs, row), at(targets, row)
 
@@ -211,12 +217,58 @@ def train_on(project: Project, data: Any, held: list[Any]) -> None:
     """Train on the very batches that a loader gave, not on copies."""
     if project.model is None or is_pair(data) or isinstance(data, Dataset):
         return
-    batches = [split(project.here(batch)) for batch in held[:2]]
-    trains = project.fit is not None or project.train_step is not None
-    if project.loss_fn is None or project.optimizer is None or not trains:
-        project.run(project.fresh(training=True), batches[0][0])
+    batches = [project.here(batch) for batch in held[:2]]
+    if project.trainer == "a plain step":
+        project.feed(project.fresh(training=True), batches[0])
     else:
         project.train(*project.fresh_pair(), batches, copies=False)
+
+
+@law(
+    claim="training.same-seed-same-run",
+    concept="Random numbers that each worker repeats",
+    why="a generator that the data set keeps is copied into each worker, anew in each epoch: the "
+    "same noise and the same crops come again and again",
+    fix="draw from torch or numpy's global generator, which are seeded in each worker, or make the "
+    "generator in worker_init_fn from torch.initial_seed()",
+    needs=("loader",),
+    reproducer="""
+from torch.utils.data import DataLoader
+passes = []
+for seed in range(2):
+    torch.manual_seed(seed)
+    settings = dict(num_workers=2, worker_init_fn=loader.worker_init_fn)
+    again = DataLoader(loader.dataset, 4, **settings)
+    passes.append(torch.cat([inputs for inputs, _ in again]))
+assert not torch.equal(*passes)
+""",
+)
+def check_workers_draw_their_own_numbers(project: Project) -> None:
+    """Check that random examples differ from epoch to epoch if workers read them."""
+    loader = project.training_data
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        not_checked("needs a DataLoader with workers")
+    source, stored = loader.dataset, Snapshot(loader)
+    (first, again) = ([all_bits(item) for item in read(source, 4)] for _ in range(2))
+    if first == again or isinstance(source, IterableDataset):
+        not_checked("needs a data set that draws random numbers")
+    stored.restore()
+    epochs = []
+    for seed in range(2):
+        seed_everything(seed)
+        workers = DataLoader(
+            *(source, loader.batch_size or 1),
+            num_workers=2,
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+        )
+        epochs.append([all_bits(batch) for batch in read(workers, batches=2)])
+    if epochs[0] == epochs[1]:
+        broken(
+            f"the first {len(epochs[0])} batches of two epochs, read by 2 workers, are the same, "
+            "though the data set draws random numbers"
+        )
 
 
 @law(
@@ -253,7 +305,7 @@ def check_validation_data_is_left_to_no_chance(project: Project) -> None:
     bags = []
     for seed in range(2):
         seed_everything(seed)
-        bags.append(Counter(map(str, map(all_bits, examples(data)))))
+        bags.append(Counter(map(str, map(all_bits, examples(project, data)))))
     if bags[0].keys() != bags[1].keys():
         other = len(bags[0].keys() - bags[1].keys())
         broken(f"{other} of {bags[0].total()} validation examples are not there in the next pass")

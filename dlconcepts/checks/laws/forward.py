@@ -1,14 +1,19 @@
 """Checks of the forward pass: separate examples, unchanged inputs, no chance, one device."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project, attributes
-from dlconcepts.checks.registry import broken, law, not_checked
+from dlconcepts.checks.recording import loss_arguments
+from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
+from dlconcepts.checks.settings import random_states, seed_everything
+from dlconcepts.checks.state import parts_of
 from dlconcepts.checks.trees import all_bits, bits, copied, distance, floats, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
 
@@ -22,6 +27,7 @@ __all__ = [
 
 
 SEEDS = (1, 2, 3)  # a layer that drops rarely may drop the same twice
+DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 # What PyTorch's errors about tensors on different devices say.
 OTHER_DEVICE = ("same device", "expected device", "at least two devices", "device type of")
 
@@ -42,22 +48,32 @@ def check_examples_stay_apart(project: Project) -> None:
     """Check that in eval mode the output for an example depends on that example alone."""
     n = at_least(project, 2)
     if project.ambiguous():
-        not_checked("needs batch_dim: the first two dimensions are both as long as the batch")
-    whole = forward(project, project.inputs())
+        not_checked("needs batch_dim: either of two dimensions may count the examples")
+    whole = forward(project, project.whole())
     dims = example_dims(project, whole)
     if not dims:
         not_checked("needs an output with a dimension that counts the examples")
-    # Each half of the batch in turn stays the same while the other half changes.
-    for kept in torch.arange(n, device="cpu").tensor_split([(n + 1) // 2]):
-        outputs = floats(forward(project, neighbours_replaced(project, kept)))
+    # Each half of the batch in turn stays the same while the other half changes; and every second
+    # example does, since a view that joins neighbours mixes nothing across contiguous halves.
+    rows = torch.arange(n, device="cpu")
+    for kept in (*rows.tensor_split([(n + 1) // 2]), rows[::2], rows[1::2]):
+        outputs = forward(project, neighbours_replaced(project, kept))
         for path, dim in dims.items():
-            before = floats(whole)[path].index_select(dim, kept)
-            after = outputs[path].index_select(dim, kept)
+            before, after = common(
+                *(floats(out)[path].index_select(dim, kept) for out in (whole, outputs))
+            )
             if (apart := distance(before, after)) > rounding(before):
                 broken(
                     f"other examples in the batch changed the output{path} of {len(kept)} examples "
                     f"that stayed the same, by {apart:.2g} of its largest value"
                 )
+
+
+def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the part that two outputs share: padding is as long as the longest example."""
+    for dim, sizes in enumerate(zip(one.shape, other.shape, strict=True)):
+        one, other = (x.narrow(dim, 0, min(sizes)) for x in (one, other))
+    return one, other
 
 
 def at_least(project: Project, examples: int) -> int:
@@ -68,14 +84,14 @@ def at_least(project: Project, examples: int) -> int:
 
 
 def neighbours_replaced(project: Project, kept: Tensor) -> Any:
-    """Return the inputs with copies of the kept examples in place of all others."""
+    """Return the batch with copies of the kept examples in place of all others."""
     n = project.count()
     rows = torch.arange(n, device="cpu")
     others = rows[~torch.isin(rows, kept)]
     rows[others] = kept[torch.arange(len(others), device="cpu") % len(kept)]
+    replaced = project.pick(project.whole(), rows)
     inputs = project.inputs()
-    replaced = project.pick(inputs, rows)
-    if all_bits(replaced) != all_bits(inputs):
+    if all_bits(project.split(replaced)[0]) != all_bits(inputs):
         return replaced
     # All examples are the same, such as torch.ones. Halve the values of the others instead.
     if not any(bool(x.any()) for x in floats(inputs).values()):
@@ -83,7 +99,8 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
 
     def half(tensor: Tensor) -> Tensor:
         dim = project.dim(tensor)
-        if dim is None or not tensor.is_floating_point():
+        strided = tensor.layout == torch.strided
+        if dim is None or not tensor.is_floating_point() or not strided:
             return tensor
         some = others.to(tensor.device)
         return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
@@ -91,9 +108,9 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
     return on_tensors(replaced, half)
 
 
-def forward(project: Project, inputs: Any, *, seed: int = 0) -> Any:
+def forward(project: Project, batch: Any, *, seed: int = 0) -> Any:
     """Return the outputs of a fresh copy in eval mode, on the CPU."""
-    return on_tensors(copied(project.outputs(inputs, seed=seed)), lambda tensor: tensor.cpu())
+    return on_tensors(copied(project.outputs(batch, seed=seed)), lambda tensor: tensor.cpu())
 
 
 def example_dims(project: Project, outputs: Any) -> dict[str, int]:
@@ -101,7 +118,9 @@ def example_dims(project: Project, outputs: Any) -> dict[str, int]:
     n = project.count()
     found = floats(outputs)
     try:
-        fewer = floats(forward(project, project.pick(project.inputs(), torch.arange(n - 1))))
+        fewer = floats(forward(project, project.pick(project.whole(), torch.arange(n - 1))))
+    except NotCheckedError:
+        raise
     except Exception:  # some models take batches of one size only
         return {path: 0 for path, out in found.items() if out.ndim and len(out) == n}
     dims: dict[str, int] = {}
@@ -128,7 +147,7 @@ assert not torch.allclose(outputs.sum(dim=0), torch.ones(outputs.shape[1]), atol
 def check_softmax_is_over_the_classes(project: Project) -> None:
     """Check that neither the model nor predict normalises over the examples."""
     at_least(project, 2)
-    seen = {"the model": forward(project, project.inputs())}
+    seen = {"the model": forward(project, project.whole())}
     if project.predict is not None:
         seen["predict"] = project.predict(project.fresh(), project.inputs())
     for name, outputs in seen.items():
@@ -171,41 +190,46 @@ assert (inputs._version, targets._version) == before[2:]
 def check_inputs_are_left_alone(project: Project) -> None:
     """Check that model, loss, train_step, predict and accuracy do not write to their arguments."""
     for name, use in users(project).items():
-        inputs, targets = project.inputs(), project.targets()
+        batch = project.whole()
+        inputs, targets = project.split(batch)
         given = {"inputs": inputs, "targets": targets}
         if name in ("the loss", "accuracy"):
             given = {"outputs": copied(project.outputs()), "targets": targets}
+        if name == "the loss" and project.trainer != "a plain step":
+            arguments = on_tensors(loss_arguments(project), lambda x: x.detach().clone())
+            names = ("outputs", "targets", *map("argument {}".format, range(3, 9)))
+            given = dict(zip(names, arguments, strict=False))
         before = {what: records(tree) for what, tree in given.items()}
-        use(*given.values())
+        use(*([batch] if name.startswith("the model") else given.values()))
         for what, tree in given.items():
             look_for_writes(f"the {what} that {name} was given", tensors_in(tree), before[what])
 
 
-def users(project: Project) -> dict[str, Callable[[Any, Any], object]]:
-    """Return functions of inputs and targets that call the parts of a project, by name."""
+def users(project: Project) -> dict[str, Callable[..., object]]:
+    """Return functions that call the parts of a project, by name."""
 
-    def run(training: bool, x: Any) -> None:
+    def run(training: bool, batch: Any) -> None:
         model = project.fresh(training=training)
         with torch.set_grad_enabled(training):
-            project.run(model, x)
+            project.feed(model, batch)
 
     def train(x: Any, y: Any) -> None:
         model, optimizer = project.fresh_pair()
         project.train_step(model, project.loss_fn, optimizer, x, y)
 
-    found: dict[str, Callable[[Any, Any], object]] = {
-        "the model in training": lambda x, y: run(True, x),
-        "the model in eval mode": lambda x, y: run(False, x),
+    found: dict[str, Callable[..., object]] = {
+        "the model in training": lambda batch: run(True, batch),
+        "the model in eval mode": lambda batch: run(False, batch),
     }
     if project.predict is not None:
         found["predict"] = lambda x, y: project.predict(project.fresh(), x)
-    if project.has("targets"):
-        if project.loss_fn is not None:
-            found["the loss"] = project.loss_fn
-        if project.accuracy is not None:
-            found["accuracy"] = project.accuracy
-        if project.train_step is not None and project.optimizer is not None:
-            found["train_step"] = train
+    if project.loss_fn is not None and loss_arguments(project):
+        found["the loss"] = project.loss_fn
+    if project.has("targets") and project.accuracy is not None:
+        found["accuracy"] = project.accuracy
+    # With a loader, another check sees whether its writes reach the data; Mixup may write.
+    if project.train_step is not None and not project.has("loader"):
+        found["train_step"] = train
     return found
 
 
@@ -249,15 +273,20 @@ assert torch.equal(first, second)
 def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
     """Check that in eval mode the outputs do not depend on the random seed."""
     seeds = *SEEDS, SEEDS[0]  # the first seed again shows how far the device itself varies
-    first, *others, again = (floats(forward(project, project.inputs(), seed=s)) for s in seeds)
+    first, *others, again = (floats(forward(project, project.whole(), seed=s)) for s in seeds)
     for other in others:
         for path, output in first.items():
             apart = distance(output, other[path])
             if apart > 8 * distance(output, again[path]) + rounding(output) / 16:
+                if samples(project):
+                    not_checked("needs a model that draws no samples: it computes their spread")
                 broken(
                     f"in eval mode two passes over one batch gave outputs{path} that differ by "
                     f"{apart:.2g} of their largest value"
                 )
+
+    if not draws(project):
+        not_checked("needs a model that draws random numbers, in dropout for instance")
 
 
 @law(
@@ -282,14 +311,64 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
     if not project.copies:
         not_checked("needs a model that can be copied")
     project.watch(model.to("meta"))
-    inputs = on_tensors(project.inputs(), lambda tensor: tensor.to("meta"))
+    batch = on_tensors(project.whole(), lambda tensor: tensor.to("meta"))
     try:
         with torch.no_grad():
-            project.run(model, inputs)
+            project.feed(model, batch)
     except Exception as error:  # an operator without a meta version may raise anything
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
             not_checked(f"the meta device does not run this model: {message[:80]}")
+        if names_a_device(model):
+            not_checked("needs a forward that does not name the device that the script chose")
         left = [name for name, value in attributes(model) if isinstance(value, Tensor)]
         stay = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
         broken(f"after model.to(device) the forward pass raised: {message[:120]}{stay}")
+
+
+def names_a_device(model: nn.Module) -> bool:
+    """Return whether forward uses a device that a variable of the script or the model holds."""
+    parts = list(model.modules())
+    held = [x for part in parts for x in parts_of(inspect.unwrap(type(part).forward))]
+    held += [x for part in parts for x in vars(part).values()]
+    return any(type(x) is torch.device or (type(x) is str and x in DEVICES) for x in held)
+
+
+class Sampling(TorchFunctionMode):
+    """Sees whether the model scales random numbers, or chances, by what it computes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise: list[Any] = []
+        self.on_purpose = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = str(getattr(func, "__name__", "")).strip("_")
+        given = list(tensors_in([args]).values())
+        computed = any(x.grad_fn is not None for x in given)
+        noisy = any(x is noise for x in given for noise in self.noise)
+        chosen = name in ("multinomial", "bernoulli", "gumbel_softmax", "normal")
+        if computed and (chosen or (noisy and name in ("mul", "rmul", "multiply"))):
+            self.on_purpose = True
+        self.noise += [result] if name in ("randn", "randn_like", "normal") else []
+        return result
+
+
+def draws(project: Project) -> bool:
+    """Return whether a pass in training mode, or in eval mode, draws random numbers."""
+    drawn = False
+    for training in (True, False):
+        model, batch = project.fresh(training=training), project.whole()
+        project.feed(model, batch, seed=1)
+        after = all_bits(random_states())
+        seed_everything(1)
+        drawn |= all_bits(random_states()) != after
+    return drawn
+
+
+def samples(project: Project) -> bool:
+    """Return whether a model samples on purpose, as a variational autoencoder does."""
+    with torch.enable_grad(), (seen := Sampling()):
+        project.feed(project.fresh(training=False), project.whole())
+    return seen.on_purpose

@@ -1,9 +1,11 @@
 """Checks of frozen parts: training moves neither parameters nor running statistics."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
+from dlconcepts.checks.copies import optimizers
 from dlconcepts.checks.laws.learning import names
 from dlconcepts.checks.laws.steps import warm_up
 from dlconcepts.checks.project import Project
@@ -19,7 +21,7 @@ __all__ = ["check_frozen_parameters_stay", "check_frozen_statistics_stay"]
     why="requires_grad=False stops new gradients; an optimizer still steps by an old gradient, by "
     "momentum, and by weight decay on a gradient of zero",
     fix="freeze first, then give the optimizer only what requires a gradient; set p.grad = None",
-    needs=("model", "batch", "targets", "loss_fn", "optimizer"),
+    needs=("model", "batch", "loss", "optimizer"),
     reproducer="""
 names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
 fixed = {name: p for name, p in model.named_parameters() if name.startswith(tuple(names))}
@@ -47,9 +49,14 @@ def check_frozen_parameters_stay(project: Project) -> None:
         moved.update(name for name, p in frozen.items() if bits(p) != before[name])
 
     # Only the optimizer's steps count: an average of the weights may move frozen ones rightly.
-    with optimizer.register_step_pre_hook(look), optimizer.register_step_post_hook(compare):
+    with ExitStack() as stack:
+        for own in optimizers(optimizer):
+            stack.enter_context(own.register_step_pre_hook(look))
+            stack.enter_context(own.register_step_post_hook(compare))
         for _ in range(2):
             project.train(model, optimizer, project.repeated(2))
+    if not before:
+        not_checked("needs an optimizer of torch.optim that steps")
     if moved:
         found = [name for name in frozen if name in moved]
         broken(
@@ -73,12 +80,14 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
     if parameter.grad is not None:
         kind = "of an earlier backward" if bool(parameter.grad.any()) else "of zero"
         found.append(f"a gradient {kind} is in place")
-    state = optimizer.state.get(parameter, {})
-    if any(name in state for name in ("momentum_buffer", "exp_avg")):
+    found_in = optimizers(optimizer)
+    states = [own.state.get(parameter, {}) for own in found_in]
+    if any(name in state for state in states for name in ("momentum_buffer", "exp_avg")):
         found.append("the optimizer has momentum for it")
     decays = [
         group.get("weight_decay")
-        for group in optimizer.param_groups
+        for own in found_in
+        for group in own.param_groups
         if any(p is parameter for p in group["params"])
     ]
     if any(decays):
@@ -91,7 +100,7 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
     concept="BatchNorm of a frozen part that moves",
     why="running statistics are not parameters: requires_grad does not stop them, eval mode does",
     fix="put the frozen part into eval mode after each model.train()",
-    needs=("model", "batch", "targets", "loss_fn", "optimizer"),
+    needs=("model", "batch", "loss", "optimizer"),
     reproducer="""
 names = frozen or [name for name, p in model.named_parameters() if not p.requires_grad]
 parts = tuple({name.rpartition(".")[0] for name in names})
@@ -108,7 +117,10 @@ def check_frozen_statistics_stay(project: Project) -> None:
     if not buffers:
         not_checked("needs a frozen part with buffers, as BatchNorm has")
     before = {name: bits(b) for name, b in buffers.items()}
+    passes = project.passes
     project.train(model, optimizer, project.repeated(2))
+    if project.passes == passes:
+        not_checked(f"needs a {project.trainer} that calls the model")
     moved = [name for name, b in model.named_buffers() if bits(b) != before.get(name, bits(b))]
     if moved:
         broken(f"{project.trainer} changed {len(moved)} buffers of frozen parts: {names(moved)}")

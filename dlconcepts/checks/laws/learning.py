@@ -1,5 +1,6 @@
 """Checks of what learns: every layer is registered, gets a gradient, is in the optimizer."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,17 +44,15 @@ assert found <= set(model.parameters())
 )
 def check_every_layer_is_registered(project: Project) -> None:
     """Check that every trainable tensor behind the output is a parameter of the model."""
-    model = project.fresh(training=True)
-    inputs = project.inputs()
-    known = {id(parameter) for parameter in model.parameters()}
-    if isinstance(project.optimizer, torch.optim.Optimizer):
-        known |= {id(p) for p in held_by(project.optimizer)}
-    outputs = project.run(model, inputs)
-    given = {(x.shape, x.data_ptr()) for x in tensors_in(inputs).values()}
+    model, optimizer = project.fresh_pair(training=True)
+    batch = project.whole()
+    known = {id(p) for p in (*model.parameters(), *held_by(optimizer), *held_by(project.optimizer))}
+    outputs = project.feed(model, batch)
+    given = {memory(x) for x in tensors_in(batch).values()}
     strangers = [
         leaf
         for leaf in graph_leaves(outputs)
-        if id(leaf) not in known and (leaf.shape, leaf.data_ptr()) not in given
+        if id(leaf) not in known and memory(leaf) not in given
     ]
     if strangers:
         shapes = names([str(tuple(leaf.shape)) for leaf in strangers])
@@ -61,6 +60,12 @@ def check_every_layer_is_registered(project: Project) -> None:
             f"the output depends on {len(strangers)} trainable tensors that model.parameters() "
             f"does not list, of shape {shapes}{whereabouts(model, strangers)}"
         )
+
+
+def memory(tensor: Tensor) -> int:
+    """Return where the memory of a tensor is, also of a view; sparse tensors have none."""
+    is_strided = tensor.layout == torch.strided
+    return tensor.untyped_storage().data_ptr() if is_strided else id(tensor)
 
 
 def graph_leaves(outputs: Any) -> list[Tensor]:
@@ -111,15 +116,24 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
     if not trainable:
         not_checked("needs a parameter that requires a gradient")
     left, unused = set(trainable), set(trainable)
+    trains = project.trainer != "a plain step"
     for draw in range(DRAWS):
         model = project.fresh(training=True)
         if draw:
             shake(model, draw)
-        with_gradient = gradients(project, model, draw)
+        try:
+            with_gradient = gradients(project, model, draw)
+        except Exception:
+            if not trains:
+                raise
+            break  # training calls the loss with something else
         unused -= with_gradient.keys()
         left -= {name for name, gradient in with_gradient.items() if bool(gradient.any())}
         if not left:
             return
+    if trains:  # several losses, or a part of the model that forward does not use
+        used, moved = gradients_in_training(project)
+        unused, left = unused - used, left - moved
     # A bias before BatchNorm alone has a zero gradient, since the mean is subtracted.
     asleep = {name for name in left - unused if layer_sleeps(project.network, name, left)}
     silent = [name for name in trainable if name in unused | asleep]
@@ -142,15 +156,33 @@ def trainable_parameters(project: Project, model: nn.Module) -> dict[str, Tensor
 def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return the gradients of the loss, or of a random mixture of all outputs, by parameter."""
     model.zero_grad()
-    outputs = project.run(model, project.inputs(), seed=seed)
-    if project.loss_fn is not None and project.has("targets"):
-        loss = project.loss(outputs, project.targets())
+    if project.own_loss or (project.loss_fn is not None and project.has("targets")):
+        loss = project.loss_of(model, project.whole(), seed=seed)
         if loss.requires_grad:
             loss.backward()
     else:
+        outputs = project.feed(model, project.whole(), seed=seed)
         parts = [x for x in floats(outputs).values() if x.requires_grad]
         torch.autograd.backward(parts, [torch.randn_like(x) for x in parts])
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def gradients_in_training(project: Project) -> tuple[set[str], set[str]]:
+    """Return which parameters get a gradient while the project trains, and one that is not zero."""
+    model, optimizer = project.fresh_pair(training=True)
+    shake(model, 1)
+    used, moved = set(), set()
+
+    def look(name: str, parameter: Tensor) -> None:
+        used.add(name)
+        if parameter.grad is not None and bool(parameter.grad.any()):
+            moved.add(name)
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(partial(look, name))
+    project.train(model, optimizer, project.repeated(2))
+    return used, moved
 
 
 def shake(model: nn.Module, seed: int) -> None:

@@ -3,18 +3,24 @@
 import copy
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.registry import broken, law, not_checked
+from dlconcepts.checks.recording import loss_arguments, scores
+from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
 
 __all__ = [
     "check_cross_entropy_is_given_logits",
+    "check_every_term_of_the_loss_has_a_gradient",
     "check_nll_is_given_log_probabilities",
     "check_scores_are_not_cut_at_zero",
     "check_the_loss_pairs_outputs_with_targets",
@@ -31,41 +37,9 @@ CUT_AT_ZERO = {"Relu", "ClampMin", "Clamp", "Threshold", "Hardtanh", "Maximum", 
 SQUASHED = {"Sigmoid", "Hardsigmoid"}
 CROSS_ENTROPY, BINARY = "cross-entropy", "binary cross-entropy"
 LIKELIHOOD = "negative log-likelihood"
-NEEDS = ("model", "batch", "targets", "loss_fn")
+NEEDS = ("model", "batch", "loss_fn")
 FAR = 40.0  # where a sigmoid is 0 or 1 in float32
 TRIES = 8  # an L1 loss reveals only signs, so several draws are needed
-
-
-class Recording:
-    """A loss function that remembers its arguments, and has the attributes of the project's."""
-
-    def __init__(self, loss_fn: Callable[..., Any]) -> None:
-        self.loss_fn = loss_fn
-        self.calls: list[tuple[Any, ...]] = []
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if len(arguments) == 2 and not named:
-            self.calls.append(arguments)
-        return self.loss_fn(*arguments, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loss_fn, name)
-
-
-def scores(project: Project) -> tuple[Any, Any]:
-    """Return what training passes to the loss: outputs with their graph, and targets."""
-    model, optimizer = project.fresh_pair(training=True)
-    trains = project.train_step is not None or project.fit is not None
-    if trains and optimizer is not None:
-        own, project.loss_fn = project.loss_fn, (recording := Recording(project.loss_fn))
-        try:
-            project.train(model, optimizer, project.repeated(1))
-        finally:
-            project.loss_fn = own
-        if recording.calls and floats(recording.calls[0][0]):
-            outputs, targets = recording.calls[0]
-            return outputs, targets
-    return project.run(project.fresh(training=True), project.inputs()), project.targets()
 
 
 def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]:
@@ -73,9 +47,10 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]
 
     The function can also take row numbers: which example's target each output is compared with.
     """
-    if project.scored is None:  # one training step serves all checks of the loss
-        project.scored = scores(project)
-    outputs, targets = project.scored
+    arguments = loss_arguments(project)
+    if len(arguments) != 2:
+        not_checked("needs a loss_fn that training calls with outputs and targets")
+    outputs, targets = arguments
     loss_fn = project.loss_fn
     # On the CPU a loss that gets nonsense raises; on CUDA it would spoil the process.
     plain, plain_targets = (
@@ -89,12 +64,18 @@ def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]
 
         def loss(values: Tensor, rows: Tensor | None = None, path: str = path) -> Tensor:
             changed = rebuild(plain, lambda where, leaf: values if where == path else leaf)
-            chosen = plain_targets if rows is None else project.pick_targets(plain_targets, rows)
+            chosen = plain_targets if rows is None else on_tensors(plain_targets, partial(at, rows))
             return torch.as_tensor(loss_fn(changed, copied(chosen))).mean()
 
         if gradient(loss, floats(plain)[path]) is not None:
             found.extend((output, target, loss) for target in tensors(targets).values())
+    if not found:
+        not_checked("needs an output that the loss depends on")
     return found
+
+
+def at(rows: Tensor, target: Tensor) -> Tensor:
+    return target[rows] if target.ndim and len(target) == len(rows) else target
 
 
 def gradient(loss: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
@@ -202,6 +183,20 @@ def near_one(sums: Tensor, tolerance: float = 1e-2) -> bool:
     return bool(((sums.double() - 1).abs() < tolerance).all())
 
 
+class Divergence(TorchFunctionMode):
+    """Looks at what training gives to kl_div as log-probabilities."""
+
+    observed, seen = "", False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.kl_div:
+            self.seen = True
+            values = (*args, *(kwargs or {}).values())[0].detach().double()
+            if bool((values >= 0).all()) and near_one(values.sum(dim=-1)):
+                self.observed = f"kl_div is given probabilities, {describe(values)}, as its input"
+        return func(*args, **(kwargs or {}))
+
+
 @law(
     claim="validation.nll-expects-log-probabilities",
     concept="NLLLoss on values that are not log-probabilities",
@@ -215,6 +210,14 @@ assert torch.allclose(outputs.exp().sum(dim=1), torch.tensor(1.0), atol=1e-2)
 )
 def check_nll_is_given_log_probabilities(project: Project) -> None:
     """Check that the exponentials of the scores that NLLLoss gets sum to 1 for each example."""
+    with (seen := Divergence()), suppress(NotCheckedError):
+        arguments = scores(project)
+        if project.trainer == "a plain step" and arguments:
+            project.loss_fn(*arguments)
+    if seen.observed:
+        broken(seen.observed)
+    if seen.seen:
+        return
     for output, _ in of_kind(project, LIKELIHOOD):
         if seen := no_log_probabilities(output):
             broken(f"NLLLoss is given {seen}")
@@ -285,11 +288,30 @@ def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
         except RuntimeError:
             continue
         pairs = shape.numel()
-        if pairs > max(output.numel(), target.numel()) and compares_all(output, target, loss):
+        several = pairs > max(output.numel(), target.numel()) and makes(pairs, output, loss)
+        if several and compares_all(output, target, loss):
             broken(
                 f"outputs {describe(output)} and targets {describe(target)} were compared as "
                 f"{tuple(shape)}: {pairs} pairs for {len(target)} examples"
             )
+
+
+class Largest(TorchDispatchMode):
+    """Sees how many elements the largest result of any operation has."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.most = max([self.most, *(x.numel() for x in tensors([result]).values())])
+        return result
+
+
+def makes(pairs: int, output: Tensor, loss: Callable[..., Tensor]) -> bool:
+    """Return whether a loss computes something for each pair; a squeeze inside may prevent it."""
+    with (seen := Largest()):  # type: ignore[no-untyped-call]
+        gradient(loss, output.cpu())
+    return bool(seen.most >= pairs)
 
 
 def compares_all(output: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> bool:
@@ -307,3 +329,63 @@ def compares_all(output: Tensor, target: Tensor, loss: Callable[..., Tensor]) ->
         if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
             return True
     return False
+
+
+class Terms(TorchFunctionMode):
+    """Records the numbers without a gradient that are added to a loss that has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: list[float] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = str(getattr(func, "__name__", "")).strip("_")
+        is_loss = isinstance(result, Tensor) and not result.ndim and result.requires_grad
+        if is_loss and len(args) == 2 and name in ("add", "radd", "iadd", "sub", "rsub", "isub"):
+            fixed = [float(x) for x in args if not getattr(x, "requires_grad", False)]
+            self.added += [x for x in fixed if x != float(args[0])] or fixed
+        return result
+
+
+@law(
+    claim="autograd.backward-computes-gradients",
+    concept="Term of a loss without a gradient",
+    why="the term changes the figure and nothing else: the model does not learn from it",
+    fix="write the term with softmax probabilities or another smooth function of the outputs, "
+    "without argmax, comparisons, item or a new tensor",
+    needs=NEEDS,
+    reproducer="""
+shape = model.train()(inputs).shape
+start, end = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+climb = 0.0
+for step in range(400):  # the gradient along a path adds up to the difference of the loss
+    x = (start + (step + 0.5) / 400 * (end - start)).requires_grad_()
+    climb += (torch.autograd.grad(loss_fn(x, targets), x)[0] * (end - start)).sum() / 400
+difference = loss_fn(end, targets) - loss_fn(start, targets)
+assert torch.isclose(climb, difference, rtol=0.1, atol=1e-3)
+""",
+)
+def check_every_term_of_the_loss_has_a_gradient(project: Project) -> None:
+    """Check that no number without a gradient that depends on the outputs is added to the loss."""
+    arguments = loss_arguments(project)
+    if len(arguments) != 2:
+        not_checked("needs a loss_fn that training calls with outputs and targets")
+    outputs, targets = arguments
+
+    def added(change: Callable[[Tensor], Tensor]) -> list[float]:
+        moved = on_tensors(outputs, lambda x: change(x.detach().clone()))
+        leaf = on_tensors(moved, lambda x: x.requires_grad_(x.is_floating_point()))
+        with (terms := Terms()):
+            project.loss_fn(leaf, copied(targets))
+        return terms.added
+
+    first, again = added(lambda x: x), added(lambda x: x)
+    for shift in (1, 2, 3):
+        other = added(lambda x, shift=shift: x.roll(shift, 0))  # type: ignore[misc]
+        for one, two, same in zip(first, other, again, strict=False):
+            if one == same and not math.isclose(one, two, rel_tol=1e-4, abs_tol=1e-6):
+                broken(
+                    f"a number without a gradient is added to the loss: {one:.4g} for the outputs "
+                    f"of one batch, {two:.4g} for the same outputs in another order"
+                )

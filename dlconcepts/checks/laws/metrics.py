@@ -26,7 +26,7 @@ TOLERANCE = 1e-4  # a float32 mean that is summed in another order differs by le
     concept="Mean of batch means",
     why="examples of a small last batch count more: the course's code says 0.5, the truth is 0.8",
     fix="add up loss.item() * len(targets) and correct examples; divide by the number of examples",
-    needs=("model", "batch", "targets", "evaluate"),
+    needs=("model", "batch", "evaluate"),
     reproducer="""
 from torch.utils.data import DataLoader, TensorDataset
 scores = model.eval()(inputs)
@@ -46,7 +46,7 @@ def check_every_example_counts_once(project: Project) -> None:
     last = 2 if n > 4 else 1
     first, targets = n - last, right_but_for(project, last)
 
-    def measure(*batches: tuple[Any, Any], seed: int = 0) -> dict[str, float]:
+    def measure(*batches: Any, seed: int = 0) -> dict[str, float]:
         model = project.fresh()
         seed_everything(seed)
         return numbers(evaluated(project, model, list(batches)))
@@ -57,9 +57,11 @@ def check_every_example_counts_once(project: Project) -> None:
     cut, alone, rest = measure(one, other), measure(one), measure(other)
     if not whole:
         not_checked("needs an evaluate that returns numbers")
+    judged = 0
     for path, value in whole.items():
         if again.get(path) != value or not cut.keys() & alone.keys() & rest.keys() >= {path}:
             continue  # a time, or a number that depends on chance
+        judged += 1
         # If the model or the loss looks at the whole batch, only the weighted mean is the same.
         fair = (first * alone[path] + last * rest[path]) / n
         same = any(math.isclose(cut[path], x, rel_tol=TOLERANCE) for x in (value, fair))
@@ -70,12 +72,14 @@ def check_every_example_counts_once(project: Project) -> None:
             f"evaluate returned{path} {value:.4g} for one batch of {n} examples, but "
             f"{cut[path]:.4g} for the same examples in batches of {first} and {last}"
         )
+    if not judged:
+        not_checked("needs an evaluate whose figures are the same for the same examples")
 
 
 def right_but_for(project: Project, last: int) -> Any:
     """Return targets that the model gets right, except the last few; unchanged if not classes."""
     # Equal figures in all batches would hide that the last one counts too much.
-    targets, outputs = project.targets(), floats(project.outputs())
+    targets, outputs = project.target(), floats(project.outputs())
     if not isinstance(targets, Tensor) or targets.is_floating_point() or not outputs:
         return targets
     scores = next(iter(outputs.values()))
@@ -100,7 +104,7 @@ assert float(accuracy(outputs, labels)) in (1, 100, 6)
 def check_accuracy_counts_each_example(project: Project) -> None:
     """Check that accuracy is 1 if all predictions are right, 0 if none is, and 1/2 if half are."""
     if project.has("model") and project.has("batch"):
-        output, target = project.outputs(), project.targets()
+        output, target = project.outputs(), project.target()
         if not is_classification(output, target):
             not_checked("needs one output and targets that are classes, or zeros and ones")
     else:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
-from dlconcepts.checks.batches import is_pair, split
+from dlconcepts.checks.batches import is_pair
 from dlconcepts.checks.laws.data import read, source_of
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
@@ -89,6 +89,11 @@ class Trace(TorchFunctionMode):
         # Image data normalised before has negative values; a mean in (0, 1) is for shares.
         is_image = before.ndim >= 3 and 0 < mean < 1 and bool((scale <= 1).all())
         was_negative = float(before.detach().min()) + mean < -0.01
+        if is_image and float(before.detach().max()) + mean > BYTES / 2:
+            self.observed = self.observed or (
+                f"images up to {float(before.detach().max()) + mean:.4g} had {mean:.3g} subtracted,"
+                " which is the mean of images from 0 to 1: divide them by 255 first"
+            )
         earlier = any(step[0] == "normalised" for step in history)
         if (earlier or (is_image and was_negative)) and off(result) > distance + 0.1:
             self.observed = self.observed or (
@@ -126,9 +131,9 @@ def check_data_is_normalised_once(project: Project) -> None:
         not_checked("needs a loader that can be read twice")
     seed_everything(0)
     with (trace := Trace()):
-        inputs, targets = split(project.here(traced_batch(data)))
+        batch = project.here(traced_batch(data))
         if project.model is not None:
-            train(project, inputs, targets)
+            train(project, batch)
     if trace.observed:
         broken(trace.observed)
 
@@ -138,15 +143,13 @@ def traced_batch(data: Any) -> Any:
     if isinstance(data, DataLoader) and not isinstance(source_of(data), Iterable):
         return data.collate_fn(list(read(source_of(data), items=4)))
     if is_pair(data) or isinstance(data, Dataset):
-        items = [tuple(torch.as_tensor(part) for part in item) for item in read(data, items=4)]
-        return [torch.stack(parts) for parts in zip(*items, strict=True)]
+        return torch.utils.data.default_collate(list(read(data, items=4)))
     return next(iter(data))
 
 
-def train(project: Project, inputs: Any, targets: Any) -> None:
+def train(project: Project, batch: Any) -> None:
     """Train or run the model on the very tensors that the trace follows."""
-    if project.train_step is not None and project.optimizer is not None and targets is not None:
-        model, optimizer = project.fresh_pair()
-        project.train_step(model, project.loss_fn, optimizer, inputs, targets)
+    if project.train_step is not None:
+        project.train(*project.fresh_pair(), [batch], copies=False)
         return
-    project.run(project.fresh(training=True), inputs)
+    project.feed(project.fresh(training=True), batch)

@@ -1,14 +1,14 @@
 """Checks of validation: in eval mode, without gradients, no change, modes restored."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.batches import as_loader
 from dlconcepts.checks.laws.learning import names
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.registry import broken, law, not_checked
+from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import bits, distance, floats, rounding
 
 __all__ = [
@@ -24,11 +24,14 @@ EITHER = ("evaluate", "predict")
 
 def evaluated(project: Project, model: nn.Module, batches: Any = None) -> Any:
     """Return the result of the project's evaluate, or of its predict."""
+    before = project.passes
     if project.evaluate is None:
-        return project.predict(model, project.inputs())
-    if not project.has("targets"):
-        not_checked("needs targets")
-    return project.evaluate(model, as_loader(batches or project.repeated(1)), project.loss_fn)
+        result = project.predict(model, project.inputs())
+    else:
+        result = project.loop(project.evaluate, model, batches or project.repeated(1))
+    if project.passes == before:
+        not_checked(f"needs {evaluator(project)} to call the model: no forward pass was seen")
+    return result
 
 
 def evaluator(project: Project) -> str:
@@ -98,7 +101,7 @@ def modes(model: nn.Module) -> dict[str, bool]:
     concept="Training mode not restored after validation",
     why="the next epoch trains without dropout, or trains a part that was in eval mode on purpose",
     fix="model.train() at the start of each epoch; restore the modes if parts are in eval mode",
-    needs=("model", "batch", "targets", "evaluate"),
+    needs=("model", "batch", "evaluate"),
     reproducer="""
 before = [module.training for module in model.modules()]
 evaluate(model, loader, loss_fn)
@@ -117,9 +120,12 @@ def check_the_mode_is_restored(project: Project) -> None:
     before = start_training(model)
     evaluated(project, model)
     after = modes(model)
-    if after != before and project.fit is not None and project.has("optimizer"):
-        after = modes_in_training(project) or before
+    if after != before and project.fit is not None:
+        with suppress(NotCheckedError):
+            after = modes_in_training(project) or before
     wrong = [name for name in before if after.get(name) != before[name]]
+    if wrong and project.fit is None and not any(after.get(name) for name in wrong):
+        not_checked("needs fit: evaluate leaves eval mode on, and the loop may call train()")
     if wrong:
         now = "training" if after.get(wrong[0]) else "eval"
         broken(
@@ -161,7 +167,8 @@ def check_validation_records_no_gradients(project: Project) -> None:
     recorded = []
 
     def look(module: nn.Module, output: Any) -> None:
-        recorded.append(any(x.requires_grad for x in floats(output).values()))
+        needs = any(x.requires_grad for x in floats(output).values())
+        recorded.append(needs and torch.is_grad_enabled())  # TorchScript may say so without
 
     model = project.fresh()
     for parameter in model.parameters():
