@@ -40,7 +40,8 @@ class DivergedError(UserError):
 def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the unit vector, in x's shape, along which a scalar function falls fastest at x.
 
-    Raises ValueError if the gradient is zero, since no direction is then the steepest.
+    Raises ValueError if the gradient is zero, since no direction is then the steepest. The squares
+    of any other gradient are normal numbers of its dtype.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
     >>> descent_direction(lambda x: x.square().sum(), torch.tensor([3.0, 4.0]))
@@ -58,6 +59,7 @@ def gradient_descent(
 ) -> Tensor:
     """Return the start and the points that gradient descent visits, (steps + 1, ...).
 
+    The result has no history, and the start stays as it was.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
     >>> gradient_descent(lambda x: x.square() / 2, torch.tensor(1.0), lr=1.5, steps=3)
@@ -222,10 +224,12 @@ def train_step(
 ) -> float:
     """Take one optimizer step on a batch, and return the batch's mean loss before the step.
 
-    `accumulate` computes the batch in that many pieces, to save memory. In `workers`, a group of
-    torch.distributed, each process computes its part. Either way the step is the same as for the
-    whole batch, if the model treats each example independently (BatchNorm does not) and
-    `dlconcepts.autograd.as_sum` knows the divisor of the loss.
+    `accumulate`, at least 1, computes the batch in that many pieces of about equal size, or fewer
+    if there are fewer examples, to save memory. In `workers`, a group of torch.distributed, each
+    process gets the whole batch and computes its part of it; gradients and losses are summed over
+    the group. Either way the step is the same as for the whole batch, if the model treats each
+    example independently (BatchNorm does not) and `dlconcepts.autograd.as_sum`, which is imported,
+    knows the divisor of the loss. The model's mode stays as it is.
 
     Raises ValueError if images and labels differ in number, the errors of `as_sum` if the batch is
     cut, and DivergedError, before the step, if the loss is not finite.
