@@ -95,11 +95,15 @@ def fit(
     optimizer is Adam. The default loss is cross-entropy; any loss must be a mean over the batch,
     as `dlconcepts.autograd.as_sum` says.
     `accumulate` computes each batch in that many pieces, with the same step as a result. `callback`
-    gets each epoch's record; `progress` draws a bar on a terminal.
+    gets each epoch's record as the epoch ends; `progress` draws a bar on a terminal.
 
-    The same seed gives the same order of examples and the same dropout. The caller's random state
-    does not change. The model ends in training mode. Ctrl-C ends training early: the model keeps
-    its last step, and `fit` returns the epochs that were finished.
+    A record is an `Epoch`: its number from 1 on, also across resumed runs; the loss that
+    `train_epoch` returns; the loss and accuracy of `evaluate` on `validate`, else None; seconds.
+
+    Each epoch has an order of its own, except that a DataLoader keeps its sampler. The same seed
+    gives the same orders and the same dropout. The caller's random state does not change. The model
+    ends in training mode. Ctrl-C ends training early: the model keeps its last step, and `fit`
+    returns the epochs that were finished.
 
     To resume a run, pass its optimizer, the number of epochs done as `start_epoch`, the total as
     `epochs`, and the `generator` that shuffles. With a generator `fit` seeds nothing: dropout
@@ -108,7 +112,8 @@ def fit(
     In a torch.distributed group, where every process passes the same data, each process computes
     its part of every batch. The gradients are summed, so all take the step of the whole batch.
 
-    Raises ValueError for fewer than 1 epoch or unusable data, before any training, and
+    Raises ValueError before any training if there is no epoch to train, `batch_size` is below 1, or
+    `data` or `validate` has no examples or unequal numbers of images and labels. Raises
     DivergedError, before the step, if the loss of a batch is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
@@ -178,10 +183,11 @@ def train_epoch(
     """Take one step for each batch of one pass over the data; return the mean loss per example.
 
     The loss of a batch is computed before its step, and counts as `dlconcepts.autograd.as_sum`
-    says: by its examples, or by the weights of its labels. After each batch, `report` gets a line.
+    says: by its examples, or by the weights of its labels. The model is set to training mode. After
+    each batch, `report` gets a line, such as the epoch and the loss so far.
 
-    Raises the errors of `as_sum`, ValueError if there is no batch, and DivergedError with the epoch
-    and the batch.
+    Raises the errors of `as_sum`, ValueError if there is no batch, and DivergedError that names the
+    place, as in "epoch 1, batch 2". Batches count from 1 in each epoch.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)

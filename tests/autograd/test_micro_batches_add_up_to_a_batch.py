@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cache, partial
+from operator import methodcaller
 from typing import Any
 from unittest.mock import patch
 
@@ -275,7 +276,7 @@ def test_workers_that_share_a_batch_take_the_step_of_one_process(
         step(models[rank], problem.loss_fn, optimizer, inputs, labels, workers=groups[rank])
 
     # These ask for the process, of which there is only one.
-    asked = {"get_rank": dist.ProcessGroup.rank, "get_world_size": dist.ProcessGroup.size}
+    asked = {"get_rank": methodcaller("rank"), "get_world_size": methodcaller("size")}
     with ThreadPoolExecutor(size) as pool, patch.multiple(dist, **asked):
         list(pool.map(work, range(size)))
 
