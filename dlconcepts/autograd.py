@@ -18,7 +18,8 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the gradient of a scalar function at x, in the shape of x, by autograd.
 
-    x is floating-point and stays unchanged; the gradient is zero if the function ignores it.
+    x is floating-point and stays unchanged, as does the `.grad` of every leaf; the gradient is zero
+    if the function ignores x. It is computed under `no_grad` too.
 
     Raises RuntimeError if the function does not return exactly one element.
     Source: PyTorch documentation, "A Gentle Introduction to torch.autograd".
@@ -27,10 +28,13 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     tensor([1., 3.])
     """
     leaf = x.detach().clone().requires_grad_()
-    result = function(leaf)
-    if result.requires_grad:
-        result.backward()
-    return torch.zeros_like(x) if leaf.grad is None else leaf.grad
+    with torch.enable_grad():
+        result = function(leaf)
+    if result.numel() != 1:
+        raise RuntimeError(f"the function must return one element, but returned {result}")
+    if not result.requires_grad:
+        return torch.zeros_like(x)
+    return torch.autograd.grad(result, leaf, materialize_grads=True)[0]
 
 
 def central_differences(
@@ -38,6 +42,7 @@ def central_differences(
 ) -> Tensor:
     """Return the gradient of a scalar function at x from two values per coordinate, in float64.
 
+    The gradient has the shape of x. The function gets float64 tensors; x itself stays as it was.
     A smaller `step` lowers the error, which falls with its square, but magnifies rounding.
     Source: Baydin et al., "Automatic Differentiation in Machine Learning: a Survey", section 2.
 
@@ -55,7 +60,8 @@ def history(tensor: Tensor) -> list[Node]:
     """Return the operations that made a tensor, each once and before the ones it used.
 
     Each path ends in an AccumulateGrad node, whose `variable` is a leaf. The history is empty if
-    the tensor is a leaf itself, or if autograd did not track it.
+    the tensor is a leaf itself, or if autograd did not track it. It may be longer than Python's
+    recursion limit.
     Source: PyTorch documentation, "Autograd mechanics", how autograd encodes the history.
 
     >>> x = torch.ones(2, requires_grad=True)
@@ -122,7 +128,8 @@ def shape_of(leaf: Any) -> str:
 def chain_rule(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
     """Return the Jacobian of functions applied one after the other: the product of Jacobians.
 
-    x has shape (n,), the result of the last function (m,); the Jacobian is (m, n).
+    x has shape (n,), the result of the last function (m,); the Jacobian is (m, n). Without a
+    function it is the identity.
     Source: Baydin et al., "Automatic Differentiation in Machine Learning: a Survey", section 3.
 
     >>> chain_rule([torch.square, lambda x: x.sum(0, keepdim=True)], torch.tensor([1.0, 3.0]))
@@ -140,13 +147,14 @@ def sum_over_paths(function: Callable[..., Tensor], weight: Tensor, uses: int) -
     """Return the gradient of a scalar function that uses one weight several times.
 
     `function` takes the weight once for each use. Each use is a path from the loss to the weight,
-    and the gradients along the paths add.
+    and the gradients along the paths add; one that the function ignores adds zero. The weight and
+    its `.grad` stay as they were.
 
     >>> sum_over_paths(lambda first, second: first * second, torch.tensor(3.0), uses=2)
     tensor(6.)
     """
     copies = [weight.detach().clone().requires_grad_() for _ in range(uses)]
-    along_each_path = torch.autograd.grad(function(*copies), copies)
+    along_each_path = torch.autograd.grad(function(*copies), copies, materialize_grads=True)
     return torch.stack(along_each_path).sum(0)
 
 
@@ -155,10 +163,11 @@ def accumulate(
 ) -> None:
     """Add the gradients of the mean loss over all examples, one micro-batch at a time.
 
-    `loss_fn` returns a mean over a batch, as `as_sum` says. The sum is the gradient of the whole
-    batch, unless a layer mixes examples, as BatchNorm does.
+    `loss_fn` returns a mean over a batch, as `as_sum` says, which is imported. The sum is the
+    gradient of the whole batch, unless a layer mixes examples, as BatchNorm does. A micro-batch in
+    which no label counts adds zero. `micro_batches` can be a generator.
 
-    Raises the errors of `as_sum`.
+    Raises the errors of `as_sum` before any gradient changes.
     Source: PyTorch documentation, "Automatic Mixed Precision examples", gradient accumulation.
 
     >>> model = nn.Linear(1, 1)
@@ -217,12 +226,13 @@ def as_sum(loss_fn: LossFunction) -> tuple[LossFunction, Callable[[Tensor], floa
 class ByHand(nn.Module):
     """A chain of Linear layers with ReLU between them as one operation, differentiated by hand.
 
-    `model` is a Sequential of Linear layers with one ReLU between each two, optionally after a
-    Flatten. All its parameters become views of one flat parameter, so the model learns what this
-    module learns; move the model to its device first. Autograd then visits one node and the
-    optimizer updates one tensor; benchmarks/training.py measures whether that is faster.
+    `model` is a Sequential of Linear layers with biases and one ReLU between each two, optionally
+    after a Flatten. All its parameters become views of one flat parameter, the only one of this
+    module, so the model learns what this module learns. The inputs get gradients too. Move the
+    model to its device first. Autograd then visits one node and the optimizer updates one tensor;
+    benchmarks/training.py measures whether that is faster.
 
-    Raises ValueError for other layers, a layer that occurs twice, or a frozen parameter.
+    Raises ValueError for other layers, a Linear layer that occurs twice, or a frozen parameter.
     Source: the chain rule, as in Rumelhart, Hinton and Williams, "Learning representations by
     back-propagating errors", 1986.
 

@@ -71,7 +71,11 @@ def shapes(
         min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side
     )
     dims, side = st.integers(min_dims, max_dims), st.integers(min_side, max_side)
-    return any_sides | st.builds(lambda n, rank: (n,) * rank, side, dims)
+    return any_sides | st.builds(_equal_sides, side, dims)
+
+
+def _equal_sides(side: int, dims: int) -> Shape:
+    return (side,) * dims
 
 
 def tensors(
@@ -108,19 +112,40 @@ def tensors(
     # Repeated, so that about every fifth tensor has one.
     extremes = ((math.nan,) * allow_nan + (math.inf, -math.inf) * allow_infinity) * 4
 
-    @st.composite
-    def of(draw: st.DrawFn, shape: Shape, dtype: torch.dtype) -> Tensor:
-        limit = min(max_magnitude, _largest(dtype))
-        fractional = dtype.is_floating_point or dtype.is_complex
-        specials = _specials(dtype, limit) + (extremes if fractional else ())
-        recipe = _Recipe(draw(CODES))
-        values = recipe.values(shape, dtype, limit, specials)
-        return _lay_out(values, recipe.layout(layouts), device).requires_grad_(requires_grad)
-
+    of = partial(
+        _tensors,
+        layouts=layouts,
+        max_magnitude=max_magnitude,
+        extremes=extremes,
+        requires_grad=requires_grad,
+        device=device,
+    )
     if isinstance(shape, tuple) and isinstance(dtype, torch.dtype):
         return of(shape, dtype)
     drawn_shape = shapes() if shape is None else _strategy(shape)
     return st.tuples(drawn_shape, _strategy(dtype)).flatmap(lambda drawn: of(*drawn))
+
+
+# Not inside of `tensors`: Hypothesis parses the source of a composite where it is defined, and that
+# takes as long as many draws.
+@st.composite
+def _tensors(
+    draw: st.DrawFn,
+    shape: Shape,
+    dtype: torch.dtype,
+    *,
+    layouts: Sequence[str],
+    max_magnitude: float,
+    extremes: tuple[float, ...],
+    requires_grad: bool,
+    device: torch.device | str | None,
+) -> Tensor:
+    limit = min(max_magnitude, _largest(dtype))
+    fractional = dtype.is_floating_point or dtype.is_complex
+    specials = _specials(dtype, limit) + (extremes if fractional else ())
+    recipe = _Recipe(draw(CODES))
+    values = recipe.values(shape, dtype, limit, specials)
+    return _lay_out(values, recipe.layout(layouts), device).requires_grad_(requires_grad)
 
 
 def easily_lost() -> st.SearchStrategy[Tensor]:

@@ -28,7 +28,8 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
     """Return a tensor that shares the array's memory, with its shape, dtype and values.
 
     Raises TypeError if torch has no such dtype (object, strings, dates, byte-swapped numbers) and
-    ValueError if the array is read-only (torch itself only warns) or has a negative stride.
+    ValueError if the array is read-only (torch itself only warns) or has a negative stride. Either
+    may come first if both apply.
     Source: PyTorch documentation, "torch.from_numpy".
 
     >>> import numpy as np
@@ -65,10 +66,10 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
     """Return an array that shares the tensor's memory, with its shape, dtype and values.
 
-    Raises TypeError, with the missing calls, if numpy cannot take the tensor: it requires grad
-    (detach), has a conjugate or negative bit (resolve_conj, resolve_neg), is not dense (to_dense),
-    is not on the CPU (cpu), is quantized (dequantize), or has a dtype that numpy does not know (a
-    cast).
+    Raises TypeError if numpy cannot take the tensor: it requires grad (detach), has a conjugate or
+    negative bit (resolve_conj, resolve_neg), is not dense (to_dense), is not on the CPU (cpu), is
+    quantized (dequantize), or has a dtype that numpy does not know (a cast). The message ends in
+    the missing calls and no others, in an order that works, as "call .detach().cpu() first".
     Source: PyTorch documentation, "torch.Tensor.numpy".
 
     >>> to_numpy(torch.ones(2, dtype=torch.bfloat16))
@@ -96,7 +97,8 @@ def to_numpy(tensor: Tensor) -> NDArray[Any]:
 def centre(tensor: Tensor) -> Tensor:
     """Return the elements minus their mean, flat, (numel,), without changing the argument.
 
-    A view is not a copy: subtracting in place from tensor.view(-1) would change the argument too.
+    The tensor is floating-point, and the result has its dtype. A view is not a copy: subtracting in
+    place from tensor.view(-1) would change the argument too.
 
     >>> x = torch.tensor([[1.0, 3.0]])
     >>> centre(x), x
@@ -109,7 +111,8 @@ def centre(tensor: Tensor) -> Tensor:
 def fill_through_view(tensor: Tensor, value: float) -> Tensor:
     """Set every element in place, through a flat view of it, and return the view (numel,).
 
-    Raises RuntimeError if the strides allow no flat view: reshape(-1) would write to a copy.
+    Raises RuntimeError if the strides allow no flat view: reshape(-1) would write to a copy. The
+    tensor does not require grad, and no elements share memory, as `expand` makes them.
     Source: PyTorch documentation, "torch.Tensor.view".
 
     >>> x = torch.zeros(2, 1)

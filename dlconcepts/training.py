@@ -40,7 +40,8 @@ class DivergedError(UserError):
 def descent_direction(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the unit vector, in x's shape, along which a scalar function falls fastest at x.
 
-    Raises ValueError if the gradient is zero, since no direction is then the steepest.
+    Raises ValueError if the gradient is zero, since no direction is then the steepest. The squares
+    of any other gradient are normal numbers of its dtype.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
     >>> descent_direction(lambda x: x.square().sum(), torch.tensor([3.0, 4.0]))
@@ -58,6 +59,7 @@ def gradient_descent(
 ) -> Tensor:
     """Return the start and the points that gradient descent visits, (steps + 1, ...).
 
+    The result has no history, and the start stays as it was.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
     >>> gradient_descent(lambda x: x.square() / 2, torch.tensor(1.0), lr=1.5, steps=3)
@@ -93,11 +95,15 @@ def fit(
     optimizer is Adam. The default loss is cross-entropy; any loss must be a mean over the batch,
     as `dlconcepts.autograd.as_sum` says.
     `accumulate` computes each batch in that many pieces, with the same step as a result. `callback`
-    gets each epoch's record; `progress` draws a bar on a terminal.
+    gets each epoch's record as the epoch ends; `progress` draws a bar on a terminal.
 
-    The same seed gives the same order of examples and the same dropout. The caller's random state
-    does not change. The model ends in training mode. Ctrl-C ends training early: the model keeps
-    its last step, and `fit` returns the epochs that were finished.
+    A record is an `Epoch`: its number from 1 on, also across resumed runs; the loss that
+    `train_epoch` returns; the loss and accuracy of `evaluate` on `validate`, else None; seconds.
+
+    Each epoch has an order of its own, except that a DataLoader keeps its sampler. The same seed
+    gives the same orders and the same dropout. The caller's random state does not change. The model
+    ends in training mode. Ctrl-C ends training early: the model keeps its last step, and `fit`
+    returns the epochs that were finished.
 
     To resume a run, pass its optimizer, the number of epochs done as `start_epoch`, the total as
     `epochs`, and the `generator` that shuffles. With a generator `fit` seeds nothing: dropout
@@ -106,7 +112,8 @@ def fit(
     In a torch.distributed group, where every process passes the same data, each process computes
     its part of every batch. The gradients are summed, so all take the step of the whole batch.
 
-    Raises ValueError for fewer than 1 epoch or unusable data, before any training, and
+    Raises ValueError before any training if there is no epoch to train, `batch_size` is below 1, or
+    `data` or `validate` has no examples or unequal numbers of images and labels. Raises
     DivergedError, before the step, if the loss of a batch is not finite.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
@@ -176,10 +183,11 @@ def train_epoch(
     """Take one step for each batch of one pass over the data; return the mean loss per example.
 
     The loss of a batch is computed before its step, and counts as `dlconcepts.autograd.as_sum`
-    says: by its examples, or by the weights of its labels. After each batch, `report` gets a line.
+    says: by its examples, or by the weights of its labels. The model is set to training mode. After
+    each batch, `report` gets a line, such as the epoch and the loss so far.
 
-    Raises the errors of `as_sum`, ValueError if there is no batch, and DivergedError with the epoch
-    and the batch.
+    Raises the errors of `as_sum`, ValueError if there is no batch, and DivergedError that names the
+    place, as in "epoch 1, batch 2". Batches count from 1 in each epoch.
     Source: PyTorch documentation, "Optimizing Model Parameters".
 
     >>> model = nn.Linear(1, 1)
@@ -222,10 +230,12 @@ def train_step(
 ) -> float:
     """Take one optimizer step on a batch, and return the batch's mean loss before the step.
 
-    `accumulate` computes the batch in that many pieces, to save memory. In `workers`, a group of
-    torch.distributed, each process computes its part. Either way the step is the same as for the
-    whole batch, if the model treats each example independently (BatchNorm does not) and
-    `dlconcepts.autograd.as_sum` knows the divisor of the loss.
+    `accumulate`, at least 1, computes the batch in that many pieces of about equal size, or fewer
+    if there are fewer examples, to save memory. In `workers`, a group of torch.distributed, each
+    process gets the whole batch and computes its part of it; gradients and losses are summed over
+    the group. Either way the step is the same as for the whole batch, if the model treats each
+    example independently (BatchNorm does not) and `dlconcepts.autograd.as_sum`, which is imported,
+    knows the divisor of the loss. The model's mode stays as it is.
 
     Raises ValueError if images and labels differ in number, the errors of `as_sum` if the batch is
     cut, and DivergedError, before the step, if the loss is not finite.

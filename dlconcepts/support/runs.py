@@ -37,9 +37,10 @@ def make_generator(seed: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the random generators for a block, and restore their states afterwards.
+    """Seed the random generators for a block, and restore their states even after an error.
 
-    These are the generators of Python and numpy, and PyTorch's for the CPU and for `device`.
+    These are the global generators of Python and numpy, and PyTorch's for the CPU and for `device`.
+    `seed` is from 0 to 2**32 - 1.
     Source: PyTorch documentation, "Reproducibility" and `torch.random.fork_rng`.
 
     >>> with seeded(1, torch.device("cpu")):

@@ -128,34 +128,77 @@ def test_gradients_equal_central_differences(
     )
 
 
-def forward_differences(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def forward_differences(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, step: float = 1e-5
+) -> Tensor:
     """Step forward only, so the error falls with the step, not with its square."""
-    h = 1e-5
-    steps = h * torch.eye(len(x), dtype=x.dtype)
-    return torch.stack([(function(x + step) - function(x)) / h for step in steps])
+    x = x.double()
+    steps = step * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
+    return torch.stack([(function(x + h) - function(x)) / step for h in steps]).view(x.shape)
 
 
-def differences_in_float32(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def differences_in_float32(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, step: float = 1e-5
+) -> Tensor:
     """Take differences of float32 values, whose rounding is as large as the differences."""
-    return central_differences(lambda y: function(y).float().double(), x)
+    return central_differences(lambda y: function(y).float().double(), x, step=step)
+
+
+def ignores_the_step(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, step: float = 1e-5
+) -> Tensor:
+    """Use one step for all functions."""
+    return central_differences(function, x)
+
+
+def keeps_the_dtype(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, step: float = 1e-5
+) -> Tensor:
+    """Round the gradient to the dtype of x."""
+    return central_differences(function, x, step=step).to(x.dtype)
+
+
+def flattens(function: Callable[[Tensor], Tensor], x: Tensor, *, step: float = 1e-5) -> Tensor:
+    """Return a list of the slopes."""
+    return central_differences(function, x, step=step).flatten()
 
 
 @law(
     right=central_differences,
-    wrong={forward_differences: "quadratic", differences_in_float32: "quadratic"},
+    wrong={
+        forward_differences: "square of the step",
+        differences_in_float32: "square of the step",
+        ignores_the_step: "square of the step",
+        keeps_the_dtype: "has the shape of x, in float64",
+        flattens: "has the shape of x, in float64",
+    },
 )
 @given(
-    x=tensors((3,), float64, max_magnitude=9.0), matrix=tensors((3, 3), float64, max_magnitude=9.0)
+    x=tensors(
+        st.sampled_from([(3,), (), (3, 1), (2, 2)]),
+        st.sampled_from([torch.float32, float64]),
+        max_magnitude=9.0,
+    ),
+    numbers=tensors((4, 4), float64, max_magnitude=9.0),
+    step=st.sampled_from([1e-5, 0.5]),
 )
-def test_central_differences_are_exact_for_quadratics(
-    differences: Callable[..., Tensor], x: Tensor, matrix: Tensor
+def test_central_differences_are_off_by_the_square_of_the_step(
+    differences: Callable[..., Tensor], x: Tensor, numbers: Tensor, step: float
 ) -> None:
-    """Central differences are exact for a quadratic, whose third derivative is zero."""
-    expected = (matrix + matrix.T) @ x
+    """Central differences are exact for a quadratic; for a cube they add the square of the step."""
+    matrix, before = numbers[: x.numel(), : x.numel()], bits(x)
 
-    found = differences(lambda x: (x @ matrix @ x).sum(), x)
+    def function(y: Tensor) -> Tensor:
+        assert (y.dtype, y.shape) == (float64, x.shape), "the function gets float64, as x is shaped"
+        return y.flatten() @ matrix @ y.flatten() + (y**3).sum()
 
-    # Values reach 9**3 * 9. Their rounding, 1e-12, is divided by the step of 1e-5.
+    found = differences(function, x, step=step)
+
+    at = x.double()
+    slope = ((matrix + matrix.T) @ at.flatten()).view(x.shape) + 3 * at**2 + step**2
+    assert (found.shape, found.dtype) == (x.shape, float64), "it has the shape of x, in float64"
+    # Values reach 9**3 * 19. Their rounding, 2e-12, is divided by the step of 1e-5.
     torch.testing.assert_close(
-        found, expected, rtol=0, atol=5e-7, msg="the derivative of a quadratic is exact"
+        found, slope, rtol=0, atol=1e-6, msg="the error is the square of the step"
     )
+    assert bits(x) == before, "x stays as it was"

@@ -17,12 +17,15 @@ Truth: The result has one element, or the call passes a gradient of its shape. `
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dlconcepts.autograd import gradient
 from dlconcepts.strategies import shapes, tensors
 from dlconcepts.testing.laws import law
 from tests.autograd.common import assert_close, float64
@@ -83,3 +86,91 @@ def test_with_a_vector_backward_gives_the_vector_jacobian_product(
     m, at, vector = (tensor.numpy(force=True) for tensor in (matrix, x, v))
     expected = torch.as_tensor(vector @ (2 * (m @ at)[:, None] * m), device=x.device)
     assert_close(x.grad, expected, "x.grad is the vector-Jacobian product")
+
+
+Function = Callable[[Tensor], Tensor]
+
+
+def differentiates_the_sum(function: Function, x: Tensor) -> Tensor:
+    """Sum the elements of the result, however many there are."""
+    return gradient(lambda x: function(x).sum(), x)
+
+
+def insists_on_no_dimension(function: Function, x: Tensor) -> Tensor:
+    """Refuse one element in a list."""
+    return gradient(lambda x: function(x) if function(x).ndim == 0 else torch.ones(2), x)
+
+
+def fails_if_x_is_ignored(function: Function, x: Tensor) -> Tensor | None:
+    """Return None where the gradient is zero."""
+    found = gradient(function, x)
+    return found if found.any() else None
+
+
+def goes_back_to_every_leaf(function: Function, x: Tensor) -> Tensor:
+    """Call backward, which adds to the gradients of all leaves, also of the weights in use."""
+    found = gradient(function, x)  # which raises what there is to raise
+    with torch.enable_grad():
+        result = function(x)
+        if result.requires_grad:
+            result.backward()
+    return found
+
+
+def tracks_x_itself(function: Function, x: Tensor) -> Tensor:
+    """Let x require grad from now on."""
+    return gradient(function, x.requires_grad_())
+
+
+def needs_tracking(function: Function, x: Tensor) -> Tensor:
+    """Rely on the caller's mode, in which nothing may be recorded."""
+    found = gradient(function, x)
+    return found if torch.is_grad_enabled() else torch.zeros_like(x)
+
+
+@law(
+    right=gradient,
+    wrong={
+        differentiates_the_sum: "DID NOT RAISE",
+        insists_on_no_dimension: "has a gradient",
+        fails_if_x_is_ignored: "the gradient is that of the element",
+        goes_back_to_every_leaf: "other leaves",
+        tracks_x_itself: "x stays as it was",
+        needs_tracking: "the gradient is that of the element",
+    },
+)
+@given(
+    x=tensors(shapes(max_dims=2), float64, max_magnitude=9.0),
+    shape=st.sampled_from([(), (1,), (1, 1), (0,), (2,)]),
+    slopes=st.tuples(st.integers(0, 2), st.integers(0, 1)),
+    tracking=st.booleans(),
+)
+def test_a_function_of_one_element_has_a_gradient(
+    gradient: Callable[[Function, Tensor], Tensor],
+    x: Tensor,
+    shape: tuple[int, ...],
+    slopes: tuple[int, int],
+    tracking: bool,
+) -> None:
+    """One element, of whatever shape, has a gradient; none or several raise RuntimeError."""
+    weight = torch.ones((), dtype=float64, requires_grad=True)
+
+    def function(x: Tensor) -> Tensor:
+        # Not a factor of zero, which would use x: autograd would track the result.
+        terms = zip(slopes, (x.sum(), weight), strict=True)
+        used = [slope * term for slope, term in terms if slope]
+        return sum(used, start=torch.zeros((), dtype=float64)).expand(shape)
+
+    with nullcontext() if tracking else torch.no_grad():
+        if function(x).numel() == 1:
+            try:
+                found = gradient(function, x)
+            except RuntimeError as error:
+                pytest.fail(f"a result of shape {shape} has a gradient: {error}")
+            expected = torch.full_like(x, slopes[0])
+            assert_close(found, expected, "the gradient is that of the element")
+        else:
+            with pytest.raises(RuntimeError, match="must return one element"):
+                gradient(function, x)
+    assert weight.grad is None, "the gradients of other leaves stay as they were"
+    assert (x.requires_grad, x.grad) == (False, None), "x stays as it was"

@@ -15,9 +15,12 @@ Truth: Along one path the Jacobians are multiplied, the last layer's first. If s
     from the loss to a weight, the products of all paths add.
 """
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 from dlconcepts.autograd import ByHand, central_differences, chain_rule, gradient, sum_over_paths
 from dlconcepts.strategies import Problem, networks, problems, tensors
+from dlconcepts.support.bitwise import state_of
 from dlconcepts.testing.laws import law
 from tests.autograd.common import assert_close, float64, gradients_of
 
@@ -64,12 +68,14 @@ def takes_each_jacobian_at_the_output(
 @st.composite
 def square_chains(draw: st.DrawFn) -> tuple[nn.Sequential, Tensor]:
     # Layers of one width, so that the Jacobians can be multiplied in any order.
-    width, depth = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    width, depth = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     model = draw(networks([width] * depth, dtype=float64))
     # ReLU has the same Jacobian at its output as at its input, the others do not.
     activation = draw(st.sampled_from([nn.ReLU, nn.Tanh, nn.Softplus]))
     layers = [activation() if isinstance(layer, nn.ReLU) else layer for layer in model]
-    return nn.Sequential(*layers), draw(tensors((width,), float64, max_magnitude=9.0))
+    # Not "expanded": torch.func.jvp refuses elements that share memory.
+    x = draw(tensors((width,), float64, layouts=["contiguous", "strided"], max_magnitude=9.0))
+    return nn.Sequential(*layers), x
 
 
 @law(
@@ -102,28 +108,53 @@ def takes_the_last_path_only(function: Callable[..., Tensor], weight: Tensor, us
 def multiplies_the_paths(function: Callable[..., Tensor], weight: Tensor, uses: int) -> Tensor:
     """Multiply the gradients of different paths, which is right only along one path."""
     copies = [weight.detach().clone().requires_grad_() for _ in range(uses)]
-    return torch.stack(torch.autograd.grad(function(*copies), copies)).prod(0)
+    along_each = torch.autograd.grad(function(*copies), copies, materialize_grads=True)
+    return torch.stack(along_each).prod(0)
+
+
+def insists_on_every_path(function: Callable[..., Tensor], weight: Tensor, uses: int) -> Tensor:
+    """Fail if the function ignores one of its arguments."""
+    copies = [weight.detach().clone().requires_grad_() for _ in range(uses)]
+    return torch.stack(torch.autograd.grad(function(*copies), copies)).sum(0)
+
+
+def goes_back_to_the_weight(function: Callable[..., Tensor], weight: Tensor, uses: int) -> Tensor:
+    """Add to the weight's own gradient."""
+    function(*[weight.requires_grad_()] * uses).backward()
+    return weight.grad
 
 
 @law(
     right=sum_over_paths,
-    wrong={takes_the_last_path_only: "paths add", multiplies_the_paths: "paths add"},
+    wrong={
+        takes_the_last_path_only: "paths add",
+        multiplies_the_paths: "paths add",
+        insists_on_every_path: "ignores adds zero",
+        goes_back_to_the_weight: "stays as it was",
+    },
 )
 @given(
     weight=tensors((2, 2), float64, max_magnitude=3.0, layouts=["contiguous"]),
     x=tensors((2,), float64, max_magnitude=3.0),
     uses=st.integers(1, 3),
+    ignored=st.integers(0, 1),
 )
 def test_the_paths_of_a_shared_weight_add(
-    sum_over_paths: Callable[..., Tensor], weight: Tensor, x: Tensor, uses: int
+    sum_over_paths: Callable[..., Tensor], weight: Tensor, x: Tensor, uses: int, ignored: int
 ) -> None:
     """The gradient of a weight that is used several times is the sum over all its paths."""
+    uses += ignored
+    factors = torch.tensor([1.0, 2.0])
 
     def loss(*weights: Tensor) -> Tensor:
-        return (reduce(lambda value, w: w @ value, weights, x) * torch.tensor([1.0, 2.0])).sum()
+        return (reduce(lambda value, w: w @ value, weights[ignored:], x) * factors).sum()
 
-    found = sum_over_paths(loss, weight, uses)
+    try:
+        found = sum_over_paths(loss, weight, uses)
+    except RuntimeError as error:
+        pytest.fail(f"an argument that the function ignores adds zero: {error}")
 
+    assert (weight.requires_grad, weight.grad) == (False, None), "the weight stays as it was"
     shared = gradient(lambda w: loss(*[w] * uses), weight)
     assert_close(found, shared, "the gradients of the paths add")
     numeric = central_differences(lambda w: loss(*[w] * uses), weight)
@@ -133,8 +164,19 @@ def test_the_paths_of_a_shared_weight_add(
 
 def gradients_by_hand(problem: Problem) -> Tensor:
     by_hand = ByHand(problem.model)
-    problem.loss_fn(by_hand(problem.inputs), problem.labels).backward()
-    return by_hand.flat.grad
+    loss = problem.loss_fn(outputs := by_hand(problem.inputs), problem.labels)
+    loss.backward()
+    parameters = list(by_hand.parameters())
+    assert len(parameters) == 1, "the module has one parameter"
+    (flat,) = parameters
+    found = []
+    for part in problem.model.parameters():
+        inside = part.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr()
+        assert inside, "the model's parameters are views of the flat one"
+        found.append(flat.grad.as_strided(part.shape, part.stride(), part.storage_offset()))
+    sources = {source for source, _ in outputs.grad_fn.next_functions if source is not None}
+    assert all(hasattr(source, "variable") for source in sources), "autograd visits one node"
+    return torch.cat([part.flatten() for part in found])
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -142,7 +184,8 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 
 def with_rules(problem: Problem, through_relu: Rule, bias: Callable[..., Tensor]) -> Tensor:
     # The usual backpropagation by hand; `outputs` are the inputs and what each ReLU returned.
-    linears, outputs = list(problem.model)[::2], [problem.inputs]
+    linears = [layer for layer in problem.model if isinstance(layer, nn.Linear)]
+    outputs = [problem.inputs.flatten(1)]
     for layer in linears[:-1]:
         outputs.append(layer(outputs[-1]).relu().detach())
     logits = linears[-1](outputs[-1]).detach().requires_grad_()
@@ -169,6 +212,11 @@ def treats_small_outputs_as_zero(problem: Problem) -> Tensor:
     return with_rules(problem, lambda delta, x: delta * (x > 1e-3), torch.sum)
 
 
+def passes_at_zero(problem: Problem) -> Tensor:
+    """Pass the gradient on where the sum before ReLU is exactly zero."""
+    return with_rules(problem, lambda delta, x: delta * (x >= 0), torch.sum)
+
+
 def averages_the_bias(problem: Problem) -> Tensor:
     """Average the bias gradient over the batch, though the loss is already a mean."""
     return with_rules(problem, lambda delta, x: delta * (x > 0), torch.mean)
@@ -180,18 +228,72 @@ def averages_the_bias(problem: Problem) -> Tensor:
         forgets_the_slope_of_relu: "autograd's gradient",
         slope_from_the_wrong_sign: "autograd's gradient",
         treats_small_outputs_as_zero: "autograd's gradient",
+        passes_at_zero: "autograd's gradient",
         averages_the_bias: "autograd's gradient",
     },
 )
-@given(problem=problems(dtype=float64), scale=st.sampled_from([1.0, 1e-6]))
+@given(
+    problem=problems(dtype=float64), scale=st.sampled_from([1.0, 1e-6, 0.0]), images=st.booleans()
+)
 def test_the_backward_by_hand_equals_autograd(
-    by_hand: Callable[[Problem], Tensor], problem: Problem, scale: float
+    by_hand: Callable[[Problem], Tensor], problem: Problem, scale: float, images: bool
 ) -> None:
     """Backpropagation by hand, layer by layer, gives each weight the gradient of autograd."""
     with torch.no_grad():
         for parameter in problem.model[0].parameters():
-            parameter.mul_(scale)  # with 1e-6, the first ReLU returns numbers just above zero
+            # With 1e-6, the first ReLU returns numbers just above zero; with 0, it gets zeros.
+            parameter.mul_(scale)
+    if images:
+        model = nn.Sequential(nn.Flatten(), *problem.model)
+        problem = replace(problem, model=model, inputs=problem.inputs[:, None, :, None])
     grads = gradients_of(problem.model, problem.loss_fn, problem.inputs, problem.labels)
     expected = torch.cat([grad.flatten() for grad in grads])
 
     assert_close(by_hand(problem), expected, "each weight gets autograd's gradient")
+
+
+def skips_other_layers(model: nn.Sequential) -> ByHand:
+    """Ignore the layers that it does not know."""
+    linears = [copy.deepcopy(layer) for layer in model if isinstance(layer, nn.Linear)]
+    chain = [part for layer in linears for part in (nn.ReLU(), layer)][1:]
+    return ByHand(nn.Sequential(*chain).requires_grad_())
+
+
+def thaws(model: nn.Sequential) -> ByHand:
+    """Train what is frozen."""
+    return ByHand(model.requires_grad_())
+
+
+def frozen(name: str) -> nn.Linear:
+    layer = nn.Linear(2, 2)
+    getattr(layer, name).requires_grad_(False)
+    return layer
+
+
+def other_layers() -> dict[str, list[nn.Module]]:
+    layer = nn.Linear(2, 2)
+    return {
+        "nothing": [],
+        "ReLU at the end": [layer, nn.ReLU()],
+        "no ReLU": [layer, nn.Linear(2, 2)],
+        "Tanh": [layer, nn.Tanh(), nn.Linear(2, 2)],
+        "Dropout": [layer, nn.Dropout(), nn.Linear(2, 2)],
+        "frozen weight": [layer, nn.ReLU(), frozen("weight")],
+        "frozen bias": [frozen("bias")],
+        "one layer twice": [layer, nn.ReLU(), layer],
+    }
+
+
+@law(right=ByHand, wrong={skips_other_layers: "DID NOT RAISE", thaws: "DID NOT RAISE"})
+@given(kind=st.sampled_from(sorted(other_layers())))
+def test_other_layers_cannot_be_differentiated_by_hand(
+    by_hand: Callable[[nn.Sequential], nn.Module], kind: str
+) -> None:
+    """Other layers and frozen parameters raise ValueError, and the model does not change."""
+    model = nn.Sequential(*other_layers()[kind])
+    before = state_of(model)
+
+    with pytest.raises(ValueError, match="Linear layer"):
+        by_hand(model)
+
+    assert state_of(model) == before, "a refused model stays as it was"

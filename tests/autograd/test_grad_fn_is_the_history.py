@@ -95,6 +95,13 @@ def meets_shared_nodes_twice(tensor: Tensor) -> list[Any]:
     return list(walk(tensor.grad_fn))
 
 
+def starts_at_the_leaf(tensor: Tensor) -> list[Any]:
+    """Give a leaf the node that accumulates its gradient, though no operation made it."""
+    if tensor.is_leaf and tensor.requires_grad:
+        return history(tensor.view_as(tensor))[1:]
+    return history(tensor)
+
+
 def in_order_of_discovery(tensor: Tensor) -> list[Any]:
     """List nodes depth first, so a shared input can come before an operation that used it."""
     return list(dict.fromkeys(meets_shared_nodes_twice(tensor)))
@@ -118,6 +125,7 @@ def programs(draw: st.DrawFn) -> tuple[list[Tensor], list[tuple[int, int]]]:
         follows_the_first_input: "every operation",
         meets_shared_nodes_twice: "once",
         in_order_of_discovery: "before those it used",
+        starts_at_the_leaf: "a leaf has no history",
     },
 )
 @given(program=programs())
@@ -139,6 +147,7 @@ def test_the_history_is_the_graph_of_all_that_was_used(
 
     nodes = history(values[-1])
 
+    assert all(history(leaf) == [] for leaf in inputs), "a leaf has no history"
     assert len(nodes) == len(set(nodes)), "the history has each node once"
     adds = [node for node in nodes if name_of(node) == "Add"]
     assert set(adds) == {values[k].grad_fn for k in expected if k in sources}, (

@@ -17,12 +17,16 @@ Truth: Each micro-batch's mean loss must be weighted by its share of the example
 """
 
 import copy
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cache, partial
+from operator import methodcaller
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given
@@ -164,6 +168,43 @@ def test_any_split_of_a_batch_gives_its_gradient_and_its_step(
         )
 
 
+def counts_before_it_computes(
+    model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: Iterable[Any]
+) -> None:
+    """Read the micro-batches once to count them, after which a generator has none left."""
+    if sum(len(labels) for _, labels in micro_batches):
+        accumulate(model, loss_fn, micro_batches)
+
+
+def adds_up_sums(
+    model: nn.Module, loss_fn: Callable[..., Tensor], micro_batches: Iterable[Any]
+) -> None:
+    """Accept a loss that is a sum, which has no mean."""
+    accumulate(model, nn.CrossEntropyLoss(), micro_batches)
+
+
+@law(
+    right=accumulate,
+    wrong={counts_before_it_computes: "full batch's gradient", adds_up_sums: "DID NOT RAISE"},
+)
+@given(split=splits(problems(dtype=float64)))
+def test_a_generator_is_read_once_and_a_sum_is_refused(
+    accumulate: Callable[..., None], split: tuple[Problem, MicroBatches]
+) -> None:
+    """A generator of micro-batches does as well as a list; a sum raises ValueError at once."""
+    problem, micro_batches = split
+    expected = gradients_of(problem.model, problem.loss_fn, problem.inputs, problem.labels)
+
+    accumulate(problem.model, problem.loss_fn, iter(micro_batches))
+
+    for found, grad in zip(gradients(problem.model), expected, strict=True):
+        assert_close(found, grad, "a generator gives the full batch's gradient")
+    with pytest.raises(ValueError, match="must be a mean over the batch"):
+        accumulate(problem.model, nn.CrossEntropyLoss(reduction="sum"), iter(micro_batches))
+    for found, grad in zip(gradients(problem.model), expected, strict=True):
+        assert_close(found, grad, "a refused loss changes no gradient")
+
+
 @st.composite
 def normalized_problems(draw: st.DrawFn) -> Problem:
     # Four examples or more: BatchNorm refuses to train on fewer than two in a micro-batch.
@@ -265,14 +306,16 @@ def test_workers_that_share_a_batch_take_the_step_of_one_process(
         for p, slope in zip(problem.model.parameters(), slopes, strict=True)
     ]
     models, groups = [copy.deepcopy(problem.model) for _ in range(size)], groups_of_threads(size)
-    if step is train_step:  # the mistakes have no such option
+    if "accumulate" in inspect.signature(step).parameters:  # the mistakes have no such option
         step = partial(step, accumulate=accumulate)
 
     def work(rank: int) -> None:
         optimizer = torch.optim.SGD(models[rank].parameters(), lr=0.5)
         step(models[rank], problem.loss_fn, optimizer, inputs, labels, workers=groups[rank])
 
-    with ThreadPoolExecutor(size) as pool:
+    # These ask for the process, of which there is only one.
+    asked = {"get_rank": methodcaller("rank"), "get_world_size": methodcaller("size")}
+    with ThreadPoolExecutor(size) as pool, patch.multiple(dist, **asked):
         list(pool.map(work, range(size)))
 
     for model in models:

@@ -31,7 +31,6 @@ from dlconcepts.support.runs import joined_workers, one_thread
 from dlconcepts.training import (
     DivergedError,
     Epoch,
-    descent_direction,
     fit,
     train_epoch,
     train_step,
@@ -49,12 +48,6 @@ from tests.training.common import (
 
 def examples(n: int = 6) -> tuple[Tensor, Tensor]:
     return torch.arange(2.0 * n).reshape(n, 2), torch.arange(n) % 2
-
-
-def test_no_direction_is_steepest_if_the_gradient_is_zero() -> None:
-    """At a minimum, a maximum or a saddle `descent_direction` raises ValueError."""
-    with pytest.raises(ValueError, match="the gradient is zero, so no direction is steepest"):
-        descent_direction(lambda x: x[0] ** 2 - x[1] ** 2, torch.zeros(2))
 
 
 def test_ten_thousand_batches_leave_no_tensor_behind() -> None:

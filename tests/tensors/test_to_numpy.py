@@ -142,9 +142,30 @@ def test_a_tensor_that_numpy_cannot_take_is_refused(
         to_numpy(tensor)
 
 
+def lists_the_names(tensor: Tensor) -> NDArray[Any]:
+    """Name the calls without a form that one can copy."""
+    try:
+        return to_numpy(tensor)
+    except TypeError as error:
+        raise TypeError(", ".join(re.findall(r"\w+(?=\(\))", str(error)))) from None
+
+
+def names_every_call(tensor: Tensor) -> NDArray[Any]:
+    """Name calls that are not missing."""
+    try:
+        return to_numpy(tensor)
+    except TypeError as error:
+        raise TypeError(str(error).replace("call ", "call .detach().resolve_conj()")) from None
+
+
 @law(
     right=to_numpy,
-    wrong={casts_all_to_float: "every value", forgets_the_cast: "are enough"},
+    wrong={
+        casts_all_to_float: "every value",
+        forgets_the_cast: "are enough",
+        lists_the_names: "ends in the calls",
+        names_every_call: "and no others",
+    },
     cpu_only=HOST,
 )
 @given(case=unfit_tensors())
@@ -152,15 +173,21 @@ def test_the_calls_in_the_error_make_it_work(
     to_numpy: Callable[[Tensor], NDArray[Any]], case: tuple[Tensor, set[str]]
 ) -> None:
     """After the calls that the error lists, the array has every value of the tensor."""
-    tensor, _ = case
+    tensor, missing = case
     values = tensor.detach().to_dense() if tensor.is_sparse else tensor
     expected = (values.dequantize() if values.is_quantized else values).tolist()
     with pytest.raises(TypeError) as refused:
         to_numpy(tensor)
 
+    listed = re.search(r"call ((\.\w+\(\))+) first$", str(refused.value))
+    assert listed, "the message ends in the calls, as `call .detach().cpu() first`"
+    calls = re.findall(r"\w+", listed[1])
+    # Any cast that keeps the values will do.
+    casts = ("cfloat", "float")
+    assert set(calls) & set(STEPS) - {*missing, *casts} == set(), "the missing calls and no others"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # float() warns if it drops an imaginary part
-        for call in re.findall(r"[.](\w+)[(][)]", str(refused.value)):
+        for call in calls:
             tensor = getattr(tensor, call)()
     fits = not tensor.requires_grad and tensor.dtype in NUMPY_DTYPES
 

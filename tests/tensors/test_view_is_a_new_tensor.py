@@ -72,18 +72,47 @@ def shares_or_copies(tensor: Tensor, value: float) -> Tensor:
     return tensor.reshape(-1).fill_(value)
 
 
-@law(right=fill_through_view, wrong={shares_or_copies: "DID NOT RAISE"})
-@given(tensor=tensors(layouts=WRITABLE), value=st.integers(-9, 9))
+def returns_a_copy(tensor: Tensor, value: float) -> Tensor:
+    """Fill the argument, but return other memory."""
+    return fill_through_view(tensor, value).clone()
+
+
+def replaces_the_memory(tensor: Tensor, value: float) -> Tensor:
+    """Give the tensor new memory, which its other views do not share."""
+    tensor.view(-1)
+    tensor.data = torch.full_like(tensor, value)
+    return tensor.reshape(-1)
+
+
+def multiplies_by_zero(tensor: Tensor, value: float) -> Tensor:
+    """Multiply by zero and add the value: NaN and infinity become NaN."""
+    return tensor.view(-1).mul_(0).add_(value)
+
+
+@law(
+    right=fill_through_view,
+    wrong={
+        shares_or_copies: "DID NOT RAISE",
+        returns_a_copy: "lies in the original's memory",
+        replaces_the_memory: "lies in the original's memory",
+        multiplies_by_zero: "seen in the original",
+    },
+)
+@given(
+    tensor=tensors(layouts=WRITABLE, allow_nan=True, allow_infinity=True),
+    value=st.integers(-9, 9).map(lambda n: n / 2),
+)
 def test_a_view_that_strides_cannot_express_is_refused(
-    fill: Callable[[Tensor, float], Tensor], tensor: Tensor, value: int
+    fill: Callable[[Tensor, float], Tensor], tensor: Tensor, value: float
 ) -> None:
     """If one stride cannot walk all elements in order, view raises and reshape copies."""
-    before = bits(tensor)
+    before, original = bits(tensor), tensor.detach()  # another tensor over the same memory
 
     if has_flat_view(tensor):
         flat = fill(tensor, value)
-        assert bool((tensor == value).all()), "a write to the view is seen in the original"
+        assert bool((original == value).all()), "a write to the view is seen in the original"
         assert flat.shape == (tensor.numel(),), "the view is flat"
+        assert flat.data_ptr() == original.data_ptr(), "the view lies in the original's memory"
     else:
         with pytest.raises(RuntimeError, match="view size is not compatible"):
             fill(tensor, value)

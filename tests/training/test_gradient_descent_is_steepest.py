@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
@@ -101,6 +102,28 @@ def test_no_direction_falls_faster_than_against_the_gradient(
             "no other direction falls faster"
         )
     assert bits(slope) == before, "the function is unchanged"
+
+
+def divides_by_zero(function: Function, x: Tensor) -> Tensor:
+    """Divide by the gradient's length, which gives NaN if it is zero."""
+    slope = gradient(function, x)
+    return -slope / slope.norm()
+
+
+def stays(function: Function, x: Tensor) -> Tensor:
+    """Return zeros, which are no direction, if the gradient is zero."""
+    slope = gradient(function, x)
+    return -F.normalize(slope, dim=0)
+
+
+@law(right=descent_direction, wrong={divides_by_zero: "DID NOT RAISE", stays: "DID NOT RAISE"})
+@given(x=tensors((3,), float64, max_magnitude=9.0), curvatures=tensors((3,), max_magnitude=9.0))
+def test_no_direction_is_steepest_if_the_gradient_is_zero(
+    direction: Callable[[Function, Tensor], Tensor], x: Tensor, curvatures: Tensor
+) -> None:
+    """At a minimum, a maximum or a saddle no direction falls fastest."""
+    with pytest.raises(ValueError, match="the gradient is zero, so no direction is steepest"):
+        direction(lambda y: (curvatures * (y - x) ** 2).sum(), x)
 
 
 def forgets_the_half(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:

@@ -19,9 +19,12 @@ Truth: The loss never rises if it is convex with curvature at most L, the batch 
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
@@ -31,9 +34,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from dlconcepts.strategies import tensors
+from dlconcepts.support.bitwise import bits
 from dlconcepts.support.runs import seeded
 from dlconcepts.testing.laws import law
-from dlconcepts.training import fit, train_step
+from dlconcepts.training import DivergedError, fit, train_step
 from tests.training.common import float64
 
 
@@ -254,3 +258,65 @@ def test_one_small_batch_can_be_learnt_by_heart(
 
     # Guessing among three classes gives log(3) = 1.1; 0.05 means 95 % for the right class.
     assert loss < 0.05, "the loss of one small batch goes to nearly zero"
+
+
+def ends_quietly(*arguments: Any, **options: Any) -> None:
+    """Stop without an error if the loss is not finite."""
+    with suppress(DivergedError):
+        fit(*arguments, **options)
+
+
+@law(right=fit, wrong={ends_quietly: "DID NOT RAISE"})
+@given(good=st.integers(0, 5), bad=st.sampled_from([math.nan, math.inf]))
+def test_a_loss_that_is_not_finite_ends_training(
+    fit: Callable[..., object], good: int, bad: float
+) -> None:
+    """Training stops with an error at the first such loss, and the weights stay finite."""
+    model, losses = nn.Linear(1, 1), iter([1.0] * good)
+
+    def loss_fn(outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs.square().mean() * next(losses, bad)
+
+    with pytest.raises(DivergedError, match=f"epoch {good // 2 + 1}, batch {good % 2 + 1}: "):
+        fit(model, (torch.ones(4, 1), torch.ones(4)), epochs=3, batch_size=2, loss_fn=loss_fn)
+
+    assert all(bool(part.isfinite().all()) for part in model.parameters()), "weights stay finite"
+
+
+def looks_at_the_held_out_data_later(*arguments: Any, validate: Any = None, **options: Any) -> None:
+    """Train first, and use the held-out data afterwards."""
+    fit(*arguments, **options)
+    if validate is not None and not len(validate[0]) == len(validate[1]) > 0:
+        raise ValueError("there are no examples for each of which there is a label")
+
+
+def trains_no_epoch(*arguments: Any, epochs: int, **options: Any) -> list[object]:
+    """Return an empty record for no epochs."""
+    return fit(*arguments, epochs=epochs, **options) if epochs else []
+
+
+@law(
+    right=fit,
+    wrong={looks_at_the_held_out_data_later: "before any training", trains_no_epoch: "DID NOT"},
+)
+@given(
+    unusable=st.sampled_from(["epochs", "batch_size", "data", "validate"]),
+    numbers=st.sampled_from([(0, 0), (3, 2), (2, 3)]),
+)
+def test_what_cannot_be_trained_on_is_refused_at_once(
+    fit: Callable[..., object], unusable: str, numbers: tuple[int, int]
+) -> None:
+    """No epoch, no example, or an image without a label: ValueError, and no weight has moved."""
+    data = torch.ones(numbers[0], 1), torch.zeros(numbers[1], dtype=torch.int64)
+    options: dict[str, Any] = {
+        "epochs": 1,
+        "data": (torch.ones(2, 1), torch.tensor([0, 1])),
+        unusable: 0 if unusable in ("epochs", "batch_size") else data,
+    }
+    model = nn.Linear(1, 2)
+    before = [bits(parameter) for parameter in model.parameters()]
+
+    with pytest.raises(ValueError, match=r"at least 1|no examples|images but"):
+        fit(model, options.pop("data"), **options)
+
+    assert [bits(p) for p in model.parameters()] == before, "it is refused before any training"

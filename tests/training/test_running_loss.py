@@ -15,12 +15,15 @@ Truth: The loss of an epoch is the mean over its examples, a Python float that s
 """
 
 import gc
+import itertools
 import math
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given
@@ -30,7 +33,7 @@ from torch.optim import SGD, Optimizer
 
 from dlconcepts.strategies import Problem, problems
 from dlconcepts.testing.laws import law
-from dlconcepts.training import train_epoch, train_step
+from dlconcepts.training import DivergedError, train_epoch, train_step
 from tests.training.common import float64
 
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -189,3 +192,117 @@ def test_no_graph_outlives_its_batch(train_epoch: Callable[..., float], count: i
 
     assert max(alive) <= 1, "at most one graph is alive when a batch begins"
     assert not Trace.alive, "no graph is alive after the epoch"
+
+
+def reports_once(*arguments: Any, report: Callable[[str], None], **options: Any) -> float:
+    """Report once, at the end of the epoch."""
+    loss = train_epoch(*arguments, **options)
+    report(f"loss {loss}")
+    return loss
+
+
+def computes_whole_batches(*arguments: Any, accumulate: int, **options: Any) -> float:
+    """Ignore `accumulate`, so the memory must hold whole batches."""
+    return train_epoch(*arguments, **options)
+
+
+def keeps_eval_mode(model: nn.Module, loader: Loader, *arguments: Any, **options: Any) -> float:
+    """Train in the mode that an evaluation has left."""
+    return train_epoch(model, (model.eval() and batch for batch in loader), *arguments, **options)
+
+
+@law(
+    right=train_epoch,
+    wrong={
+        reports_once: "a line after each batch",
+        computes_whole_batches: "in as many pieces",
+        keeps_eval_mode: "in training mode",
+    },
+)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), accumulate=st.integers(1, 3))
+def test_each_batch_is_computed_in_pieces_and_reported(
+    train_epoch: Callable[..., float], sizes: list[int], accumulate: int
+) -> None:
+    """The model, in training mode, gets each batch in pieces; a line reports each batch."""
+    model = nn.Linear(1, 1).eval()
+    modes: list[bool] = []
+    pieces: list[int] = []
+    reported: list[int] = []  # the examples that the model had seen by then
+    model.register_forward_pre_hook(lambda model, arguments: pieces.append(len(arguments[0])))
+    model.register_forward_pre_hook(lambda model, arguments: modes.append(model.training))
+    loader = [(torch.ones(size, 1), torch.ones(size, 1)) for size in sizes]
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def report(line: str) -> None:
+        reported.append(sum(pieces))
+
+    train_epoch(model, loader, F.mse_loss, optimizer, accumulate=accumulate, report=report)
+
+    assert all(modes), "the model is in training mode"
+    assert max(pieces) <= math.ceil(max(sizes) / accumulate), (
+        "each batch is computed in as many pieces as asked for"
+    )
+    assert reported == list(itertools.accumulate(sizes)), "`report` gets a line after each batch"
+
+
+def forgets_the_place(*arguments: Any, epoch: int) -> float:
+    """Count epochs from 1 in every call."""
+    return train_epoch(*arguments)
+
+
+def skips_the_batch(model: nn.Module, loader: Loader, *arguments: Any, epoch: int) -> float:
+    """Skip a batch whose loss is not finite."""
+    losses = []
+    for batch in loader:
+        with suppress(DivergedError):
+            losses.append(train_epoch(model, [batch], *arguments, epoch=epoch))
+    return sum(losses)
+
+
+@law(
+    right=train_epoch,
+    wrong={forgets_the_place: "names the epoch", skips_the_batch: "DID NOT RAISE"},
+)
+@given(good=st.integers(0, 3), epoch=st.integers(1, 9))
+def test_an_epoch_that_diverges_says_where(
+    train_epoch: Callable[..., float], good: int, epoch: int
+) -> None:
+    """A loss that is not finite raises an error that names the epoch and the batch."""
+    model, numbers = nn.Linear(1, 1), [1.0] * good + [math.nan, 1.0]
+    loader = [(torch.full((1, 1), number), torch.ones(1, 1)) for number in numbers]
+
+    with pytest.raises(DivergedError) as raised:
+        train_epoch(model, loader, F.mse_loss, SGD(model.parameters(), lr=0.1), epoch=epoch)
+
+    for place in (f"epoch {epoch}", f"batch {good + 1}"):
+        assert re.search(rf"\b{place}\b", str(raised.value)), "the error names the epoch and batch"
+
+
+def is_nan_without_batches(model: nn.Module, loader: Loader, *arguments: Any) -> float:
+    """Return NaN if there is no batch."""
+    return train_epoch(model, loader, *arguments) if loader else math.nan
+
+
+def averages_sums(
+    model: nn.Module, loader: Loader, loss_fn: LossFunction, optimizer: Optimizer
+) -> float:
+    """Accept a loss that is a sum, which has no mean."""
+    average = averages_batch_means if loader else train_epoch
+    return average(model, loader, loss_fn, optimizer)
+
+
+@law(
+    right=train_epoch,
+    wrong={is_nan_without_batches: "DID NOT RAISE", averages_sums: "DID NOT RAISE"},
+)
+@given(batches=st.integers(0, 2))
+def test_an_epoch_without_a_mean_is_refused(
+    train_epoch: Callable[..., float], batches: int
+) -> None:
+    """No batch at all, or a loss that is a sum, raises ValueError."""
+    model = nn.Linear(1, 1)
+    loader = [(torch.ones(2, 1), torch.ones(2, 1))] * batches
+    loss_fn = nn.MSELoss(reduction="sum" if batches else "mean")
+
+    with pytest.raises(ValueError, match=r"no batch|a mean over the batch"):
+        train_epoch(model, loader, loss_fn, SGD(model.parameters(), lr=0.1))

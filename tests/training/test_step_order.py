@@ -18,9 +18,11 @@ Truth: A step of plain SGD depends only on the current weights and on its own ba
     zero_grad sets them to None, so a parameter that takes no part in a batch stays where it is.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -114,6 +116,28 @@ def averages_two_halves(
     return total
 
 
+def changes_the_mode(*arguments: Any) -> float:
+    """Switch dropout off for the step."""
+    arguments[0].eval()
+    return train_step(*arguments)
+
+
+def computes_the_whole_batch(*arguments: Any, accumulate: int = 1) -> float:
+    """Ignore `accumulate`, so the memory must hold the whole batch."""
+    return train_step(*arguments)
+
+
+def averages_the_pieces(*arguments: Any, accumulate: int = 1) -> float:
+    """Average the means of the pieces, though the last may be smaller."""
+    model, loss_fn, optimizer, *batch = arguments
+    optimizer.zero_grad()
+    cut = list(zip(*(part.chunk(accumulate) for part in batch), strict=True))
+    losses = [loss_fn(model(inputs), labels) / len(cut) for inputs, labels in cut]
+    sum(losses).backward()
+    optimizer.step()
+    return sum(losses).item()
+
+
 @st.composite
 def problems_with_a_past(draw: st.DrawFn) -> tuple[Problem, tuple[Tensor, Tensor]]:
     """Draw a problem, and an earlier batch for its model."""
@@ -131,7 +155,10 @@ def problems_with_a_past(draw: st.DrawFn) -> tuple[Problem, tuple[Tensor, Tensor
         steps_before_backward: "its own batch alone",
         detaches_the_outputs: "its own batch alone",
         averages_two_halves: "its own batch alone",
+        averages_the_pieces: "its own batch alone",
         reports_the_loss_after_the_step: "the loss before the step",
+        changes_the_mode: "keeps the model's mode",
+        computes_the_whole_batch: "in as many pieces",
     },
 )
 @given(drawn=problems_with_a_past(), accumulate=st.integers(1, 3))
@@ -148,17 +175,27 @@ def test_a_step_follows_its_own_batch_alone(
     loss = loss_fn(model(problem.inputs), problem.labels)
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     expected = [(p - 0.5 * g).detach() for p, g in zip(model.parameters(), slopes, strict=True)]
-    # The mistakes compute each batch in one piece.
-    pieces = {"accumulate": accumulate} if train_step.__name__ == "train_step" else {}
+    # Most of the mistakes compute each batch in one piece.
+    cut = {"accumulate": accumulate} if takes_accumulate(train_step) else {}
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda model, arguments: sizes.append(len(arguments[0])))
 
-    reported = train_step(model, loss_fn, optimizer, problem.inputs, problem.labels, **pieces)
+    reported = train_step(model, loss_fn, optimizer, problem.inputs, problem.labels, **cut)
 
     for parameter, value in zip(model.parameters(), expected, strict=True):
         assert_close(parameter, value, "a step follows the gradient of its own batch alone")
     assert type(reported) is float, "the loss is a Python number"
-    assert math.isclose(reported, loss.item(), rel_tol=1e-9, abs_tol=1e-12), (
+    # Room for a sum of the pieces' losses in float32.
+    assert math.isclose(reported, loss.item(), rel_tol=1e-6, abs_tol=1e-12), (
         "the loss reported is the loss before the step"
     )
+    assert model.training, "a step keeps the model's mode"
+    largest = math.ceil(len(problem.labels) / cut.get("accumulate", 1))
+    assert max(sizes) <= largest, "the batch is computed in as many pieces as asked for"
+
+
+def takes_accumulate(train_step: Callable[..., float]) -> bool:
+    return "accumulate" in inspect.signature(train_step).parameters
 
 
 def starts_without_momentum(
@@ -253,5 +290,29 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 
     with pytest.raises(DivergedError, match=f"the loss is {bad} with learning rate {lr};"):
         train_step(problem.model, loss_fn, optimizer, problem.inputs, problem.labels)
+
+    assert [bits(p) for p in problem.model.parameters()] == before, "the parameters stay"
+
+
+def cuts_to_the_shorter(
+    model: nn.Module, loss_fn: Callable[..., Tensor], optimizer: Optimizer, *batch: Tensor, **_: int
+) -> float:
+    """Use as many images as labels, without an error."""
+    return never_zeroes(model, loss_fn, optimizer, *(part[:1] for part in batch))
+
+
+@law(right=train_step, wrong={cuts_to_the_shorter: "DID NOT RAISE"})
+@given(problem=problems(min_size=2), summed=st.booleans(), accumulate=st.integers(2, 3))
+def test_a_batch_that_has_no_mean_is_refused(
+    train_step: Callable[..., float], problem: Problem, summed: bool, accumulate: int
+) -> None:
+    """Too few labels, or pieces of a loss that is a sum, raise ValueError; no parameter moves."""
+    before = [bits(parameter) for parameter in problem.model.parameters()]
+    optimizer = SGD(problem.model.parameters(), lr=0.5)
+    loss_fn = nn.CrossEntropyLoss(reduction="sum" if summed else "mean")
+    labels = problem.labels if summed else problem.labels[1:]
+
+    with pytest.raises(ValueError, match="a mean over the batch" if summed else "images but"):
+        train_step(problem.model, loss_fn, optimizer, problem.inputs, labels, accumulate=accumulate)
 
     assert [bits(p) for p in problem.model.parameters()] == before, "the parameters stay"

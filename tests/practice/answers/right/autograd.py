@@ -558,4 +558,5 @@ def accumulate__weighted_means(
     pairs = list(micro_batches)
     total = sum(float(count(labels)) for _, labels in pairs)
     for inputs, labels in pairs:
-        (loss_fn(model(inputs), labels) * float(count(labels)) / total).backward()
+        if share := float(count(labels)) / total:
+            (loss_fn(model(inputs), labels) * share).backward()

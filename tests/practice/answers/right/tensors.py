@@ -164,7 +164,7 @@ def to_numpy__helper(tensor: Tensor) -> NDArray[Any]:
     """Collect the calls in a helper."""
     calls = "".join(_missing(tensor))
     if calls:
-        raise TypeError(f"write tensor{calls}.numpy()")
+        raise TypeError(f"before tensor.numpy(), call {calls} first")
     return tensor.numpy()
 
 
@@ -184,7 +184,8 @@ def to_numpy__list_of_conditions(tensor: Tensor) -> NDArray[Any]:
     ]
     missing = [name for condition, name in conditions if condition]
     if missing:
-        raise TypeError("call first: " + ", ".join(f".{name}()" for name in missing))
+        calls = "".join(f".{name}()" for name in missing)
+        raise TypeError(f"there are {len(missing)} calls missing: call {calls} first")
     return np.asarray(tensor)
 
 
@@ -193,5 +194,5 @@ def to_numpy__asks_afterwards(tensor: Tensor) -> NDArray[Any]:
     try:
         return tensor.numpy()
     except (TypeError, RuntimeError) as error:
-        calls = " then ".join(_missing(tensor)) or ".float()"
-        raise TypeError(f"numpy refuses ({error}). Call {calls}") from None
+        calls = "".join(_missing(tensor)) or ".float()"
+        raise TypeError(f"numpy refuses ({error}): call {calls} first") from None

@@ -550,6 +550,7 @@ def train_epoch__by_a_loop(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Add up losses and divisors in a loop."""
+    model.train()
     _, count = as_sum(loss_fn)
     total, divisor = 0.0, 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -581,6 +582,7 @@ def train_epoch__own_steps(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Take simple steps itself, and leave only pieces and groups to `train_step`."""
+    model.train()
     count = as_sum(loss_fn)[1]
     losses: list[float] = []
     weights: list[float] = []
@@ -625,6 +627,7 @@ def train_epoch__iterator(
 ) -> float:
     """Take the batches with next, keep exact sums, and log each batch."""
     divisor_of = as_sum(loss_fn)[1]
+    model.train()
     iterator = iter(loader)
     terms: list[float] = []
     divisors: list[float] = []

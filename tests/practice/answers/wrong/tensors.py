@@ -238,7 +238,7 @@ def _refuse(tensor: Tensor) -> None:
     elif tensor.dtype == torch.complex32:
         calls.append(".cfloat()")
     if calls:
-        raise TypeError("call first: " + "".join(calls))
+        raise TypeError(f"call {''.join(calls)} first")
 
 
 def to_numpy__detaches(tensor: Tensor) -> NDArray[Any]:

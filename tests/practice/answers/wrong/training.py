@@ -1701,6 +1701,7 @@ def train_epoch__mean_of_batches(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Average the batches' means, in which a smaller last batch counts too much."""
+    model.train()
     as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1731,6 +1732,7 @@ def train_epoch__last_loss(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Return the loss of the last batch."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1761,6 +1763,7 @@ def train_epoch__sum(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Return the sum of the losses of all examples."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1791,6 +1794,7 @@ def train_epoch__loss_after(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Count the loss of each batch after its step."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1823,6 +1827,7 @@ def train_epoch__empty(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Return NaN if there is no batch, instead of raising ValueError."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1851,6 +1856,7 @@ def train_epoch__nowhere(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Raise DivergedError without the epoch and the batch."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1878,6 +1884,7 @@ def train_epoch__first_epoch(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Name the first epoch in each DivergedError."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1908,6 +1915,7 @@ def train_epoch__skips_diverged(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Skip a batch whose loss is not finite, without an error."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1938,6 +1946,7 @@ def train_epoch__reports_once(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Report once, at the end of the epoch."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1968,6 +1977,7 @@ def train_epoch__counts_examples(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Weigh each batch by its examples, also if the loss weighs labels."""
+    model.train()
     as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -1998,6 +2008,7 @@ def train_epoch__without_the_last(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Leave the last batch out."""
+    model.train()
     batches = list(loader)
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
@@ -2029,6 +2040,7 @@ def train_epoch__needs_a_length(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Fail for a loader that has no length, such as a generator."""
+    model.train()
     steps = len(loader)
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
@@ -2060,6 +2072,7 @@ def train_epoch__looks_first(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Look at the first batch of an iterator, which is then gone."""
+    model.train()
     iterator = iter(loader)
     if next(iterator, None) is None:
         raise ValueError("no batch")
@@ -2124,6 +2137,7 @@ def train_epoch__two_steps(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Take two steps for each batch."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -2157,6 +2171,7 @@ def train_epoch__ignores_accumulate(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Compute each batch in one piece, whatever `accumulate` says."""
+    model.train()
     _, count = as_sum(loss_fn)
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
@@ -2185,6 +2200,7 @@ def train_epoch__accepts_sums(
     report: Callable[[str], None] | None = None,
 ) -> float:
     """Accept a loss that is a sum, for which `as_sum` raises ValueError."""
+    model.train()
     count = as_sum(loss_fn)[1] if getattr(loss_fn, "reduction", "mean") == "mean" else len
     total = divisor = 0.0
     for number, (images, labels) in enumerate(loader, start=1):
