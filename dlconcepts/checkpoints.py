@@ -88,6 +88,9 @@ def save(
     """Write a model's architecture and state, and the state of its training run, to a file.
 
     The file is written whole or not at all; until then an old file of that name stays as it was.
+    `save_file` writes a dict of the PARTS: `VERSION`, what `describe` returns, the state_dict, the
+    names as a list, the normalization, the versions of dlconcepts and torch by name, and the
+    fields of `training` by name ({} for None).
 
     Raises ValueError unless there is one class name for each output, TypeError for a subclass of
     Network or a value that `torch.load` would refuse, OSError if the file cannot be written.
@@ -109,7 +112,8 @@ def save(
 def load(path: str | Path, model: Model | None = None) -> Checkpoint:
     """Read a checkpoint and build its model, on the CPU and in eval mode.
 
-    If `model` is given, `restore` its state instead; it keeps its device and mode.
+    If `model` is given, `restore` its state instead; it keeps its device and mode, also on an
+    error. `load_file` reads what `save` has written; the parts become the fields of a Checkpoint.
 
     Raises CheckpointError if the file is missing, damaged, not a checkpoint, of another version, of
     another architecture or dtype than `model`, or holds pickled code, which is never run.
@@ -148,6 +152,8 @@ def load(path: str | Path, model: Model | None = None) -> Checkpoint:
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Return a copy of a model's parameters and buffers, which further training does not change.
 
+    It has the names of `state_dict`, and as that does no buffers that are not persistent.
+
     Source: PyTorch documentation, "Saving and Loading Models": `state_dict` returns references.
 
     >>> model = nn.Linear(1, 1)
@@ -161,6 +167,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
     """Load a state_dict into a model, unchanged; if any of it does not fit, change nothing.
 
+    The values go into the model's own tensors. They stay as they were after any error, even Ctrl-C.
     Raises what `nn.Module.load_state_dict` raises; that alone would leave the model half loaded. It
     also raises RuntimeError where that would convert a tensor to the model's dtype or from shape
     (1,) to (), and for lazy layers, into which that loads any shape.
@@ -209,9 +216,12 @@ def resume(
     """Restore the state of a run in a new optimizer and in the random generators.
 
     `fit`, with both and `start_epoch=training.epoch`, then continues bit for bit, on the same kind
-    of device and if its operations are deterministic.
+    of device and if its operations are deterministic. Of `training.random_states`, "shuffling" is
+    for `generator`, "cpu" for PyTorch's generator there, and "cuda" or the like for the one of the
+    optimizer's device, if it has that type.
 
-    Raises ValueError, before anything changes, if the optimizer has other parameters.
+    Raises ValueError, before anything changes, if the optimizer has other groups of parameters or
+    another number of them in one.
     Source: PyTorch documentation, "Saving and Loading Models" and "Reproducibility".
     """
     optimizer.load_state_dict(training.optimizer)

@@ -31,8 +31,9 @@ def hold_out(data: Data, size: int | float, *, seed: int = 0) -> tuple[Data, Dat
     """Split examples at random into a training set and a held-out set.
 
     `data` is a pair of N images and N labels. `size` is the number of examples to hold out, from 1
-    to N - 1, or a fraction, a float in (0, 1), which is rounded to a whole number of examples. The
-    same seed gives the same split. PyTorch's global random state does not change.
+    to N - 1, or a fraction, a float in (0, 1), rounded as by `round` to a whole number of examples.
+    Each example is held out equally often over many seeds, in any order. The same seed gives the
+    same split, another seed another. PyTorch's global random state does not change.
 
     Raises ValueError if either part would be empty, or if there is not one label per image.
     Source: PyTorch documentation, `torch.utils.data.random_split`.
@@ -102,7 +103,8 @@ def nll_loss(
     or (N, ...), in [0, K) or `ignore_index`. `weight`: shape (K,), one weight per class; the mean
     divides by the sum of the labels' weights. `reduction` is "mean", "sum" or "none".
 
-    Raises ValueError if the scores are probabilities or logits, and the errors of `check_labels`.
+    Raises ValueError if the scores are probabilities or logits: if their exp, summed over the K
+    classes, is not 1 within `SUM_TOLERANCE`. Raises the errors of `check_labels`.
     Source: PyTorch documentation, `torch.nn.NLLLoss`, which accepts any numbers.
 
     >>> probabilities = torch.tensor([[0.25, 0.75]])
@@ -242,8 +244,8 @@ def evaluate(
     Images of shape (N, ...), uint8 or floating point, and labels of shape (N,), int64. `loss_fn`
     is called once, with all logits and labels; the default is cross-entropy. The accuracy counts
     every example, also if the loss ignores some. The result does not depend on `batch_size`. The
-    model runs in eval mode without gradients. Its modes and the random state are restored
-    afterwards, even after an error.
+    model runs in eval mode without gradients. The mode of each module and PyTorch's random states,
+    of the CPU and of the model's device, are restored afterwards, even after an error.
 
     Raises the errors of `dlconcepts.loading.batches` and `check_labels`.
     Source: PyTorch documentation, "Optimizing Model Parameters".
@@ -269,8 +271,8 @@ def evaluate(
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     """Return the class probabilities of a batch of normalised images, on the CPU.
 
-    Input: floating point of shape (N, ...). Output: shape (N, K); each row sums to 1. The model
-    returns logits; its modes are restored.
+    Input: floating point of shape (N, ...). Output: shape (N, K) without a graph; each row sums
+    to 1. The model returns logits; the mode of each module is restored, even after an error.
     Source: PyTorch documentation, "Save, Load and Use Model" and `torch.softmax`.
 
     >>> predict(nn.Identity(), torch.tensor([[1.0, 1.0]]))
@@ -285,6 +287,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 def inference(model: nn.Module) -> Iterator[nn.Module]:
     """Run a block with the model in eval mode and gradients off; then restore each module's mode.
 
+    The modes are restored after an error too.
     Source: PyTorch documentation, "Autograd mechanics": eval mode and no-grad mode are separate.
 
     >>> model = nn.Dropout()

@@ -22,7 +22,13 @@ PRINTED = Path("-")  # the name of a report that is printed
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all; see `replacing`."""
+    """Write `content` to `path`, whole or not at all, even if the process is killed.
+
+    It goes to a temporary file first, in the same folder, named `.*.tmp` after `path` and deleted
+    after an error or Ctrl-C. Symbolic links are followed, and stay.
+
+    Raises OSError if the file cannot be written, or `path` is a folder or a device.
+    """
     with replacing(path) as file:
         file.write(content)
 

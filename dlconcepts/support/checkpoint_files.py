@@ -36,6 +36,9 @@ class CheckpointError(UserError):
 def save_file(content: Any, path: str | Path) -> None:
     """Write tensors and plain values with a checksum, as `torch.save` but whole or not at all.
 
+    The file is what `torch.save` writes, except its last two bytes, the length of an empty comment:
+    `trailer` of the CRC-32 of all that torch.save writes, these two included, replaces them.
+
     Raises TypeError for a value that `torch.load` would refuse, and OSError if the file cannot be
     written; an old file then stays as it was.
     Source: PyTorch documentation, `torch.save`; the zip format's APPNOTE.TXT, 4.3.16.

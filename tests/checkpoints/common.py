@@ -42,8 +42,16 @@ def models(draw: st.DrawFn, **fixed: Any) -> Network:
 
 def parts_of(model: Network) -> dict[str, Any]:
     """Return the other arguments of `save`: class names that fit the model, a normalization."""
-    classes = [f"class {number}" for number in range(model.out_features)]
+    # Not in alphabetical order, which somebody might sort them into.
+    classes = [f"class {number}" for number in reversed(range(model.out_features))]
     return {"classes": classes, "normalization": {"mean": 0.5, "std": 0.25}}
+
+
+def emptied(folder: Path) -> Path:
+    """Return a folder that is there and empty, whatever an example before left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def values_of(model: nn.Module) -> dict[str, bytes]:

@@ -1,10 +1,11 @@
 """Processes that die while writing and disks that fill up, for the tests of damaged files."""
 
-import inspect
+import itertools
 import os
+import random
 import signal
-import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ CAN_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which
 
 def is_killed(child: Callable[[], object]) -> bool:
     """Run a function in a forked process and return whether a signal killed that process."""
+    status = os.waitpid(forked(child), 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the writer raises no error"
+    return os.WIFSIGNALED(status)
+
+
+def forked(child: Callable[[], object]) -> int:
+    """Start a function in a forked process and return that process's number."""
     with warnings.catch_warnings():
         # From Python 3.12 on, fork warns if there are other threads; numpy's hold no lock here.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -28,9 +36,7 @@ def is_killed(child: Callable[[], object]) -> bool:
         except BaseException:
             os._exit(1)  # without pytest's own clean-up
         os._exit(0)
-    status = os.waitpid(process, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the writer raises no error"
-    return os.WIFSIGNALED(status)
+    return process
 
 
 def die(when: str, where: Any) -> None:
@@ -67,45 +73,35 @@ def interrupted(call: str, error: type[BaseException]) -> Iterator[None]:
         sys.setprofile(before)
 
 
-# A program, because a process that has not imported PyTorch dies in a tenth of the time. Its child
-# only writes files of 64 KiB, one after another, so that a signal within 2 ms hits a write.
-KILLS = """
-import itertools, os, random, signal, sys, time
-from pathlib import Path
-from dlconcepts.support.atomic import replacing
+def first_bad_kill(write: Callable[[Path, bytes], None], path: Path, seed: int) -> int:
+    """Kill a writer 200 times; return the first time that left no whole file, or 0."""
+    drawn = random.Random(seed)
 
-{source}
+    def content(number: int) -> bytes:
+        # 64 KiB, so that a signal within 2 ms hits a write.
+        return number.to_bytes(8, "little") * 8192
 
-def content(number):
-    return number.to_bytes(8, "little") * 8192
-
-path, drawn = Path(sys.argv[1]), random.Random(int(sys.argv[2]))
-for kill in range(200):
-    path.write_bytes(content(0))
-    reader, writer = os.pipe()
-    process = os.fork()
-    if process == 0:
+    def write_on() -> None:
         for number in itertools.count(1):
             os.write(writer, b".")  # one for each file begun
-            {name}(path, content(number))
-    os.close(writer)
-    begun = len(os.read(reader, 1))
-    time.sleep(drawn.uniform(0, 0.002))
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    begun += len(os.read(reader, 2**16))
-    os.close(reader)
-    if path.read_bytes() not in (content(begun - 1), content(begun)):
-        sys.exit(f"kill {{kill + 1}}: the file is neither the new one nor the one before")
-"""
+            write(path, content(number))
 
-
-def kill_200_times(write: Callable[[Path, bytes], None], path: Path, seed: int) -> str:
-    """Run KILLS with this writer; return its error, empty if each kill left a whole file."""
-    program = KILLS.format(source=inspect.getsource(write), name=write.__name__)
-    command = [sys.executable, "-c", program, str(path), str(seed)]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    return "" if finished.returncode == 0 else finished.stderr or f"status {finished.returncode}"
+    for kill in range(1, 201):
+        path.write_bytes(content(0))
+        reader, writer = os.pipe()
+        process = forked(write_on)
+        os.close(writer)
+        begun = len(os.read(reader, 1))
+        time.sleep(drawn.uniform(0, 0.002))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        begun += len(os.read(reader, 2**16))
+        os.close(reader)
+        if path.read_bytes() not in (content(begun - 1), content(begun)):
+            return kill
+        for rest in path.parent.glob(f".{path.name}*"):  # killed writers leave temporary files
+            rest.unlink()
+    return 0
 
 
 @contextmanager

@@ -19,18 +19,21 @@ Truth: To resume exactly, the checkpoint must hold the optimizer's state, the ep
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dlconcepts.checkpoints import Training, capture, load, resume, save
 from dlconcepts.networks import Network
 from dlconcepts.strategies import batches
+from dlconcepts.support.bitwise import bits
 from dlconcepts.support.runs import seeded
 from dlconcepts.testing.laws import law
 from dlconcepts.training import fit
@@ -67,6 +70,14 @@ def seeds_again(training: Training, optimizer: Optimizer, generator: torch.Gener
     torch.manual_seed(0)
 
 
+def keeps_the_options(training: Training, optimizer: Optimizer, generator: torch.Generator) -> None:
+    """Keep the options that the new optimizer was built with, such as its learning rate."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    resume(training, optimizer, generator)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": lambda parameters: SGD(parameters, lr=0.1),
     "SGD with momentum": lambda parameters: SGD(parameters, lr=0.1, momentum=0.9),
@@ -83,6 +94,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
         forgets_the_random_state: "bit for bit",
         forgets_the_shuffling: "bit for bit",
         seeds_again: "bit for bit",
+        keeps_the_options: "bit for bit",
     },
     share=0.4,
     because="each example trains two networks",
@@ -108,6 +120,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     device, uninterrupted = batch[0].device, copy.deepcopy(model)
     new_optimizer = OPTIMIZERS[optimizer]
 
+    def built(model: Network) -> Optimizer:
+        steps = new_optimizer(model.parameters())
+        steps.param_groups[0]["lr"] /= 2  # as a schedule does during a run
+        return steps
+
     def train(model: Network, steps: Optimizer, start: int, end: int) -> list[float]:
         options = {"start_epoch": start, "optimizer": steps, "generator": generator}
         history = fit(model, batch, epochs=end, batch_size=batch_size, **options)
@@ -115,12 +132,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     with seeded(3, device):
         generator = torch.Generator(device="cpu").manual_seed(3)
-        steps = new_optimizer(uninterrupted.parameters())
+        steps = built(uninterrupted)
         expected = train(uninterrupted, steps, 0, done + more)
 
     with seeded(3, device):
         generator = torch.Generator(device="cpu").manual_seed(3)
-        steps = new_optimizer(model.parameters())
+        steps = built(model)
         losses = train(model, steps, 0, done)
         training = capture(steps, generator, epoch=done)
         save(path, model, **parts_of(model), training=training)
@@ -138,3 +155,50 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         "a resumed run ends bit for bit where an uninterrupted one does"
     )
     assert losses == expected, "its losses are bit for bit those of the uninterrupted run"
+
+
+def restores_the_generators_first(
+    training: Training, optimizer: Optimizer, generator: torch.Generator
+) -> None:
+    """Restore the generators before it is known whether the optimizer fits."""
+    generator.set_state(training.random_states["shuffling"])
+    resume(training, optimizer, generator)
+
+
+def starts_anew(training: Training, optimizer: Optimizer, generator: torch.Generator) -> None:
+    """Leave an optimizer that has other parameters as it is, and restore the rest."""
+    with suppress(ValueError):
+        resume(training, optimizer, generator)
+
+
+@law(
+    right=resume,
+    wrong={restores_the_generators_first: "are as they were", starts_anew: "DID NOT RAISE"},
+)
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=2), min_size=2, max_size=2),
+    optimizer=st.sampled_from(list(OPTIMIZERS)),
+)
+def test_an_optimizer_of_other_parameters_is_refused(
+    restore: Callable[..., None], sizes: list[list[int]], optimizer: str
+) -> None:
+    """Another number of groups, or of parameters in one, is an error before anything changes."""
+    assume(sizes[0] != sizes[1])
+    saved, other = (
+        OPTIMIZERS[optimizer](
+            [{"params": [nn.Parameter(torch.ones(1)) for _ in range(n)]} for n in own]
+        )
+        for own in sizes
+    )
+    other.param_groups[0]["lr"] = 7.0
+    generator = torch.Generator(device="cpu").manual_seed(2)
+    training = capture(saved, torch.Generator(device="cpu").manual_seed(1), epoch=1)
+    torch.rand((), device="cpu")  # moves the global generator on
+    before = bits(generator.get_state()), bits(torch.get_rng_state())
+
+    with pytest.raises(ValueError, match="parameter group"):
+        restore(training, other, generator)
+
+    unchanged = (bits(generator.get_state()), bits(torch.get_rng_state())) == before
+    assert unchanged, "the generators are as they were"
+    assert other.param_groups[0]["lr"] == 7.0, "the optimizer is as it was"

@@ -31,7 +31,7 @@ from dlconcepts.networks import Network
 from dlconcepts.support.bitwise import bits
 from dlconcepts.support.checkpoint_files import save_file
 from dlconcepts.testing.laws import law
-from tests.checkpoints.common import State, models, values_of
+from tests.checkpoints.common import State, emptied, models, values_of
 
 
 def without_parentheses(model: nn.Module) -> Any:
@@ -143,16 +143,37 @@ def test_a_file_needs_the_dict(
     assert values_of(fresh) == values_of(model), "the file has the model's state"
 
 
-@law(right=save_file, wrong={torch.save: "DID NOT RAISE"})
-@given(model=models(), key=st.sampled_from(["", "state_dict", "model"]))
+def empties_the_file_first(content: Any, path: Path) -> None:
+    """Open the file before the content is checked."""
+    path.write_bytes(b"")
+    save_file(content, path)
+
+
+def leaves_half_a_file(content: Any, path: Path) -> None:
+    """Make the temporary file before the content is checked, and leave it after an error."""
+    path.with_suffix(".tmp").write_bytes(b"")
+    save_file(content, path)
+
+
+@law(
+    right=save_file,
+    wrong={
+        torch.save: "DID NOT RAISE",
+        empties_the_file_first: "the folder is as it was",
+        leaves_half_a_file: "the folder is as it was",
+    },
+)
+@given(model=models(), key=st.sampled_from(["", "state_dict", "model"]), replaces=st.booleans())
 def test_forgotten_parentheses_are_an_error_when_saving(
-    store: Callable[[Any, Path], None], model: Network, key: str, folder: Path
+    store: Callable[[Any, Path], None], model: Network, key: str, replaces: bool, folder: Path
 ) -> None:
     """`save_file` refuses a method where it stands, before a file that nobody can load exists."""
-    path = folder / "method.pt"
-    path.unlink(missing_ok=True)
+    path = emptied(folder / "methods") / "method.pt"
+    if replaces:
+        path.write_bytes(b"old")
 
     with pytest.raises(TypeError, match="is a method; a checkpoint holds tensors"):
         store({key: model.state_dict} if key else model.state_dict, path)
 
-    assert not path.exists(), "nothing is written"
+    found = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    assert found == ({"method.pt": b"old"} if replaces else {}), "the folder is as it was"

@@ -35,13 +35,13 @@ from dlconcepts.support.atomic import write_atomically
 from dlconcepts.support.bitwise import bits, state_of
 from dlconcepts.support.checkpoint_files import CheckpointError, load_file, save_file
 from dlconcepts.testing.laws import law
-from tests.checkpoints.common import GADGETS, PLACES, Store, a_trap, forge, parts_of
+from tests.checkpoints.common import GADGETS, PLACES, Store, a_trap, emptied, forge, parts_of
 from tests.checkpoints.dying import (
     CAN_FORK,
     die,
+    first_bad_kill,
     interrupted,
     is_killed,
-    kill_200_times,
     room_for,
 )
 
@@ -167,11 +167,9 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_file(
     """After SIGKILL the file is the one being written or the one before, 200 times out of 200."""
     path = folder / "killed.bin"
 
-    error = kill_200_times(write, path, seed)
+    kill = first_bad_kill(write, path, seed)
 
-    for rest in folder.glob(".killed.bin.*.tmp"):  # killed writers leave their temporary files
-        rest.unlink()
-    assert not error, error
+    assert not kill, f"after kill {kill} the file is neither the new one nor the one before"
 
 
 def cleans_up_after_the_system(path: Path, content: bytes) -> None:
@@ -198,9 +196,7 @@ def test_an_interrupted_writer_cleans_up(
     write: Callable[[Path, bytes], None], call: str, error: type[BaseException], folder: Path
 ) -> None:
     """Ctrl-C, or any error, while writing leaves the old file, or the new one, and no other."""
-    path = folder / "interrupted" / "model.pt"
-    shutil.rmtree(path.parent, ignore_errors=True)
-    path.parent.mkdir()
+    path = emptied(folder / "interrupted") / "model.pt"
     path.write_bytes(b"old")
 
     with suppress(error), interrupted(call, error):
@@ -208,6 +204,63 @@ def test_an_interrupted_writer_cleans_up(
 
     assert path.read_bytes() in (b"old", b"new"), "the old file or the new one is there, whole"
     assert list(path.parent.iterdir()) == [path], "nothing is left beside it"
+
+
+def replaces_the_link(path: Path, content: bytes) -> None:
+    """Rename the new file to the name of a link, which is gone then."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def as_text(path: Path, content: bytes) -> None:
+    """Write the bytes as text in UTF-8."""
+    write_atomically(path, content.decode("latin-1").encode())
+
+
+def makes_the_folder(path: Path, content: bytes) -> None:
+    """Make a folder that is missing, though its name may be mistyped."""
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, content)
+
+
+@law(
+    right=write_atomically,
+    wrong={
+        replaces_the_link: "a link stays",
+        as_text: "byte for byte",
+        makes_the_folder: "DID NOT RAISE",
+    },
+    cpu_only=FILES,
+)
+@given(
+    content=st.binary(max_size=9),
+    place=st.sampled_from(["new", "old", "link", "a folder", "in no folder"]),
+)
+def test_a_file_is_written_where_its_name_leads(
+    write: Callable[[Path, bytes], None], content: bytes, place: str, folder: Path
+) -> None:
+    """A link is followed; a folder, or one that is missing, is an error and nothing is left."""
+    inside = emptied(folder / "names")
+    kept = inside / "kept.bin"
+    kept.write_bytes(b"old")
+    path = {"old": kept, "in no folder": inside / "none" / "a"}.get(place, inside / "a")
+    if place == "link":
+        path.symlink_to(kept)
+    elif place == "a folder":
+        path.mkdir()
+    before = sorted(inside.rglob("*"))
+
+    if place in ("a folder", "in no folder"):
+        with pytest.raises(OSError, match=r"Not a file|No such file"):
+            write(path, content)
+    else:
+        write(path, content)
+        assert path.read_bytes() == content, "the content is there, byte for byte"
+        assert path.is_symlink() == (place == "link"), "a link stays a link"
+        before = sorted({*before, path})
+
+    assert sorted(inside.rglob("*")) == before, "nothing is left beside it"
 
 
 def copies_the_new_file(content: Any, path: Path) -> None:
@@ -233,9 +286,7 @@ def leaves_half_a_file(content: Any, path: Path) -> None:
 @given(size=st.integers(0, 1_500))  # both files are longer
 def test_a_full_disk_leaves_the_old_file(store: Store, size: int, folder: Path) -> None:
     """If the disk takes only some of the bytes, saving raises OSError and keeps the old file."""
-    path = folder / "full" / "full.pt"
-    shutil.rmtree(path.parent, ignore_errors=True)
-    path.parent.mkdir()
+    path = emptied(folder / "full") / "full.pt"
     save_file(torch.zeros(99), path)
     before = path.read_bytes()
 
@@ -299,16 +350,30 @@ def test_a_flipped_bit_is_found_before_anything_is_loaded(
     assert_refused(read, damaged, folder)
 
 
-@law(right=load, wrong={without_a_checksum: "DID NOT RAISE", trusts_the_archive: "DID NOT RAISE"})
-@given(length=st.integers(0, 2**14))
+def starts_anew(path: Path, model: Network) -> None:
+    """Take a missing file for a run that has not begun yet."""
+    if path.exists():
+        load(path, model)
+
+
+@law(
+    right=load,
+    wrong={
+        without_a_checksum: "DID NOT RAISE",
+        trusts_the_archive: "DID NOT RAISE",
+        starts_anew: "DID NOT RAISE",
+    },
+)
+@given(length=st.integers(0, 2**14) | st.none())
 def test_a_wrong_length_is_found_before_anything_is_loaded(
-    read: Callable[[Path, Network], None], length: int, folder: Path
+    read: Callable[[Path, Network], None], length: int | None, folder: Path
 ) -> None:
-    """A file that is cut off anywhere, or has bytes after its end, is an error."""
+    """A file that is missing, cut off anywhere, or has bytes after its end, is an error."""
     content = whole_checkpoint(folder)
     assume(length != len(content))
 
-    assert_refused(read, content[:length].ljust(length, b"\0"), folder)
+    damaged = None if length is None else content[:length].ljust(length, b"\0")
+    assert_refused(read, damaged, folder)
 
 
 def whole_checkpoint(folder: Path) -> bytes:
@@ -318,10 +383,14 @@ def whole_checkpoint(folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def assert_refused(read: Callable[[Path, Network], Any], content: bytes, folder: Path) -> None:
-    """Assert that a file with this content raises CheckpointError and leaves the model alone."""
+def assert_refused(
+    read: Callable[[Path, Network], Any], content: bytes | None, folder: Path
+) -> None:
+    """Assert that a file with this content, or none, is an error and leaves the model alone."""
     path, model = folder / "damaged.pt", Network(2, [2], 2)
-    path.write_bytes(content)
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
     before = state_of(model)
 
     with pytest.raises(CheckpointError):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlconcepts.support.bitwise import state_of
-from dlconcepts.validation import confusion_matrix, cross_entropy, evaluate, hold_out, nll_loss
+from dlconcepts.validation import cross_entropy, evaluate, hold_out, nll_loss
 from tests.validation.common import close
 
 
@@ -17,12 +17,6 @@ def test_the_default_seed_of_a_split_is_0() -> None:
     data = torch.zeros(100, 1), torch.arange(100)
 
     assert hold_out(data, 10)[1][1].equal(hold_out(data, 10, seed=0)[1][1])
-
-
-def test_a_split_needs_one_label_per_image() -> None:
-    """If there are more images than labels, hold_out raises an error with both numbers."""
-    with pytest.raises(ValueError, match="3 images but 2 labels"):
-        hold_out((torch.zeros(3, 1), torch.arange(2)), 1)
 
 
 def test_the_error_about_a_label_names_the_classes() -> None:
@@ -42,33 +36,6 @@ def test_the_default_options_of_a_loss_are_those_of_torch(
     labels = torch.tensor([0, -100, 1])
 
     assert close(loss_fn(scores, labels), torchs(scores, labels))
-
-
-@pytest.mark.parametrize("loss_fn", [nll_loss, cross_entropy])
-@pytest.mark.parametrize(
-    ("scores", "labels", "message"),
-    [
-        (torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), "there are no examples"),
-        (torch.zeros(2, 1), torch.tensor([-100, -100]), "there are no examples"),
-        (torch.zeros(2, 1), torch.tensor([[0], [0]]), "one label for each example"),
-        (torch.zeros(1), torch.tensor(0), "one label for each example"),
-        (torch.zeros(2, 1, 3), torch.zeros(3, 2, dtype=torch.int64), "one label for each example"),
-    ],
-)
-def test_a_loss_without_labels_or_with_labels_of_another_shape_is_refused(
-    loss_fn: Callable[[Tensor, Tensor], Tensor], scores: Tensor, labels: Tensor, message: str
-) -> None:
-    """If no label counts, the losses raise an error where PyTorch's return NaN."""
-    with pytest.raises(ValueError, match=message):
-        loss_fn(scores, labels)
-
-
-@pytest.mark.parametrize("numbers", [(2, 0), (0, 2), (-1, 0)])
-def test_a_class_outside_the_confusion_matrix_is_refused(numbers: tuple[int, int]) -> None:
-    """A prediction or label outside the classes is an error, not a count in another cell."""
-    prediction, label = torch.tensor(numbers).split(1)
-    with pytest.raises(ValueError, match="must be classes from 0 to 1"):
-        confusion_matrix(prediction, label, classes=2)
 
 
 def test_the_default_batch_of_an_evaluation_has_1000_examples() -> None:

@@ -41,8 +41,8 @@ def mean_of_the_broadcast(scores: Tensor, labels: Tensor) -> float:
 
 
 def truncates(scores: Tensor, labels: Tensor) -> float:
-    """Convert the accuracy to an integer."""
-    return int((scores.argmax(1) == labels).float().mean())
+    """Round the accuracy down to a whole number."""
+    return float((scores.argmax(1) == labels).float().mean().int())
 
 
 def divides_by_the_first_batch(scores: Tensor, labels: Tensor) -> float:
@@ -53,6 +53,11 @@ def divides_by_the_first_batch(scores: Tensor, labels: Tensor) -> float:
 def takes_the_lowest(scores: Tensor, labels: Tensor) -> float:
     """Predict the class with the smallest score, as if it were a loss."""
     return (scores.argmin(1) == labels).float().mean().item()
+
+
+def keeps_the_tensor(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean as a tensor, without item()."""
+    return (scores.argmax(1) == labels).double().mean()
 
 
 def of_one_minibatch(scores: Tensor, labels: Tensor) -> float:
@@ -72,6 +77,7 @@ INCREASING: list[Callable[[Tensor], Tensor]] = [lambda x: 3 * x + 1, torch.exp, 
         divides_by_the_first_batch: "correct answers over examples",
         takes_the_lowest: "correct answers over examples",
         of_one_minibatch: "correct answers over examples",
+        keeps_the_tensor: "a Python float",
     },
 )
 @given(data=st.data())
@@ -90,9 +96,13 @@ def test_accuracy_is_the_fraction_of_correct_answers(
 
     found = accuracy(scores, labels)
 
-    assert found == right / len(labels), "accuracy is correct answers over examples"
+    # A mean in float32 is right to six digits.
+    assert math.isclose(found, right / len(labels), rel_tol=1e-6), (
+        "accuracy is correct answers over examples"
+    )
     assert accuracy(scores[order], labels[order]) == found, "the order does not matter"
     assert accuracy(increasing(scores), labels) == found, "an increasing function changes nothing"
+    assert isinstance(found, float), "the accuracy is a Python float"
 
 
 def converts_first(answers: Tensor) -> Tensor:
@@ -124,16 +134,32 @@ def nan_for_nothing(scores: Tensor, labels: Tensor) -> float:
     return (scores.argmax(1) == labels.reshape(-1)).float().mean().item()
 
 
-@law(right=accuracy, wrong={zero_for_nothing: "DID NOT RAISE", nan_for_nothing: "DID NOT RAISE"})
-@given(classes=st.integers(1, 5), labels_of=st.sampled_from([0, 1, 2]))
+def skips_the_ignored(scores: Tensor, labels: Tensor) -> float:
+    """Leave out the labels that a loss ignores by default."""
+    counted = labels != -100
+    return accuracy(scores[counted], labels[counted]) if counted.any() else 0.0
+
+
+@law(
+    right=accuracy,
+    wrong={
+        zero_for_nothing: "DID NOT RAISE",
+        nan_for_nothing: "DID NOT RAISE",
+        skips_the_ignored: "DID NOT RAISE",
+    },
+)
+@given(classes=st.integers(1, 5), labels_of=st.sampled_from([0, 1, 2]), data=st.data())
 def test_accuracy_without_examples_is_refused(
-    accuracy: Callable[[Tensor, Tensor], float], classes: int, labels_of: int
+    accuracy: Callable[[Tensor, Tensor], float], classes: int, labels_of: int, data: st.DataObject
 ) -> None:
-    """No examples, or labels that are not of shape (N,), are an error."""
+    """No examples, labels that are not of shape (N,), or none of the classes, are an error."""
     scores = torch.zeros(labels_of, classes)
     labels = torch.zeros(labels_of, *([1] if labels_of else []), dtype=torch.int64)
+    if labels_of and data.draw(st.booleans(), label="none of the classes"):
+        labels = labels[:, 0]
+        labels[-1] = data.draw(st.sampled_from([classes, -1, -100]), label="label")
 
-    with pytest.raises(ValueError, match=r"no examples|one label for each example"):
+    with pytest.raises(ValueError, match=r"no examples|one label for each example|out of range"):
         accuracy(scores, labels)
 
 
@@ -155,12 +181,18 @@ def marks_once(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return matrix
 
 
+def counts_in_floats(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count in float32, which ends at 2**24."""
+    return confusion_matrix(predictions, labels, classes).float()
+
+
 @law(
     right=confusion_matrix,
     wrong={
         transposed: "row of its label",
         sized_by_the_labels: "one row and one column",
         marks_once: "row of its label",
+        counts_in_floats: "int64",
     },
 )
 @given(data=st.data())
@@ -179,7 +211,53 @@ def test_the_confusion_matrix_counts_each_example(
     matrix = confusion(predictions, labels, classes)
 
     assert matrix.shape == expected.shape, "there is one row and one column for each class"
+    assert matrix.dtype == torch.int64, "the counts are int64"
     assert matrix.tolist() == expected.tolist(), "each example counts in the row of its label"
+
+
+def counts_from_the_end(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Take -1 for the last class, and shorten what is too long, as indexing does."""
+    pairs = zip(predictions.tolist(), labels.tolist(), strict=False)
+    kept = [pair for pair in pairs if max(pair) < classes]
+    both = torch.tensor(kept, dtype=torch.int64).view(-1, 2) % classes
+    return confusion_matrix(both[:, 0], both[:, 1], classes)
+
+
+def spills_over(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Check the labels alone, so a prediction outside the classes counts in another cell."""
+    return confusion_matrix(predictions % classes, labels, classes)
+
+
+@law(
+    right=confusion_matrix,
+    wrong={counts_from_the_end: "DID NOT RAISE", spills_over: "DID NOT RAISE"},
+)
+@given(
+    classes=st.integers(1, 4),
+    fault=st.sampled_from(["prediction", "label", "length", "dtype"]),
+    outside=st.sampled_from([-1, 0, 5]),
+)
+def test_what_is_no_class_is_not_counted(
+    confusion: Callable[..., Tensor], classes: int, fault: str, outside: int
+) -> None:
+    """A number outside the classes, a missing prediction, or a float is an error."""
+    predictions, labels = torch.arange(classes), torch.arange(classes)
+    number = outside if outside < 0 else classes + outside  # below 0, or from `classes` up
+    if fault == "prediction":
+        predictions[0] = number
+    elif fault == "label":
+        labels[0] = number
+    elif fault == "length":
+        predictions = predictions[1:]
+    else:
+        predictions = predictions.float()
+
+    if fault == "dtype":
+        with pytest.raises(TypeError, match="take the argmax"):
+            confusion(predictions, labels, classes)
+    else:
+        with pytest.raises(ValueError, match=r"must be classes from 0|would broadcast"):
+            confusion(predictions, labels, classes)
 
 
 def by_column(confusion: Tensor) -> Tensor:
@@ -192,9 +270,25 @@ def of_all_examples(confusion: Tensor) -> Tensor:
     return confusion.diagonal() / confusion.sum()
 
 
+def in_double(confusion: Tensor) -> Tensor:
+    """Divide in float64, and keep it."""
+    return confusion.diagonal() / confusion.sum(dim=1).double()
+
+
+def clears_the_diagonal(confusion: Tensor) -> Tensor:
+    """Count the wrong answers by clearing the diagonal of the caller's matrix."""
+    examples = confusion.sum(dim=1)
+    return (examples - confusion.fill_diagonal_(0).sum(dim=1)) / examples
+
+
 @law(
     right=class_accuracies,
-    wrong={by_column: "only its examples", of_all_examples: "only its examples"},
+    wrong={
+        by_column: "only its examples",
+        of_all_examples: "only its examples",
+        in_double: "float32",
+        clears_the_diagonal: "stays as it was",
+    },
 )
 @given(data=scores_and_labels())
 def test_the_accuracy_of_a_class_counts_only_its_examples(
@@ -205,8 +299,13 @@ def test_the_accuracy_of_a_class_counts_only_its_examples(
     answers = scores.argmax(dim=1)
     classes = scores.shape[1]
 
-    by_class = accuracies(confusion_matrix(answers, labels, classes))
+    matrix = confusion_matrix(answers, labels, classes)
+    before = matrix.tolist()
 
+    by_class = accuracies(matrix)
+
+    assert matrix.tolist() == before, "the confusion matrix stays as it was"
+    assert by_class.dtype == torch.float32, "the accuracies are float32"
     for k in range(classes):
         own = (answers[labels == k] == k).numpy(force=True)
         expected = own.mean() if len(own) else math.nan

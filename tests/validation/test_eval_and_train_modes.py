@@ -165,6 +165,17 @@ def seeds_the_evaluation(model: nn.Module, data: Data, **options: Any) -> Evalua
     return evaluate(model, data, **options)
 
 
+def records_the_graph(model: nn.Module, data: Data, **options: Any) -> Evaluation:
+    """Set eval mode, and let the graphs of all batches fill the memory."""
+    loss_fn, modes = options["loss_fn"], modes_of(model)
+    try:
+        with torch.random.fork_rng():
+            logits = torch.cat([model.eval()(x) for x, _ in batches(data, options["batch_size"])])
+            return Evaluation(loss_fn(logits, data[1]).item(), 0.0)
+    finally:
+        set_modes(model, modes)
+
+
 def restores_unless_it_raises(model: nn.Module, data: Data, **options: Any) -> Evaluation:
     """Restore the modes after the loop, which an error skips."""
     modes = modes_of(model)
@@ -182,6 +193,7 @@ def restores_unless_it_raises(model: nn.Module, data: Data, **options: Any) -> E
         restores_unless_it_raises: "mode is restored",
         shifts_the_random_numbers: "random state",
         seeds_the_evaluation: "random state",
+        records_the_graph: "no graph is recorded",
     },
 )
 @given(
@@ -195,9 +207,10 @@ def test_an_evaluation_leaves_no_trace(
     """Modes, parameters, buffers, gradients and random state are as before, even after an error."""
     torch.manual_seed(seed)
     data = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 0, 1])
-    counted, forwards = [], []
+    counted, forwards, graphs = [], [], []
 
     def loss_fn(logits: Tensor, labels: Tensor) -> Tensor:
+        graphs.append(logits.requires_grad)
         counted.extend(labels)
         if fault == "loss" and len(counted) > 2:
             raise BrokenError
@@ -224,6 +237,7 @@ def test_an_evaluation_leaves_no_trace(
     # Compared outside the assertion: pytest would spend seconds to explain 5,000 different bytes.
     unchanged = random_states() == random_state
     assert unchanged, "the random state is unchanged"
+    assert not any(graphs), "no graph is recorded"
 
 
 def random_states() -> list[bytes]:

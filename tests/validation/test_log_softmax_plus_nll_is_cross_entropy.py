@@ -15,28 +15,27 @@ Truth: It holds for labels that are class indices, with class weights, `ignore_i
     and each other class's gets e / K. Labels that are probabilities are refused by `nll_loss`.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dlconcepts.strategies import shapes, tensors
 from dlconcepts.testing.laws import law
 from dlconcepts.validation import Data, cross_entropy
 from tests.validation.common import (
+    TOLERANCES,
+    by_definition,
     close,
-    log_softmax,
+    losses_to_take,
     mean_cross_entropy,
     scores_and_labels,
-    softmax,
+    unfit_labels,
 )
 
 
@@ -86,59 +85,6 @@ def rounds_to_float16(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
     return loss.half().float() if loss.dtype == torch.float32 else loss
 
 
-# Each row of float32 loses some units of 1.2e-7, relative to the largest of the sums; float16
-# loses 5e-4.
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5}
-
-
-@st.composite
-def losses_to_take(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    # Logits (N, K, ...), labels (N, ...) of which some are ignored, and the options of the loss.
-    n, classes = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    extra = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
-    # Beyond a difference of 104 the softmax of float32 is 0, beyond 745 that of float64.
-    dtype, limit = draw(st.sampled_from(list(TOLERANCES))), draw(st.sampled_from([100, 1e4]))
-    logits = draw(tensors((n, classes, *extra), dtype, max_magnitude=limit))
-    size = n * math.prod(extra)
-    ignored = draw(st.sampled_from([-100, -1, 0]))
-    counted = [label for label in range(classes) if label != ignored]
-    labels = draw(st.lists(st.sampled_from([*counted, ignored]), min_size=size, max_size=size))
-    # At least one label must count: the mean over no label is NaN.
-    if classes > 1:
-        labels[0] = counted[-1]
-    elif ignored == 0:
-        ignored = -100
-    elif ignored == labels[0]:
-        labels[0] = 0
-    weights = st.lists(st.integers(0, 4), min_size=classes, max_size=classes)
-    weight = draw(st.none() | weights.map(lambda w: torch.tensor(w, dtype=dtype)))
-    # Some weight must count, since the sum of the weights may be the divisor.
-    if weight is not None and not weight[[k for k in labels if k != ignored]].any():
-        weight = torch.ones_like(weight)
-    reduction = draw(st.sampled_from(["mean", "sum", "none"]))
-    options = {"weight": weight, "ignore_index": ignored, "reduction": reduction}
-    return logits.clone().requires_grad_(), torch.tensor(labels).view(n, *extra), options
-
-
-def by_definition(
-    logits: Tensor, labels: Tensor, incoming: Tensor, options: dict[str, Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the cross-entropy and the gradient of the logits from the formulas, in numpy."""
-    rows = np.moveaxis(logits.double().numpy(force=True), 1, -1)
-    truth = labels.numpy(force=True)
-    counts = truth != options["ignore_index"]
-    one_hot = np.eye(rows.shape[-1])[np.where(counts, truth, 0)]
-    weight = options["weight"]
-    weights = np.ones(truth.shape) if weight is None else one_hot @ weight.numpy(force=True)
-    weights = weights * counts
-    scale = 1 / weights.sum() if options["reduction"] == "mean" else 1.0
-    losses = -scale * weights * (log_softmax(rows) * one_hot).sum(axis=-1)
-    arriving = incoming.numpy(force=True) * scale * weights
-    gradient = (softmax(rows) - one_hot) * arriving[..., None]
-    value = losses if options["reduction"] == "none" else losses.sum()
-    return value, np.moveaxis(gradient, -1, 1)
-
-
 @law(
     right=cross_entropy,
     wrong={
@@ -180,6 +126,23 @@ def test_the_nll_of_the_log_softmax_is_the_cross_entropy(
         assert close(arrived, expected, tolerance, 10 * tolerance), (
             "the gradient is the gradient of the cross-entropy"
         )
+
+
+def clamps(logits: Tensor, labels: Tensor) -> Tensor:
+    """Convert the labels to int64, and clamp them to the classes."""
+    return F.cross_entropy(logits, labels.long().clamp(0, logits.shape[-1] - 1))
+
+
+@law(right=cross_entropy, wrong={clamps: "DID NOT RAISE"})
+@given(case=unfit_labels())
+def test_labels_that_cross_entropy_cannot_use_are_refused(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], case: tuple[Tensor, Tensor, type[Exception], str]
+) -> None:
+    """Labels of another dtype or shape, outside the classes, or all ignored, are an error."""
+    scores, labels, error, message = case
+
+    with pytest.raises(error, match=message):
+        loss_fn(scores, labels)
 
 
 def nll_of_log_softmax(logits: Tensor, label: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ Truth: On log-probabilities the loss is the mean of -log p(label), never negativ
     loss accepts all three; `dlconcepts.validation.nll_loss` refuses the last two.
 """
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,42 +27,62 @@ from torch import Tensor
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
 from dlconcepts.validation import Data, nll_loss
-from tests.validation.common import mean_cross_entropy, scores_and_labels, softmax
+from tests.validation.common import (
+    TOLERANCES,
+    by_definition,
+    close,
+    losses_to_take,
+    scores_and_labels,
+    softmax,
+    unfit_labels,
+)
 
 
-def nll_of_log_softmax(logits: Tensor, labels: Tensor) -> Tensor:
+def nll_of_log_softmax(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Pass log-probabilities, as the loss expects."""
-    return nll_loss(logits.log_softmax(1), labels)
+    return nll_loss(logits.log_softmax(1), labels, **options)
 
 
-def nll_of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+def nll_of_probabilities(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Pass probabilities to the loss."""
-    return F.nll_loss(logits.softmax(1), labels)
+    return F.nll_loss(logits.softmax(1), labels, **options)
 
 
-def nll_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+def nll_of_logits(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
     """Pass logits to the loss."""
-    return F.nll_loss(logits, labels)
+    return F.nll_loss(logits, labels, **options)
+
+
+def divides_by_all(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+    """Divide the sum by the number of labels: neither their weights nor the ignored matter."""
+    losses = nll_loss(logits.log_softmax(1), labels, **options | {"reduction": "none"})
+    return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[options["reduction"]]
 
 
 @law(
     right=nll_of_log_softmax,
-    wrong={nll_of_probabilities: "mean of -log p", nll_of_logits: "mean of -log p"},
+    wrong={
+        nll_of_probabilities: "mean of -log p",
+        nll_of_logits: "mean of -log p",
+        divides_by_all: "mean of -log p",
+    },
 )
-@given(data=scores_and_labels())
+@given(drawn=losses_to_take())
 def test_the_loss_is_the_mean_of_minus_log_p_of_the_label(
-    loss_fn: Callable[[Tensor, Tensor], Tensor], data: Data
+    loss_fn: Callable[..., Tensor], drawn: tuple[Tensor, Tensor, dict[str, Any]]
 ) -> None:
     """On log-probabilities the loss is the mean of -log p(label), which is never negative."""
-    logits, labels = data
+    logits, labels, options = drawn
+    expected, _ = by_definition(logits, labels, torch.ones(()), options)
 
-    loss = loss_fn(logits, labels).item()
+    loss = loss_fn(logits, labels, **options)
 
-    expected = mean_cross_entropy(logits, labels)
-    assert math.isclose(loss, expected, rel_tol=1e-9, abs_tol=1e-9), (
-        f"the loss is the mean of -log p(label), {expected:.4g}, not {loss:.4g}"
+    tolerance = TOLERANCES[logits.dtype]
+    assert close(loss, torch.as_tensor(expected), tolerance, tolerance), (
+        "the loss is the weighted mean of -log p(label) over the labels that count, their sum, or "
+        "one for each label"
     )
-    assert loss >= 0, "the loss is never negative"
+    assert bool((loss >= 0).all()), "the loss is never negative"
 
 
 @law(
@@ -98,13 +118,22 @@ def looks_for_one_good_row(scores: Tensor, labels: Tensor) -> Tensor:
     return F.nll_loss(scores, labels)
 
 
+def looks_for_positive_scores(scores: Tensor, labels: Tensor) -> Tensor:
+    """Refuse scores above 0, which no logarithm of a probability is, and let low logits pass."""
+    return F.nll_loss(scores, labels) if bool((scores <= 0).all()) else nll_loss(scores, labels)
+
+
 @law(
     right=nll_loss,
-    wrong={takes_any_numbers: "DID NOT RAISE", looks_for_one_good_row: "DID NOT RAISE"},
+    wrong={
+        takes_any_numbers: "DID NOT RAISE",
+        looks_for_one_good_row: "DID NOT RAISE",
+        looks_for_positive_scores: "DID NOT RAISE",
+    },
 )
 @given(
     data=scores_and_labels(min_classes=2),
-    kind=st.sampled_from(["probabilities", "logits"]),
+    kind=st.sampled_from(["probabilities", "logits", "low logits"]),
     one=st.none() | st.integers(0, 5),
 )
 def test_probabilities_and_logits_are_refused(
@@ -112,8 +141,9 @@ def test_probabilities_and_logits_are_refused(
 ) -> None:
     """Probabilities and logits, even of one example, are an error that says what is wrong."""
     scores, labels = data
-    # Logits of at least 1, so that their exponentials never sum to 1 by chance.
-    given_scores = scores.softmax(1) if kind == "probabilities" else scores.abs() + 1
+    # Logits from 1 up or from -3 down, so that the exponentials of up to 5 never sum to 1.
+    logits = scores.abs() + 1 if kind == "logits" else -scores.abs() - 3
+    given_scores = scores.softmax(1) if kind == "probabilities" else logits
     message = "got probabilities" if kind == "probabilities" else "does not sum to 1"
     if one is not None and len(labels) > 1:  # only this example is wrong
         wrong = torch.arange(len(labels)) == one % len(labels)
@@ -134,26 +164,12 @@ def clamps(scores: Tensor, labels: Tensor) -> Tensor:
     return F.nll_loss(scores, labels.long().clamp(0, scores.shape[1] - 1))
 
 
-@st.composite
-def unfit_labels(draw: st.DrawFn) -> tuple[Tensor, Tensor, type[Exception], str]:
-    # Log-probabilities, labels that are not class indices, and the error they raise.
-    scores, labels = draw(scores_and_labels())
-    scores, classes = scores.log_softmax(1), scores.shape[1]
-    if draw(st.booleans()):
-        dtype = draw(st.sampled_from([torch.float32, torch.float16, torch.bool, torch.int32]))
-        return scores, labels.to(dtype), TypeError, "must be class indices"
-    # Not -100, PyTorch's default for ignore_index.
-    wrong = draw(st.sampled_from([classes, -1, classes + 100, -99]))
-    labels[draw(st.integers(0, len(labels) - 1))] = wrong
-    return scores, labels, ValueError, f"label {wrong} is out of range: the {classes} classes"
-
-
 @law(right=nll_loss, wrong={counts_from_the_end: "DID NOT RAISE", clamps: "DID NOT RAISE"})
 @given(case=unfit_labels())
 def test_labels_that_are_not_class_indices_are_refused(
     loss_fn: Callable[[Tensor, Tensor], Tensor], case: tuple[Tensor, Tensor, type[Exception], str]
 ) -> None:
-    """A label outside the classes, or a dtype other than int64, is an error."""
+    """Labels of another dtype or shape, outside the classes, or all ignored, are an error."""
     scores, labels, error, message = case
     before = bits(scores), bits(labels)
 

@@ -245,7 +245,7 @@ def restore__checks_of_its_own(model: nn.Module, state_dict: dict[str, Any]) -> 
     old = [tensor.detach().clone() for tensor in tensors]
     try:
         model.load_state_dict(state_dict)
-    except Exception:
+    except BaseException:
         with torch.no_grad():
             for tensor, value in zip(tensors, old, strict=True):
                 tensor.copy_(value)
