@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("nothing could be checked: give --batch, or more parts")
     if not any(result.status in ("passed", "FAILED") for result in report.results):
         raised = report.failed[0].details
-        raise UserError(f"no check could run; does the batch fit the model? It raised {raised}")
+        raise UserError(f"no check could run; does the batch fit the model? {raised}")
     print(report, flush=True)  # first, since the files may fail
     if arguments.json:
         write_report(arguments.json, report.to_json(), "--json")

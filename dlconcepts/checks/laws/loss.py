@@ -219,8 +219,8 @@ def check_nll_is_given_log_probabilities(project: Project) -> None:
     if seen.seen:
         return
     for output, _ in of_kind(project, LIKELIHOOD):
-        if seen := no_log_probabilities(output):
-            broken(f"NLLLoss is given {seen}")
+        if found := no_log_probabilities(output):
+            broken(f"NLLLoss is given {found}")
 
 
 def no_log_probabilities(output: Tensor) -> str:

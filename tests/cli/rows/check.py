@@ -46,7 +46,7 @@ ROWS = [
     refused("project:goood", "project has no goood; did you mean good?"),
     # What is no batch.
     refused("project:narrow", "does the batch fit the model? ... 6x5 and 4x3"),
-    refused("project:model --batch 6x5", "does the batch fit the model? It raised RuntimeError"),
+    refused("project:model --batch 6x5", "does the batch fit the model? model raised RuntimeError"),
     refused("project:model", "nothing could be checked: give --batch, or more parts"),
     refused("project:model --batch 4x0", "--batch 4x0 is neither a shape such as"),
     refused("project:model --batch four", "--batch four is neither a shape such as"),
