@@ -36,9 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def unknown(name: str, claims: Sequence[Claim]) -> str:
     """Return an error that names the claims closest to an unknown one."""
-    short = [claim.id for claim in claims if claim.id.partition(".")[2] == name]
-    near = nearest(name, short or [claim.id for claim in claims], "`claims` lists them all")
-    return f"there is no claim {name!r}{near if not short else f'; did you mean {short[0]}?'}"
+    short = {claim.id.partition(".")[2]: claim.id for claim in claims}
+    if name in short:
+        return f"there is no claim {name!r}; did you mean {short[name]}?"
+    near = nearest(name, [claim.id for claim in claims], "`claims` lists them all")
+    return f"there is no claim {name!r}{near}"
 
 
 def as_object(claim: Claim) -> dict[str, object]:

@@ -44,13 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
         for image, path, row, drawing in zip(
             images, arguments.images, probabilities, drawings, strict=True
         ):
-            shares = dict(zip(checkpoint.classes, row.tolist(), strict=True))
-            print(table(path, list(shares.values()), checkpoint.classes))
+            print(table(path, row.tolist(), checkpoint.classes))
             with writing(arguments.out):
                 output.write_figure(drawing, view_classify(image, row, checkpoint.classes))
             print(f"wrote {drawing}")
-            best = max(shares, key=shares.__getitem__)
+            best = checkpoint.classes[int(row.argmax())]
             texts = {"file": str(path), "class": best, "drawing": str(drawing)}
+            shares = dict(zip(checkpoint.classes, row.tolist(), strict=True))
             found.append({**texts, "probabilities": shares})
     write_json(arguments.json, {"schema": 1, "images": found})
     return 0

@@ -56,10 +56,10 @@ def table(rows: Sequence[Row]) -> Table:
     found = Table(
         title=rows[0].arithmetic, title_justify="left", title_style="bold", box=SIMPLE_HEAD
     )
-    found.add_column("technique")
+    found.add_column("technique", min_width=10, overflow="fold")
     for heading in (*(f"{backend}: error / bound" for backend in backends), "ulps"):
-        found.add_column(heading, justify="right", no_wrap=True)
-    found.add_column("not noticed")
+        found.add_column(heading, justify="right", overflow="fold")
+    found.add_column("not noticed", overflow="fold")
     for row in rows:
         cells = [
             Text(f"{c.error:.1e} / {c.bound:.1e}", "" if c.holds else "bold red")

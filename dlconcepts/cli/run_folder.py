@@ -159,23 +159,23 @@ class RunFolder:
     def save(self) -> None:
         """Write the last epoch that ended."""
         if self.write is not None:
-            with writing(self.final):
-                self.working.mkdir(parents=True, exist_ok=True)
+            with writing(self.final), making(self.working):
                 self.write(self.path)
             self.write = None
 
     def publish(self, classes: Sequence[str]) -> None:
         """Move the complete run into its place, beside files in it that are not of a run."""
         with writing(self.final), signals.finishing():
-            if not self.final.exists():
-                self.working.rename(self.final)
-            else:
+            if self.final.exists():
                 exchange(self.working, self.final)
+            else:
+                self.working.rename(self.final)
+            self.complete = True
+            if self.working.exists():  # the old one
                 remove_run(self.working)
                 for path in self.working.iterdir():
                     path.rename(self.final / path.name)
                 self.working.rmdir()
-            self.complete = True
         for path in sorted(self.final.iterdir()):
             if path.name in OURS:
                 print(f"wrote {path}")
@@ -217,8 +217,6 @@ class RunFolder:
             self.save()
         if self.write is None:
             return self.path
-        with suppress(OSError):  # an earlier epoch is there
-            self.working.rmdir()
         folder = Path(tempfile.mkdtemp(prefix="dlconcepts-"))
         with suppress(OSError):
             self.write(folder / "checkpoint.pt")

@@ -17,7 +17,7 @@ class UserError(RuntimeError):
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return a question that names the known names closest to an unknown one.
 
-    >>> nearest("trian", ["train", "transfer"])
+    >>> nearest("trian", ["train", "verify"])
     '; did you mean train?'
     """
     near = get_close_matches(name, known)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.cli.rows import Row
-from tests.cli.rows.given import setting
+from tests.cli.rows.given import setting, variable
 
 CLAIM = "tensors.view-is-a-new-tensor"
 MODULES = ("cli.claims", "testing.run")
@@ -16,6 +16,7 @@ ROWS = [
     Row("claims --lesson tensors", 0, out="tensors."),
     Row("claims --json", 0, out='"id": "tensors.'),
     Row("claims --quiet", 0),
+    Row("claims", 0, given=[variable("COLUMNS", "40"), variable("NO_COLOR", "1")], out="holds"),
     Row(f"claims {CLAIM}", 0, out="Notes: ... Verdict: corrected ... Law: ... python -m pytest"),
     Row(f"claims {CLAIM}", 0, out="Notes: ", to="ascii"),
     Row(f"claims {CLAIM} --json", 0, out=f'"id": "{CLAIM}"'),

@@ -95,6 +95,14 @@ ROWS = [
         '"class": "Bag"',
     ),
     Row("classify good.pt grey.png --json good.pt/r", 2, "cannot write to the file", [good, grey]),
+    Row(
+        BAD,
+        0,
+        "",
+        [no_pictures, grey, changed(classes=["same"] * 10)],
+        DRAWN,
+        "grey.png: same",
+    ),
     # Images that can be used.
     image("colour.jpg", picture("colour.jpg", size=(560, 300))),
     image("cmyk.jpg", picture("cmyk.jpg", "CMYK")),
