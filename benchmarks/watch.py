@@ -41,7 +41,7 @@ from tests import gallery
 from tests.watch.mutations import BUGS, Mutant
 from tests.watch.programs import KINDS, Program, sample
 from tests.watch.running import Run, Runner
-from tests.watch.scripts import controls, faults, laws_of, script
+from tests.watch.scripts import controls, faults, laws_of, mistakes, script
 
 Rows = list[dict[str, Any]]
 SEED = 25
@@ -124,16 +124,16 @@ def laws(runner: Runner, folder: Path, programs: int, each: int, out: Console) -
 
 def of_gallery(runner: Runner, folder: Path, out: Console) -> Rows:
     """Watch each project of the gallery as a script, and print how many mistakes are named."""
-    mistakes: dict[gallery.Mistake, Future[Run]] = {
+    runs: dict[gallery.Mistake, Future[Run]] = {
         m: runner.start(script(m.wrong, m.check), folder / "gallery" / m.name, root=ROOT)
-        for m in gallery.MISTAKES
+        for m in mistakes()
     }
     correct = {
         name: runner.start(script(make), folder / "gallery" / f"correct-{name}", root=ROOT)
         for name, make in controls().items()
     }
     rows: Rows = []
-    for mistake, future in mistakes.items():
+    for mistake, future in runs.items():
         run = future.result()
         hits = [finding for finding in run.broken() if finding["law"] in laws_of(mistake)]
         lines = faults(mistake)

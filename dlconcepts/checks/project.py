@@ -291,6 +291,8 @@ class Project:
             self.kept = self.snapshot_of_parts()
         functions = [getattr(self, name) for name in CALLABLES]
         self.copies = self.model is None or copies_alone(self.network, self.optimizer, functions)
+        with suppress(Exception):  # a check that needs the batch will report what is wrong with it
+            _ = self.own_loss  # now, since a model that cannot be copied is used for it itself
 
     def watch(self, model: nn.Module) -> nn.Module:
         """Count the passes of another model too."""
@@ -440,7 +442,10 @@ class Project:
         """Return some examples of a batch, in the order of the rows."""
         self.rearranged = True
         n = self.count()
-        shape = next(iter(tensors(self.split(self.example)[0]).values())).shape[:2]
+        first = next(iter(tensors(self.split(self.example)[0]).values()), None)
+        if first is None:
+            not_checked("needs inputs that are tensors")
+        shape = first.shape[:2]
         if are_dictionaries(self.split(batch)[1]):
             chosen = [[part[row] for row in rows.tolist()] for part in batch]
             return type(batch)(type(part)(some) for part, some in zip(batch, chosen, strict=True))

@@ -1,5 +1,8 @@
 """Batches in every form: split, passed to a model, and served by a DataLoader."""
 
+import dataclasses
+from collections import UserDict, namedtuple
+
 import pytest
 import torch
 from torch import nn
@@ -81,6 +84,88 @@ def test_a_forward_that_does_not_say_what_it_takes_gets_one_argument(inputs, ret
 def test_a_batch_is_taken_apart(batch, inputs, targets):
     """The last item, or the one with a name for targets, is the targets; the rest is inputs."""
     assert split(batch) == (inputs, targets)
+
+
+Named = namedtuple("Named", "text label")
+Three = namedtuple("Three", "one two three")
+
+
+@dataclasses.dataclass
+class Sample:
+    """A batch as a data class."""
+
+    image: object
+    target: object
+
+
+class Graph:
+    """A graph, as an object that can be moved."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def to(self, device):
+        return self
+
+
+GRAPH = Graph(torch.ones(3), torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("batch", "where", "inputs", "targets"),
+    [
+        ((3, 4, 5), 0, (4, 5), 3),
+        ([3, 4], 0, 4, 3),
+        ((3, 4, 5), -2, (3, 5), 4),
+        ({"x": 3, "label": 4, "caption": 5}, "caption", {"x": 3, "label": 4}, 5),
+        ((3, 4), lambda batch: batch[0], 3, 3),
+        (Named(3, 4), None, Named(3, 4), 4),
+        (Three(3, 4, 5), None, (3, 4), 5),
+        (Three(3, 4, 5), "two", Three(3, 4, 5), 4),
+        (Sample(3, 4), None, Sample(3, 4), 4),
+        (GRAPH, None, GRAPH, GRAPH.y),
+        (UserDict(x=3, labels=4), None, {"x": 3}, 4),
+        ({"image": 3, "mask": 4}, None, {"image": 3}, 4),
+        ({"words": 3, "mask": 4}, None, {"words": 3, "mask": 4}, None),
+    ],
+)
+def test_a_batch_with_names_or_told_targets_is_taken_apart(batch, where, inputs, targets):
+    """`targets` may be a position, a key or a function; an object is an input as a whole."""
+    assert split(batch, where) == (inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("forward", "inputs", "returned"),
+    [
+        (lambda image: -image, {"x": 3}, -3),
+        (lambda image: -image, Sample(3, 4), -3),
+        (lambda image, size: (size, image), {"x": 3, "y2": 4}, (4, 3)),
+        (lambda text: text, Named(3, 4), 3),
+        (lambda batch: batch.label, Named(3, 4), 4),
+        (lambda words, mask=0: (mask, words), {"words": 3, "id": "a"}, (0, 3)),
+        (lambda image: -image, (3, 4), -3),
+    ],
+)
+def test_a_model_gets_what_it_takes_of_a_structure(forward, inputs, returned):
+    """Columns that it does not take stay behind, and one input may have any name."""
+    assert call(Takes(forward), inputs) == returned
+
+
+def test_a_list_of_examples_is_one_argument():
+    """A detector takes a list of images, also if the batch has as many as forward arguments."""
+    takes = Takes(lambda images, targets=None: (images, targets))
+
+    assert call(takes, [3, 4], whole=True) == ([3, 4], None)
+
+
+def test_an_error_of_forward_is_the_one_of_the_first_call():
+    """What another call raises would hide it."""
+
+    def fails(x):
+        raise TypeError(f"no {type(x).__name__}")
+
+    with pytest.raises(TypeError, match="no dict"):
+        call(Takes(fails), {"image": 3})
 
 
 # ------------------------------------------------------------------------ what data is

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from dlconcepts.checks.copies import build_optimizer, copies_alone, copy_together
+from dlconcepts.checks.copies import (
+    build_optimizer,
+    copies_alone,
+    copy_together,
+    held_by,
+    optimizers,
+)
+from dlconcepts.checks.state import reachable
 
 # ------------------------------------------------------------------------ optimizers
 
@@ -251,3 +258,60 @@ def test_an_optimizer_that_cannot_be_copied_keeps_the_model_from_it():
     optimizer.lock = threading.Lock()
 
     assert is_alone(model, optimizer=optimizer) is False
+
+
+class Own:
+    """An optimizer of one's own."""
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+
+    def step(self):
+        """Do nothing."""
+
+
+@pytest.mark.filterwarnings("ignore:Seems like")  # the copy's step is not patched
+@pytest.mark.parametrize("wrap", [lambda o, s: (o, s), lambda o, s: ([o], [s]), lambda o, s: s])
+def test_an_optimizer_is_copied_with_its_schedule(wrap):
+    """The copy of the schedule steps the copy of the optimizer, over the copied parameters."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    part = wrap(optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5))
+
+    twin, mine = copy_together(model, part)
+    (copied,) = optimizers(mine)
+    (schedule,) = [x for x in reachable(mine) if hasattr(x, "step_size")]
+    copied.step()
+    schedule.step()
+
+    assert [id(p) for p in held_by(mine)] == [id(p) for p in twin.parameters()]
+    assert (copied.param_groups[0]["lr"], optimizer.param_groups[0]["lr"]) == (0.5, 1.0)
+
+
+def test_an_optimizer_of_ones_own_is_copied_with_its_model():
+    """Its list of parameters leads to the copies."""
+    model = nn.Linear(2, 1)
+
+    twin, mine = copy_together(model, Own(model.parameters()))
+
+    assert all(p is q for p, q in zip(mine.parameters, twin.parameters(), strict=True))
+    assert [id(p) for p in held_by(mine)[::-1]] == [id(p) for p in twin.parameters()]
+    assert optimizers(mine) == []
+
+
+class Wraps(torch.optim.Optimizer):
+    """An optimizer around another one, as accelerate has."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @property
+    def param_groups(self):
+        return self.inner.param_groups
+
+
+def test_the_optimizer_inside_another_is_the_one_that_steps():
+    """Steps are counted where they are made."""
+    inner = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=1.0)
+
+    assert optimizers(Wraps(inner)) == [inner]

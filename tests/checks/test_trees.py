@@ -111,6 +111,38 @@ def test_a_field_that_an_object_makes_itself_is_not_passed_to_it():
     assert seen == {"[0].logits[0]": 2, "[0].states": 3}
 
 
+class Graph:
+    """An object of tensors."""
+
+    def __init__(self, x, name):
+        self.store, self.name = {"x": x}, name
+
+    def to(self, device):
+        return self
+
+
+def test_an_object_that_holds_tensors_is_rebuilt_around_them():
+    """A graph of any class keeps its other attributes."""
+    tree = [Graph(torch.ones(2), "mine")]
+
+    rebuilt = trees.on_tensors(tree, lambda x: 2 * x)
+
+    assert list(trees.tensors(tree)) == ["[0].store['x']"]
+    assert rebuilt[0].store["x"].tolist() == [2, 2]
+    assert tree[0].store["x"].tolist() == [1, 1]
+    assert rebuilt[0].name == "mine"
+
+
+def test_packed_sequences_keep_their_sizes_on_the_cpu():
+    """PyTorch refuses packed sequences whose sizes are elsewhere."""
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+
+    moved = trees.on_tensors(packed, lambda x: x.to("meta"))
+
+    assert moved.data.is_meta
+    assert moved.batch_sizes.tolist() == [2, 1, 1]
+
+
 @pytest.mark.parametrize("needs", [True, False])
 def test_a_copy_has_memory_of_its_own_and_no_graph(needs):
     """A write does not reach the original, and requires_grad is kept."""

@@ -6,11 +6,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import gallery
 from tests.watch.mutations import BUGS, Mutant
 from tests.watch.programs import programs
 from tests.watch.running import EPILOGUE, ROOT
-from tests.watch.scripts import controls, script
+from tests.watch.scripts import controls, mistakes, script
 from tests.watch.test_programs import planted
 
 # Each example is two runs, so there are a fifth as many as elsewhere.
@@ -19,7 +18,7 @@ few = settings(max_examples=max(2, settings.default.max_examples // 5))
 NEVER_TWICE_THE_SAME = {"a_generator_that_nobody_seeds", "figures_that_are_no_means"}
 PROJECTS = [
     make
-    for make in [*controls().values(), *(mistake.wrong for mistake in gallery.MISTAKES)]
+    for make in [*controls().values(), *(mistake.wrong for mistake in mistakes())]
     if make.__name__ not in NEVER_TWICE_THE_SAME
 ]
 MUTANTS: st.SearchStrategy[Mutant] = st.sampled_from(BUGS).flatmap(

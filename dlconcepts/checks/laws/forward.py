@@ -36,7 +36,8 @@ OTHER_DEVICE = ("same device", "expected device", "at least two devices", "devic
     claim="networks.batch-is-dimension-zero",
     concept="Examples mixed across the batch",
     why="the prediction for an example then depends on its neighbours, and changes with the batch",
-    fix="work along the other dimensions only: dim=1, dim=-1, batch_first=True, x.flatten(1)",
+    fix="work along the other dimensions only: dim=1, dim=-1, batch_first=True, x.flatten(1); if "
+    "examples depend on each other by design, except_for={'examples-stay-apart': 'why'}",
     reproducer="""
 model.eval()
 others = inputs.clone()
