@@ -21,7 +21,8 @@ def to_device(batch: T, device: torch.device | str) -> T:
     """Return a batch on a device: a tensor, or nested tuples, lists and dicts that hold tensors.
 
     Other values stay the same objects, and so does a tensor that is on the device already. The
-    given batch does not change, since `Tensor.to` returns a copy.
+    containers are new ones of the same types, named tuples and subclasses of dict too. The given
+    batch does not change, since `Tensor.to` returns a copy.
     Source: PyTorch documentation, `torch.Tensor.to`.
 
     >>> to_device({"images": [torch.zeros(1)], "name": "cat"}, "meta")
@@ -46,8 +47,9 @@ def move(
 ) -> nn.Module:
     """Move a model in place, and the state of its optimizer with it; return the model.
 
-    Raises ValueError, before anything moves, if the optimizer is another model's, or if the model
-    keeps a tensor or a module where `nn.Module.to`, which moves parameters and buffers, misses it.
+    Raises ValueError, before anything moves, if the optimizer has a parameter that the model does
+    not have, or if the model keeps a tensor or a module where `nn.Module.to`, which moves
+    parameters and buffers, misses it.
     Source: PyTorch documentation, `torch.nn.Module.to`, `register_buffer` and "torch.optim".
 
     >>> model = nn.Linear(2, 1)

@@ -59,9 +59,10 @@ def image_folder(
     """Find the images of a folder that has one folder for each class.
 
     An image belongs to the class of its topmost folder, however deep it lies, and links are
-    followed. Hidden files and folders, whose names begin with a dot, and files without the ending
-    of an image are ignored. Each image is decoded once to find damage. Without a `transform` an
-    example is a PIL image as `read_rgb` returns it.
+    followed, except to a folder that they lie in. Hidden files and folders, whose names begin with
+    a dot, files directly in `root`, and files whose ending, in any case, is not in ENDINGS are
+    ignored. Classes are sorted, and the images of a class by their paths. Each image is decoded
+    once to find damage. Without a `transform` an example is a PIL image as `read_rgb` returns it.
 
     Raises DataError if there is no such folder, no class or a class without images, and if the name
     of a class is not UTF-8. It also lists all damaged images in a DataError, unless `skip_damaged`
@@ -204,8 +205,9 @@ def eval_pipeline(
     """Return the transform for validation, testing and use: scale, crop the centre, normalise.
 
     It takes a PIL image of any mode and size and returns float32 of shape (3, size, size). It
-    scales the short side to `resize` pixels (by default 8/7 of `size`, 256 for 224), keeps the
-    aspect ratio, and crops the square in the centre. Nothing is random.
+    scales the short side to `resize` pixels (by default 8/7 of `size`, 256 for 224, rounded either
+    way) with bilinear interpolation, as `v2.Resize` does, keeps the aspect ratio, and crops the
+    square in the centre. Nothing is random.
 
     Raises ValueError if `resize` is less than `size`, which would leave a black border.
     Source: torchvision documentation, the `transforms` of its pretrained weights.

@@ -38,8 +38,8 @@ def find_head(model: nn.Module) -> Head:
     Linear in torchvision's classifiers, and the whole `classifier` in a SqueezeNet. If a model runs
     its layers in another order, pass the name of its head to `replace_head` instead.
 
-    Raises ValueError if that layer is not a Linear, or if layers are quantized, since no optimizer
-    can train those.
+    Raises ValueError if that layer is not a Linear, if there is none, or if layers are quantized,
+    of a class in a module `...quantized...`, since no optimizer can train those.
     Source: torchvision documentation, "Models and pre-trained weights: Classification".
 
     >>> find_head(models.resnet18())
@@ -63,12 +63,13 @@ def find_head(model: nn.Module) -> Head:
 def replace_head(model: nn.Module, head: nn.Module, name: str | None = None) -> None:
     """Replace the head that `find_head` finds, or the module of that name, with a new head.
 
-    The head takes features of shape (B, in_features), and the model returns the head's output, in
-    train mode too: this removes the auxiliary classifiers of GoogLeNet and Inception, which score
-    the old classes. Build the optimizer afterwards: one built earlier holds the old head.
+    The head takes features of shape (B, in_features), which in a SqueezeNet are means over the
+    positions, and the model returns the head's output, in train mode too: this removes the
+    auxiliary classifiers (`aux1`, `aux2`, `AuxLogits`) of GoogLeNet and Inception, which score the
+    old classes. Build the optimizer afterwards: one built earlier holds the old head.
 
     Raises ValueError if the model has no module of that name (PyTorch would add one and never run
-    it), or if the head's first Linear takes another number of features.
+    it), or without a name if the head's first Linear takes not `find_head`'s number of features.
     Source: PyTorch documentation, `torch.nn.Module.set_submodule`.
 
     >>> model = models.resnet18()
@@ -169,8 +170,9 @@ def freeze(model: nn.Module, head: nn.Module) -> RemovableHandle:
 
 def put_frozen_in_eval(head: str, model: nn.Module, *inputs: Any) -> None:
     """Put each module outside the head that has no parameters to train into eval mode."""
+    prefix = f"{head}." if head else ""  # the model itself may be the head
     for name, module in model.named_modules():
-        if f"{name}.".startswith(f"{head}."):
+        if f"{name}.".startswith(prefix):
             continue
         if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             module.training = False
@@ -182,7 +184,8 @@ def extract_features(
     """Return the head's input for each image, (N, ...), and the labels, (N,), on the CPU.
 
     `data` are batches of images and labels, from `loading.batches` or a DataLoader, without
-    augmentation. The model runs in eval mode and then returns to its previous modes. Training a
+    augmentation. The model runs in eval mode without gradients; then its modes are restored, and no
+    hook is left. The head may change its input in place: the result is a copy. Training a
     head on the features, `fit(head, features)`, gives the same head as training it in the frozen
     model, within rounding.
 
@@ -278,7 +281,7 @@ class TransferNetwork(nn.Module):
 
 
 def untrained(name: str) -> nn.Module:
-    """Return torchvision's classifier of that name, with random weights.
+    """Return torchvision's classifier of that name, a new one with random weights in each call.
 
     Raises ValueError if torchvision has no such classifier.
     """

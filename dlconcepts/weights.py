@@ -20,11 +20,13 @@ class WeightsError(UserError):
 def pretrained(name: str, *, download: bool = False) -> tuple[nn.Module, models.WeightsEnum]:
     """Return a torchvision classifier with ImageNet weights, in eval mode, and these weights.
 
-    It uses the first weights in the cache folder, torchvision's default before the others. If there
-    are none, `download` downloads the default. The `transforms()` of the weights have the size and
-    the normalisation of their images.
+    It uses the first weights whose file, `file_name`, is in the cache folder, `checkpoints` in
+    `torch.hub.get_dir()`, torchvision's default before the others; weights without categories do
+    not count. `models.get_model` then builds the classifier with them. If there are none,
+    `download` downloads the default. The `transforms()` of the weights have the size and the
+    normalisation of their images.
 
-    Raises WeightsError if the file is missing, with the folder to copy it to, or damaged;
+    Raises WeightsError if the file is missing, naming it and the folder, or fails `check_hash`;
     ValueError if torchvision has no such classifier.
     Source: torchvision documentation, "Models and pre-trained weights"; PyTorch documentation,
     `torch.hub`, for the folder and `TORCH_HOME`, which moves it.

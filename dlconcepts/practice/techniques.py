@@ -18,7 +18,7 @@ from dlconcepts.testing.claims import LESSONS, Claim, Definition, definitions, p
 PACKAGE = Path(__file__).parents[1]
 # Laws take their inputs, comparisons and data from these; there is nothing to practise in them.
 TOOLS = (
-    *("dlconcepts.strategies", "dlconcepts.testing"),
+    *("dlconcepts.strategies", "dlconcepts.testing", "dlconcepts.parity"),
     *("dlconcepts.support.bitwise", "dlconcepts.support.datasets"),
 )
 

@@ -18,7 +18,8 @@ def find_device(name: str) -> torch.device:
     """Return the device called `name` after a computation on it succeeded.
 
     Raises ValueError if the name is not one of `DEVICES`, and DeviceUnavailableError if the device
-    cannot be used; the message says why and what to do.
+    cannot be used, whatever RuntimeError or AssertionError PyTorch raises; the message has the
+    name, and says why and what to do.
     Source: PyTorch documentation, "torch.device" and "CUDA semantics".
 
     >>> find_device("cpu")
@@ -41,7 +42,7 @@ def find_device(name: str) -> torch.device:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.ones(1, device=name).add(1).item()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise DeviceUnavailableError(f"{unavailable}{_explain(str(error))}") from error
     return torch.device(name)
 

@@ -27,6 +27,7 @@ from dlconcepts.validation import accuracy, predict
 HOST = "PIL images live in the memory of the CPU"
 MODES = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "I;16": 2}  # to bytes
 PALETTE = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+TRANSPARENT = "LA", "RGBA"
 SIDE = 64  # of `places()`: 4 times 63 is the largest multiple that fits in a byte
 # Values stay between 0, black, and 1, white, so that a law can read the colours back.
 RAW: dict[str, Any] = {"mean": (0,) * 3, "std": (1,) * 3}
@@ -48,6 +49,35 @@ def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
     if image.width * image.height <= 4:
         note(f"(the pixels are {np.asarray(image).tolist()})")
     return image
+
+
+@st.composite
+def pictures(draw: st.DrawFn, max_side: int = 4) -> Image.Image:
+    """Draw images of any mode and size, some a single row or column of pixels."""
+    mode = draw(st.sampled_from(sorted(MODES, key=len)))
+    width, height = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
+    if draw(st.booleans()):
+        width, height = draw(st.sampled_from([(1, 50 * height), (50 * width, 1)]))
+    return picture(mode, (width, height), draw(st.integers(0, 2**16)))
+
+
+def on_white(image: Image.Image) -> NDArray[np.float64]:
+    """Return the colours that people see, (H, W, 3) from 0 to 255, in float64."""
+    pixels = np.asarray(image).astype(np.float64)
+    if image.mode == "P":
+        transparent = np.asarray(image) == image.info.get("transparency")
+        return np.where(transparent[..., None], 255.0, PALETTE[np.asarray(image)])
+    if image.mode == "CMYK":
+        return (255 - pixels[..., :3]) * (255 - pixels[..., 3:]) / 255
+    if image.mode == "I;16":
+        pixels = pixels // 256
+    if image.mode == "1":
+        pixels = 255 * pixels
+    pixels = np.atleast_3d(pixels)
+    if image.mode in TRANSPARENT:
+        alpha = pixels[..., -1:] / 255
+        pixels = pixels[..., :-1] * alpha + 255 * (1 - alpha)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def places() -> Image.Image:

@@ -18,6 +18,7 @@ Truth: Each image comes once in an epoch, with its own label, and the number of 
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +125,49 @@ def test_batches_mix_the_classes(
     assert {label for _, label in found[0]} == {0, 1}, "the first batch has both classes"
     unchanged = others == found
     assert unchanged, "the number of workers changes nothing"
+
+
+def forgets_the_transform(root: Path, *, transform: Any = None) -> ImageFolder:
+    """Give out the images as they are."""
+    return image_folder(root)
+
+
+def transforms_once(root: Path, *, transform: Any = None) -> list[tuple[Any, int]]:
+    """Transform each image when the folder is opened, so that every epoch gets the same one."""
+    return list(image_folder(root, transform=transform))
+
+
+@law(
+    right=image_folder,
+    wrong={
+        forgets_the_transform: "the transform's result",
+        transforms_once: "transformed at each access",
+    },
+    cpu_only=HOST,
+)
+@given(index=st.integers(0, 1), transformed=st.just(True) | st.booleans())
+def test_an_example_is_a_transformed_image_with_its_label(
+    open_folder: Callable[..., Any], index: int, transformed: bool
+) -> None:
+    """Each access reads and transforms the image; without a transform it is a PIL image."""
+    calls: list[Image.Image] = []
+
+    def count(image: Image.Image) -> int:
+        calls.append(image)
+        return len(calls)
+
+    two = {path: IMAGES[path] for path in ("cat/00.ppm", "dog/40.ppm")}
+    with saved(two) as root:
+        folder = open_folder(root, transform=count if transformed else None)
+        examples = [folder[index] for _ in range(2)]
+
+    assert [label for _, label in examples] == [index] * 2, "an example has its folder's label"
+    if transformed:
+        numbers = [number for number, _ in examples]
+        assert all(isinstance(number, int) for number in numbers), "it is the transform's result"
+        assert numbers == [1, 2], "an image is read and transformed at each access"
+        seen = calls[0]
+    else:
+        seen = examples[0][0]
+    assert seen.mode == "RGB", "the image is RGB"
+    assert seen.getpixel((0, 0)) == (40 * index,) * 3, "the image is the one in the file"

@@ -26,6 +26,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torchvision.models import MobileNet_V2_Weights
 from torchvision.transforms import v2
 
 from dlconcepts.images import MEAN, STD, eval_pipeline, train_pipeline
@@ -137,3 +138,32 @@ def test_a_crop_larger_than_the_image_is_refused(
     """If `resize` leaves less than the crop, which torchvision pads with black, it is an error."""
     with pytest.raises(ValueError, match=f"resize must be at least size, {size}"):
         pipeline(size, resize=size - less, mean=MEAN, std=STD)
+
+
+def always_256(size: int) -> Transform:
+    """Scale to 256, which is right for 224."""
+    return eval_pipeline(size, resize=max(256, size))
+
+
+def never_larger(size: int) -> Transform:
+    """Scale to the size of the crop."""
+    return eval_pipeline(size, resize=size)
+
+
+@law(
+    right=eval_pipeline,
+    wrong={always_256: "8/7 of the size", never_larger: "8/7 of the size"},
+    cpu_only=HOST,
+)
+@given(sevenths=st.integers(1, 6), width=st.integers(20, 60), height=st.integers(20, 60))
+def test_by_default_an_image_is_a_seventh_larger_than_its_crop(
+    pipeline: Callable[[int], Transform], sevenths: int, width: int, height: int
+) -> None:
+    """The short side is scaled to 8/7 of the size: 256 for 224, as for torchvision's weights."""
+    image = picture("RGB", (width, height), seed=0)
+    weights = MobileNet_V2_Weights.IMAGENET1K_V1
+    official = weights.transforms(crop_size=7 * sevenths, resize_size=8 * sevenths)
+
+    same_bits = bits(pipeline(7 * sevenths)(image)) == bits(official(image))
+
+    assert same_bits, "by default the short side is scaled to 8/7 of the size"

@@ -20,63 +20,37 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torchvision.models import MobileNet_V2_Weights
 from torchvision.transforms import v2
 
 from dlconcepts.images import MEAN, STD, eval_pipeline, read_rgb, to_rgb, train_pipeline
 from dlconcepts.loading import image_pipeline
 from dlconcepts.support.bitwise import bits
+from dlconcepts.support.datasets import DataError
 from dlconcepts.testing.laws import law
 from tests.images.common import (
     HOST,
-    MODES,
-    PALETTE,
     RAW,
+    TRANSPARENT,
     Transform,
+    on_white,
     picture,
+    pictures,
     profile,
     ramps,
     squashes,
 )
 
 ORIENTATION = 0x0112  # the EXIF tag
-TRANSPARENT = "LA", "RGBA"
-
-
-@st.composite
-def pictures(draw: st.DrawFn, max_side: int = 4) -> Image.Image:
-    """Draw images of any mode and size, some a single row or column of pixels."""
-    mode = draw(st.sampled_from(sorted(MODES, key=len)))
-    width, height = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
-    if draw(st.booleans()):
-        width, height = draw(st.sampled_from([(1, 50 * height), (50 * width, 1)]))
-    return picture(mode, (width, height), draw(st.integers(0, 2**16)))
-
-
-def on_white(image: Image.Image) -> NDArray[np.float64]:
-    """Return the colours that people see, (H, W, 3) from 0 to 255, in float64."""
-    pixels = np.asarray(image).astype(np.float64)
-    if image.mode == "P":
-        transparent = np.asarray(image) == image.info.get("transparency")
-        return np.where(transparent[..., None], 255.0, PALETTE[np.asarray(image)])
-    if image.mode == "CMYK":
-        return (255 - pixels[..., :3]) * (255 - pixels[..., 3:]) / 255
-    if image.mode == "I;16":
-        pixels = pixels // 256
-    if image.mode == "1":
-        pixels = 255 * pixels
-    pixels = np.atleast_3d(pixels)
-    if image.mode in TRANSPARENT:
-        alpha = pixels[..., -1:] / 255
-        pixels = pixels[..., :-1] * alpha + 255 * (1 - alpha)
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def drops_transparency(image: Image.Image) -> Image.Image:
@@ -207,6 +181,78 @@ def test_an_image_is_read_upright(
     upright = image.size == expected.shape[1::-1] and (np.asarray(image) == expected).all()
     assert upright, f"the image is upright, orientation {orientation}"
     assert to_rgb(image).tobytes() == image.tobytes(), "a second call does not turn it again"
+
+
+def loses_the_orientation(image: Image.Image) -> Image.Image:
+    """Copy the pixels without what the camera noted."""
+    return to_rgb(Image.fromarray(np.asarray(image)))
+
+
+def turns_to_the_wrong_side(image: Image.Image) -> Image.Image:
+    """Turn left where the camera was turned right."""
+    sideways = image.getexif().get(ORIENTATION) in (6, 8)
+    return to_rgb(image).rotate(180 if sideways else 0)
+
+
+@law(
+    right=to_rgb,
+    wrong={loses_the_orientation: "is upright", turns_to_the_wrong_side: "is upright"},
+    cpu_only=HOST,
+)
+@given(orientation=st.sampled_from(list(UPRIGHT)), seed=st.integers(0, 99))
+def test_an_image_becomes_upright(
+    convert: Callable[[Image.Image], Image.Image], orientation: int, seed: int
+) -> None:
+    """The EXIF orientation that an image carries is applied."""
+    image, exif = picture("RGB", (3, 2), seed), Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.info["exif"] = exif.tobytes()
+
+    converted = np.asarray(convert(image))
+
+    assert np.array_equal(converted, UPRIGHT[orientation](np.asarray(image))), "it is upright"
+
+
+def white_instead(path: Path) -> Image.Image:
+    """Go on with a white image."""
+    try:
+        return read_rgb(path)
+    except DataError:
+        return Image.new("RGB", (1, 1), "white")
+
+
+def grey_where_it_ends(path: Path) -> Image.Image:
+    """Let Pillow accept a file that is cut off, and fill the rest with grey."""
+    with patch.object(ImageFile, "LOAD_TRUNCATED_IMAGES", True):
+        return read_rgb(path)
+
+
+@law(
+    right=read_rgb,
+    wrong={white_instead: "DID NOT RAISE", grey_where_it_ends: "DID NOT RAISE"},
+    cpu_only=HOST,
+)
+@given(
+    fault=st.sampled_from(["cut off", "no file", "a folder", "empty", "text"]),
+    ending=st.sampled_from([".jpg", ".png"]),
+)
+def test_an_image_that_cannot_be_read_is_named(
+    read: Callable[[Path], Image.Image], fault: str, ending: str
+) -> None:
+    """A missing file, a folder or a damaged image is an error that names the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"1{ending}")
+        if fault == "a folder":
+            path.mkdir()
+        elif fault != "no file":
+            picture("RGB", (64, 64), seed=0).save(path)
+            half = path.read_bytes()[: path.stat().st_size // 2]
+            path.write_bytes({"cut off": half, "empty": b"", "text": b"<html>"}[fault])
+
+        with pytest.raises(DataError) as error:
+            read(path)
+
+    assert str(path) in str(error.value), "the error names the file"
 
 
 def leaves_grey_in_one_channel(size: int) -> Transform:

@@ -1,7 +1,11 @@
 """Shared by several claims of the lesson transfer."""
 
+import functools
+import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.regnet import BlockParams
 
+from dlconcepts.support.runs import seeded
 from dlconcepts.transfer import has_parameters, untrained
 
 HEADS = ("classifier", "fc", "head", "heads.head")
@@ -127,6 +132,33 @@ def photographs(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> tuple[Te
     generator = torch.Generator("cpu").manual_seed(draw(st.integers(0, 99), label="seed"))
     images = torch.randn(6, 3, generator=generator, dtype=dtype, device="cpu")
     return images.to(torch.get_default_device()), torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+def name_with_hash(name: str, content: bytes) -> str:
+    """Return a file's name as torchvision gives it: it ends in the start of the SHA-256."""
+    return f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+
+
+def content_of(state_dict: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    return buffer.getvalue()
+
+
+def save_as_torchvision_does(model: nn.Module, folder: Path) -> Path:
+    content = content_of(model.state_dict())
+    path = folder / name_with_hash("small", content)
+    path.write_bytes(content)
+    return path
+
+
+@functools.cache
+def mobilenet_file(version: int) -> bytes:
+    """Return a file of random weights for MobileNetV2, with the version as the head's bias."""
+    with seeded(0, torch.device("cpu")):
+        state = untrained("mobilenet_v2").state_dict()
+    state["classifier.1.bias"].fill_(version)
+    return content_of(state)
 
 
 def nodes_of(tensor: Tensor) -> set[Any]:

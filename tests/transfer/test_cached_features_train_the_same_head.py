@@ -15,7 +15,10 @@ Truth: In eval mode and without augmentation. A head that is trained on features
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +117,91 @@ def test_features_computed_once_train_the_same_head(
         )
     assert seen_once == 6, "the backbone runs once for each image"
     assert sum(seen) == 6 * (epochs + 1), "without stored features the backbone runs in every epoch"
+
+
+def leaves_eval_mode(
+    model: nn.Module, head: nn.Module, data: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Leave the model in eval mode."""
+    model.eval()
+    return extract_features(model, head, data)
+
+
+def leaves_its_hook(
+    model: nn.Module, head: nn.Module, data: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Never remove a hook, which then keeps every later input in memory."""
+    kept: list[Any] = []
+    head.register_forward_pre_hook(lambda _, args: kept.append(args))
+    return extract_features(model, head, data)
+
+
+def keeps_the_graph(
+    model: nn.Module, head: nn.Module, data: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Let the features require grad, so that the head's training runs through them."""
+    features, labels = extract_features(model, head, data)
+    return features.requires_grad_(), labels
+
+
+def flattens(
+    model: nn.Module, head: nn.Module, data: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Flatten the features, which a head that takes maps cannot use."""
+    features, labels = extract_features(model, head, data)
+    return features.flatten(1), labels
+
+
+def takes_anything(
+    model: nn.Module, head: nn.Module, data: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Return nothing for no batches, and for a layer that others follow."""
+    with suppress(ValueError):
+        return extract_features(model, head, data)
+    return torch.empty(0), torch.empty(0)
+
+
+@law(
+    right=extract_features,
+    wrong={
+        leaves_eval_mode: "has its mode again",
+        leaves_its_hook: "no hook is left",
+        keeps_the_graph: "without a graph",
+        flattens: "what the head gets",
+        takes_anything: "DID NOT RAISE",
+    },
+)
+@given(sizes=st.lists(st.integers(1, 3), max_size=3), modes=st.integers(0, 31), last=st.booleans())
+def test_features_are_what_the_head_gets(
+    extract_features: Callable[..., tuple[Tensor, Tensor]],
+    sizes: list[int],
+    modes: int,
+    last: bool,
+) -> None:
+    """In eval mode and in order; without a batch, or if layers follow the head, it is an error."""
+    torch.manual_seed(0)
+    body, head = nn.Conv2d(3, 2, 1), nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    model = nn.Sequential(body, nn.Dropout(), head, *([] if last else [nn.Tanh()]))
+    for at, module in enumerate(model.modules()):
+        module.training = bool(modes >> at & 1)
+    before = modes_of(model)
+    data = [(torch.randn(n, 3, 2, 2), torch.randint(9, (n,))) for n in sizes]
+
+    if last and sizes:
+        features, labels = extract_features(model, head, data)
+        expected = torch.cat([body(images) for images, _ in data]).detach().cpu()
+        assert features.shape == expected.shape, "the features are what the head gets"
+        assert torch.allclose(features, expected, atol=1e-6), "the features are what the head gets"
+        assert not features.requires_grad, "the features are without a graph"
+        assert labels.tolist() == torch.cat([own for _, own in data]).tolist(), "in order"
+    else:
+        with pytest.raises(ValueError, match=r"no images|is not its head's"):
+            extract_features(model, head, data)
+
+    assert modes_of(model) == before, "each module has its mode again"
+    hooks = [*head._forward_pre_hooks, *head._forward_hooks]
+    assert hooks == [], "no hook is left"
+
+
+def modes_of(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]

@@ -69,6 +69,13 @@ def forgets_what_is_in_no_layer(model: nn.Module, head: nn.Module) -> None:
     head.requires_grad_(True)
 
 
+def leaves_the_head(model: nn.Module, head: nn.Module) -> None:
+    """Freeze all others, and leave a head frozen that was frozen before."""
+    own = set(head.parameters())
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter in own)
+
+
 @law(
     right=freeze,
     wrong={
@@ -78,17 +85,27 @@ def forgets_what_is_in_no_layer(model: nn.Module, head: nn.Module) -> None:
         forgets_the_norms: "exactly the head's parameters",
         freezes_matrices_and_vectors: "exactly the head's parameters",
         forgets_what_is_in_no_layer: "exactly the head's parameters",
+        leaves_the_head: "exactly the head's parameters",
     },
 )
-@given(model=small_networks(), batch=photographs(), freeze_first=st.booleans())
+@given(
+    model=small_networks(),
+    batch=photographs(),
+    freeze_first=st.booleans(),
+    frozen_before=st.booleans(),
+)
 def test_exactly_the_head_requires_grad(
     freeze: Callable[[nn.Module, nn.Module], object],
     model: Pretrained,
     batch: tuple[Tensor, Tensor],
     freeze_first: bool,
+    frozen_before: bool,
 ) -> None:
     """Only the head's parameters get gradients, whether one freezes or replaces the head first."""
     head = new_head(4, [3], 2)
+    if frozen_before:  # by somebody who wants to thaw the head now
+        head.requires_grad_(freeze_first)
+        model.requires_grad_(False)
     for step in ("freeze", "replace") if freeze_first else ("replace", "freeze"):
         if step == "freeze":
             freeze(model, model.head_layer)

@@ -22,14 +22,17 @@ Truth: If they had no gradient when frozen: an optimizer still moves a frozen pa
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dlconcepts.support.bitwise import bits
 from dlconcepts.testing.laws import law
@@ -171,6 +174,82 @@ def test_training_changes_nothing_that_is_frozen(
 
 def moved_outside_the_head(model: Pretrained, before: dict[str, bytes]) -> list[str]:
     return [name for name, value in outside_the_head(model).items() if value != before[name]]
+
+
+def freezes_the_norms_alone(model: nn.Module, head: nn.Module) -> RemovableHandle:
+    """Put only BatchNorm into eval mode, so that dropout makes frozen features random."""
+    freeze(model, head).remove()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+
+    def put_in_eval(*_: object) -> None:
+        for module in norms:
+            module.training = False
+
+    return model.register_forward_pre_hook(put_in_eval)
+
+
+def always_trains_the_head(model: nn.Module, head: nn.Module) -> RemovableHandle:
+    """Put the head into train mode before each pass, even in an evaluation."""
+    freeze(model, head)
+    return model.register_forward_pre_hook(lambda *_: head.train() and None)
+
+
+def cannot_be_undone(model: nn.Module, head: nn.Module) -> RemovableHandle:
+    """Return a handle that removes nothing."""
+    freeze(model, head)
+    return RemovableHandle(OrderedDict())
+
+
+def freezes_all_for_another_head(model: nn.Module, head: nn.Module) -> RemovableHandle:
+    """Freeze the whole model if the head is in another one."""
+    return freeze(model, head if head in set(model.modules()) else model)
+
+
+@law(
+    right=freeze,
+    wrong={
+        freezes_the_norms_alone: "eval mode in each pass",
+        always_trains_the_head: "the model's own mode",
+        cannot_be_undone: "train() reaches every layer",
+        freezes_all_for_another_head: "DID NOT RAISE",
+    },
+)
+@given(
+    model=small_networks(),
+    batch=photographs(),
+    train=st.booleans(),
+    head=st.sampled_from(["in the model", "in another", "removed", "the model"]),
+)
+def test_the_head_has_the_mode_of_the_model(
+    freeze: Callable[[nn.Module, nn.Module], RemovableHandle],
+    model: Pretrained,
+    batch: tuple[Tensor, Tensor],
+    train: bool,
+    head: str,
+) -> None:
+    """The rest is in eval mode in each pass, until the handle is removed."""
+    own = nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.1))
+    if head == "in another":
+        with pytest.raises(ValueError, match="not a module of the model"):
+            freeze(model, own)
+        return
+    replace_head(model, own)
+
+    handle = freeze(model, model if head == "the model" else own)
+    if head == "removed":
+        handle.remove()
+    model.train(train)
+    model(batch[0])
+
+    everything = set(model.modules())
+    trained = set(own.modules()) if head == "in the model" else everything
+    reason = "the head has the model's own mode"
+    if head == "removed":
+        reason = "once the handle is removed, train() reaches every layer"
+    assert {part.training for part in trained} == {train}, reason
+    # The model itself may stay in train mode: it has a parameter, and no mode of its own.
+    rest = everything - trained - {model}
+    assert not any(part.training for part in rest), "the rest is in eval mode in each pass"
 
 
 def remembers_the_modules(model: nn.Module, head: nn.Module) -> None:

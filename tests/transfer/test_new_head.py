@@ -16,9 +16,11 @@ Truth: With log-softmax for NLLLoss, or no softmax for CrossEntropyLoss. The out
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -51,6 +53,17 @@ def is_frozen_too(in_features: int, hidden: list[int], out_features: int) -> nn.
     return new_head(in_features, hidden, out_features).requires_grad_(False)
 
 
+def uses_one_hidden_layer(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Use the first of the hidden widths only."""
+    return new_head(in_features, hidden[:1], out_features)
+
+
+def appends_to_the_list(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Append the number of classes to the caller's list."""
+    hidden.append(out_features)
+    return new_head(in_features, hidden[:-1], out_features)
+
+
 def by_hand(head: nn.Module, features: Tensor) -> np.ndarray[Any, Any]:
     # The oracle: the logits in float64, computed by numpy from the parameters.
     values = features.double().numpy(force=True)
@@ -74,6 +87,8 @@ def tolerance(features: Tensor) -> float:
         without_activation: "the loss is minus the log of the label's probability",
         activates_the_scores: "the loss is minus the log of the label's probability",
         is_frozen_too: "all parameters require grad",
+        uses_one_hidden_layer: "the widths that were asked for",
+        appends_to_the_list: "the list of widths stays",
     },
 )
 @given(data=st.data())
@@ -87,6 +102,7 @@ def test_logits_and_cross_entropy_take_the_log_of_a_probability(
     features = data.draw(tensors((2, in_features), max_magnitude=100), label="features")
     label = data.draw(st.integers(0, out_features - 1), label="label")
 
+    sizes = [in_features, *hidden, out_features]
     head = new_head(in_features, hidden, out_features)
 
     loss = F.cross_entropy(head(features), torch.full((2,), label), reduction="none")
@@ -99,6 +115,32 @@ def test_logits_and_cross_entropy_take_the_log_of_a_probability(
     assert all(parameter.requires_grad for parameter in head.parameters()), (
         "all parameters require grad"
     )
+    assert hidden == sizes[1:-1], "the list of widths stays as it was"
+    linear = [part for part in head.modules() if isinstance(part, nn.Linear)]
+    widths = [(layer.in_features, layer.out_features) for layer in linear]
+    assert widths == list(pairwise(sizes)), "the layers have the widths that were asked for"
+
+
+def takes_any_size(in_features: int, hidden: list[int], out_features: int) -> nn.Module:
+    """Take 1 for a size below it."""
+    sizes = [max(1, size) for size in (in_features, *hidden, out_features)]
+    return new_head(sizes[0], sizes[1:-1], sizes[-1])
+
+
+@law(right=new_head, wrong={takes_any_size: "DID NOT RAISE"})
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=2, max_size=4),
+    at=st.integers(0, 3),
+    size=st.integers(-2, 0),
+)
+def test_a_size_below_one_is_refused(
+    new_head: Callable[[int, list[int], int], nn.Module], sizes: list[int], at: int, size: int
+) -> None:
+    """No features, no classes or an empty hidden layer are an error."""
+    sizes[at % len(sizes)] = size
+
+    with pytest.raises(ValueError, match="at least 1"):
+        new_head(sizes[0], sizes[1:-1], sizes[-1])
 
 
 def with_log_softmax(in_features: int, hidden: list[int], out_features: int) -> nn.Module:

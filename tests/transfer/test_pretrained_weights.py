@@ -16,13 +16,14 @@ Truth: The weights load from torchvision's cache folder, bit for bit, and recogn
 """
 
 import functools
-import hashlib
-import io
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -30,6 +31,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models import MobileNet_V2_Weights as MobileNet
 
 from dlconcepts.images import MEAN, STD, eval_pipeline, image_folder, read_rgb
 from dlconcepts.loading import normalize
@@ -39,20 +41,13 @@ from dlconcepts.support.runs import seeded
 from dlconcepts.testing.laws import law
 from dlconcepts.training import fit
 from dlconcepts.weights import WeightsError, check_hash, load_weights, pretrained
+from tests.checkpoints.common import GADGETS
 from tests.images.albums import Album, on_each_album
-from tests.transfer.common import Pretrained, small_networks
+from tests.transfer import common
+from tests.transfer.common import Pretrained, save_as_torchvision_does, small_networks
 
 ON_THE_CPU = "photographs are read and classified there"
-
-
-def save_as_torchvision_does(model: nn.Module, folder: Path) -> Path:
-    # The name of the file ends in the start of its SHA-256.
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    content = buffer.getvalue()
-    path = folder / f"small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    path.write_bytes(content)
-    return path
+UNKNOWN = "resnet_18"
 
 
 def trusts_the_file(model: nn.Module, path: Path) -> None:
@@ -127,6 +122,39 @@ def test_a_damaged_file_is_refused(
     assert state_of(model) == before, "the model stays as it was"
 
 
+def picks_the_tensors(model: nn.Module, path: Path) -> None:
+    """Pick the tensors out of whatever the file holds, also if it runs code."""
+    found = torch.load(path, weights_only=False) if path.exists() else {}
+    found = found.get("state_dict", found) if isinstance(found, dict) else {}
+    model.load_state_dict({k: v for k, v in found.items() if isinstance(v, Tensor)}, strict=False)
+
+
+@law(right=load_weights, wrong={picks_the_tensors: "DID NOT RAISE"})
+@given(
+    model=small_networks(),
+    content=st.sampled_from(["no file", "a number", "a checkpoint", "a list", *GADGETS]),
+)
+def test_a_file_of_other_things_is_refused(
+    load_weights: Callable[[nn.Module, Path], None], model: Pretrained, content: str
+) -> None:
+    """A missing file, or one that holds anything but tensors, is an error and runs no code."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, marker, state = Path(folder, "w.pth"), Path(folder, "run"), model.state_dict()
+        found: Any = {"a number": {**state, "epoch": 1}, "a checkpoint": {"state_dict": state}}
+        found = found.get(content, [state])
+        if content in GADGETS:
+            found = {**state, "gadget": GADGETS[content](str(marker))}
+        if content != "no file":
+            torch.save(found, path)
+        before = state_of(model)
+
+        with pytest.raises(WeightsError, match=r"cannot be used|missing"):
+            load_weights(model, path)
+
+        assert not marker.exists(), "no code is run"
+    assert state_of(model) == before, "the model stays as it was"
+
+
 def gives_an_untrained_one(name: str) -> object:
     """Return the network of weights=None as if it were pretrained."""
     with torch.device("meta"):
@@ -138,20 +166,88 @@ def gives_an_untrained_one(name: str) -> object:
     wrong={gives_an_untrained_one: "DID NOT RAISE"},
     cpu_only="it only looks for files",
 )
-@given(name=st.sampled_from(["resnet18", *models.list_models(module=models)]))
+@given(name=st.sampled_from(["resnet18", UNKNOWN, *models.list_models(module=models)]))
 def test_missing_weights_are_an_error_that_says_where_to_put_them(
     pretrained: Callable[[str], object], name: str
 ) -> None:
     """If the cache folder has no weights, the error names the file, the folder and the option."""
     with tempfile.TemporaryDirectory() as folder, patch("torch.hub.get_dir", lambda: folder):
-        with pytest.raises(WeightsError) as caught:
+        error = ValueError if name == UNKNOWN else WeightsError
+        with pytest.raises(error, match=r"no classifier|--download") as caught:
             pretrained(name)
 
         assert not list(Path(folder).iterdir()), "nothing is written"
+    if name == UNKNOWN:
+        return
     assert str(Path(folder, "checkpoints")) in str(caught.value), "the folder is named"
     default = models.get_model_weights(name).DEFAULT
     assert default.url.rpartition("/")[2] in str(caught.value), "the file is named"
-    assert "--download" in str(caught.value), "the option to download is named"
+
+
+def in_train_mode(name: str) -> tuple[nn.Module, models.WeightsEnum]:
+    """Return the network in train mode."""
+    model, weights = pretrained(name)
+    return model.train(), weights
+
+
+def with_random_weights(name: str) -> tuple[nn.Module, models.WeightsEnum]:
+    """Return the right weights, and a network without them."""
+    return models.get_model(name, weights=None).eval(), pretrained(name)[1]
+
+
+def prefers_the_oldest(name: str) -> tuple[nn.Module, models.WeightsEnum]:
+    """Return the first weights that torchvision lists, whichever are there."""
+    model, weights = pretrained(name)
+    return model, next(iter(type(weights)))
+
+
+def trusts_the_cache(name: str) -> tuple[nn.Module, models.WeightsEnum]:
+    """Load what is in the cache folder without checking its hash."""
+    with patch("dlconcepts.weights.check_hash"):
+        return pretrained(name)
+
+
+@law(
+    right=pretrained,
+    wrong={
+        in_train_mode: "in eval mode",
+        with_random_weights: "the file's weights",
+        prefers_the_oldest: "the default comes first",
+        trusts_the_cache: "DID NOT RAISE",
+    },
+    share=0.04,
+    because="each example loads a network",
+    cpu_only="weights are loaded there",
+)
+@given(there=st.sampled_from(["1", "2", "12", "damaged"]))
+def test_the_first_weights_in_the_cache_are_loaded(
+    pretrained: Callable[[str], tuple[nn.Module, models.WeightsEnum]], there: str
+) -> None:
+    """Torchvision's default comes before the others; a damaged file is an error."""
+    kinds = dict(zip("12", MobileNet, strict=True))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(patch("torch.hub.get_dir", lambda: str(folder)))
+        (folder / "checkpoints").mkdir()
+        for version, kind in kinds.items():
+            content = common.mobilenet_file(int(version))
+            name = common.name_with_hash("mobilenet", content)
+            bias = np.full(1000, version, "f4").tobytes()
+            stack.enter_context(patch.object(kind.value, "url", f"https://none.invalid/{name}"))
+            if there == "damaged":
+                content = content.replace(bias, bytes(4000))
+            if there == "damaged" or version in there:
+                (folder / "checkpoints" / name).write_bytes(content)
+
+        if there == "damaged":
+            with pytest.raises(WeightsError, match="damaged"):
+                pretrained("mobilenet_v2")
+            return
+        model, weights = pretrained("mobilenet_v2")
+
+    assert weights == kinds[there[-1]], "the default comes first, and the others if it is missing"
+    assert not any(module.training for module in model.modules()), "the network is in eval mode"
+    assert model.classifier[1].bias[0] == int(there[-1]), "the network has the file's weights"
 
 
 Recogniser = tuple[nn.Module, Callable[[Image.Image], Tensor]]
@@ -218,6 +314,8 @@ def normalised_but_not_loaded() -> Recogniser:
         loaded_but_normalised_by_half: "guesses what the trained one guessed",
         normalised_but_not_loaded: "recognises most photographs",
     },
+    share=0.1,
+    because="each example classifies 100 photographs",
     cpu_only=ON_THE_CPU,
 )
 @given(start=st.integers(0, 900))

@@ -26,8 +26,17 @@ from torch import Tensor, nn
 
 from dlconcepts.support.bitwise import state_of
 from dlconcepts.testing.laws import law
-from dlconcepts.transfer import new_head, replace_head
-from tests.transfer.common import Pretrained, photographs, small_networks, train
+from dlconcepts.transfer import find_head, new_head, replace_head
+from tests.transfer.common import (
+    BUILDS,
+    SHAPES,
+    Pretrained,
+    build,
+    images_for,
+    photographs,
+    small_networks,
+    train,
+)
 
 
 def sets_classifier(model: nn.Module, head: nn.Module) -> None:
@@ -102,6 +111,78 @@ def test_an_unknown_name_is_refused(
     assert (state_of(model), list(model.named_modules())) == (before, modules), (
         "an unknown name changes nothing"
     )
+
+
+def ignores_the_name(model: nn.Module, head: nn.Module, name: str) -> None:
+    """Replace the head that it finds, whatever the name is."""
+    replace_head(model, head)
+
+
+@law(right=names_a_module, wrong={ignores_the_name: "the module of that name"})
+@given(model=small_networks(), inner=st.booleans())
+def test_a_name_chooses_the_module(
+    replace: Callable[[nn.Module, nn.Module, str], None], model: Pretrained, inner: bool
+) -> None:
+    """With a name, the module of that name is replaced, and no other."""
+    name = "stem" if inner else model.head_name
+    new, before = nn.Linear(3 if inner else 4, 4), dict(model.named_modules())
+    if inner:
+        model.head_layer.in_features = 3  # so that nothing else is wrong with the new module
+
+    replace(model, new, name)
+
+    assert model.get_submodule(name) is new, "the module of that name is replaced"
+    after = {other: module for other, module in model.named_modules() if other != name}
+    assert after == {other: before[other] for other in after}, "no other module is"
+
+
+def trusts_the_width(model: nn.Module, head: nn.Module) -> None:
+    """Leave it to the next forward pass to find out that the head does not fit."""
+    model.set_submodule(find_head(model).name, head)
+
+
+@law(right=replace_head, wrong={trusts_the_width: "DID NOT RAISE"})
+@given(model=small_networks(), features=st.integers(1, 6), hidden=st.lists(st.just(4), max_size=2))
+def test_a_head_of_other_features_is_refused(
+    replace_head: Callable[[nn.Module, nn.Module], None],
+    model: Pretrained,
+    features: int,
+    hidden: list[int],
+) -> None:
+    """A head whose first layer takes another number of features raises and changes nothing."""
+    assume(features != 4)
+    before = list(model.named_modules())
+
+    with pytest.raises(ValueError, match="build it with that many"):
+        replace_head(model, new_head(features, hidden, 2))
+
+    assert list(model.named_modules()) == before, "the model keeps its head"
+
+
+def keeps_the_auxiliaries(model: nn.Module, head: nn.Module) -> None:
+    """Replace the head alone: in train mode the auxiliary classifiers still score old classes."""
+    model.fc = head
+
+
+@law(
+    right=replace_head,
+    wrong={keeps_the_auxiliaries: "the head's output alone"},
+    share=0.02,
+    because=BUILDS,
+    cpu_only=SHAPES,
+)
+@given(family=st.sampled_from(["googlenet", "inception_v3"]))
+def test_auxiliary_classifiers_are_removed(
+    replace_head: Callable[[nn.Module, nn.Module], None], family: str
+) -> None:
+    """GoogLeNet and Inception return the new head's output in train mode too, and nothing else."""
+    model = build(family).train()
+    features = model.fc.in_features
+
+    replace_head(model, nn.Linear(features, 3, device="meta"))
+
+    scores = model(images_for(family, model))
+    assert getattr(scores, "shape", None) == (2, 3), "the output is the head's output alone"
 
 
 def builds_it_after(model: Pretrained, head: nn.Module) -> torch.optim.Optimizer:

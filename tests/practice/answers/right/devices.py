@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
-import statistics
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
 
@@ -16,8 +13,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from dlconcepts.devices import T, _follow, unregistered
-from dlconcepts.parity.bounds import ulp
-from dlconcepts.parity.comparison import Comparison, Triple
 from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, _explain, _is_built
 
 
@@ -222,95 +217,3 @@ def find_device__by_a_helper(name: str) -> torch.device:
     if reason is None:
         return torch.device(name)
     raise DeviceUnavailableError(f"{name}: {_explain(reason)}")
-
-
-def _errors(computed: Tensor, value: Tensor, bound: Tensor) -> Tensor:
-    largest = torch.finfo(computed.dtype).max
-    computed, value = computed.detach().cpu().double().flatten(), value.cpu().double().flatten()
-    errors = (computed - value).abs()
-    errors[(computed == value) | (computed.isnan() & value.isnan())] = 0
-    # Rounding may carry a value near the largest number over to infinity.
-    over = value.abs() + bound.cpu().flatten() >= largest
-    errors[computed.isinf() & (computed.sign() == value.sign()) & over] = 0
-    return errors
-
-
-def compare__concatenated(triples: Iterable[Triple]) -> Comparison:
-    """Concatenate all elements and look for the largest ratio."""
-    names, errors, bounds, shifts = [], [], [], []
-    for name, computed, expected in triples:
-        if computed.numel() != expected.value.numel():
-            raise ValueError(
-                f"{name} has {computed.numel()} elements instead of {expected.value.numel()}"
-            )
-        bound = expected.error.detach().cpu().double().flatten()
-        names += [name] * len(bound)
-        errors.append(_errors(computed, expected.value.detach(), bound))
-        bounds.append(bound)
-        unit = ulp(expected.value.detach().cpu().flatten().to(computed.dtype)).double()
-        shifts.append(bound / unit)
-    if not names:
-        raise ValueError("there is nothing to compare")
-    error, bound = torch.cat(errors), torch.cat(bounds)
-    ratio = torch.where(error == 0, 0.0, error / bound).nan_to_num(math.inf, math.inf)
-    worst = int(ratio.argmax())
-    shift = torch.cat(shifts)
-    return Comparison(
-        names[worst],
-        error[worst].item(),
-        bound[worst].item(),
-        ratio[worst].item(),
-        (shift.min().item(), shift.median().item()),
-    )
-
-
-def compare__by_a_loop(triples: Iterable[Triple]) -> Comparison:
-    """Go through the elements with Python's floats."""
-    worst: tuple[float, str, float, float] | None = None
-    shifts: list[float] = []
-    for name, computed, expected in triples:
-        if computed.numel() != expected.value.numel():
-            raise ValueError(f"the result {name} has the wrong number of elements")
-        bounds = expected.error.detach().flatten().double().cpu()
-        errors = _errors(computed, expected.value.detach(), bounds).tolist()
-        units = ulp(expected.value.detach().cpu().flatten().to(computed.dtype)).double().tolist()
-        for error, bound, unit in zip(errors, bounds.tolist(), units, strict=True):
-            shifts.append(bound / unit)
-            if error == 0:
-                ratio = 0.0
-            elif math.isnan(error) or bound == 0:
-                ratio = math.inf
-            else:
-                ratio = error / bound
-            if worst is None or ratio > worst[0]:
-                worst = ratio, name, error, bound
-    if worst is None:
-        raise ValueError("no result was given")
-    ratio, name, error, bound = worst
-    return Comparison(name, error, bound, ratio, (min(shifts), statistics.median(shifts)))
-
-
-def _worst_of(triple: Triple) -> tuple[Comparison, Tensor] | None:
-    name, computed, expected = triple
-    if computed.numel() != expected.value.numel():
-        raise ValueError(f"{name}: {computed.numel()} and {expected.value.numel()} elements")
-    if computed.numel() == 0:
-        return None
-    bounds = expected.error.detach().cpu().double().reshape(-1)
-    errors = _errors(computed, expected.value.detach(), bounds)
-    ratios = (errors / bounds).masked_fill(errors == 0, 0).nan_to_num(nan=math.inf, posinf=math.inf)
-    ratio, place = ratios.max(dim=0)
-    units = ulp(expected.value.detach().cpu().reshape(-1).to(computed.dtype)).double()
-    found = Comparison(name, float(errors[place]), float(bounds[place]), float(ratio), (0.0, 0.0))
-    return found, bounds / units
-
-
-def compare__the_worst_of_each(triples: Iterable[Triple]) -> Comparison:
-    """Compare each result by itself, and take the worst of the worst."""
-    found = [pair for pair in map(_worst_of, triples) if pair is not None]
-    if len(found) == 0:
-        raise ValueError("compare needs at least one result")
-    worst = max((comparison for comparison, _ in found), key=lambda comparison: comparison.ratio)
-    shifts = torch.cat([shift for _, shift in found])
-    ulps = (float(shifts.min()), float(shifts.median()))
-    return Comparison(worst.name, worst.error, worst.bound, worst.ratio, ulps)

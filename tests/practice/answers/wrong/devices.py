@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dlconcepts.devices import T, _follow, unregistered
-from dlconcepts.parity.bounds import ulp
-from dlconcepts.parity.comparison import Comparison, Triple
 from dlconcepts.support.devices import DEVICES, DeviceUnavailableError, _explain
 
 
@@ -354,116 +349,3 @@ def find_device__numbered(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise DeviceUnavailableError(f"{name} cannot be used: {_explain(str(error))}") from error
     return device
-
-
-def _parts(triple: Triple) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
-    name, computed, expected = triple
-    if computed.numel() != expected.value.numel():
-        raise ValueError(f"{name} has the wrong number of elements")
-    values = expected.value.detach().cpu().flatten()
-    bounds = expected.error.detach().cpu().flatten()
-    units = ulp(values.to(computed.dtype)).double()
-    results = computed.detach().cpu().double().flatten()
-    errors = (results - values).abs()
-    over = values.abs() + bounds >= torch.finfo(computed.dtype).max
-    errors[(results == values) | (results.isinf() & (results.sign() == values.sign()) & over)] = 0
-    return name, errors, bounds, bounds / units, results - values
-
-
-def _ratios(errors: Tensor, bounds: Tensor) -> Tensor:
-    ratios = torch.where(errors == 0, 0.0, errors / bounds)
-    return ratios.nan_to_num(nan=math.inf, posinf=math.inf)
-
-
-def _collect(triples: Iterable[Triple]) -> tuple[list[str], Tensor, Tensor, Tensor, Tensor]:
-    names: list[str] = []
-    parts: list[tuple[Tensor, ...]] = []
-    for triple in triples:
-        name, *tensors = _parts(triple)
-        names += [name] * len(tensors[0])
-        parts.append(tuple(tensors))
-    if not names:
-        raise ValueError("there is no result")
-    errors, bounds, shifts, signed = (torch.cat(column) for column in zip(*parts, strict=True))
-    return names, errors, bounds, shifts, signed
-
-
-def _comparison(worst: int, ratios: Tensor, collected: Any) -> Comparison:
-    names, errors, bounds, shifts, _ = collected
-    ulps = shifts.min().item(), shifts.median().item()
-    error, bound, ratio = (tensor[worst].item() for tensor in (errors, bounds, ratios))
-    return Comparison(names[worst], error, bound, ratio, ulps)
-
-
-def compare__zero_by_zero(triples: Iterable[Triple]) -> Comparison:
-    """Divide an error of 0 by a bound of 0, which gives NaN."""
-    collected = _collect(triples)
-    ratios = collected[1] / collected[2]
-    return _comparison(int(ratios.argmax()), ratios, collected)
-
-
-def compare__largest_error(triples: Iterable[Triple]) -> Comparison:
-    """Take the element with the largest error, whatever its bound is."""
-    collected = _collect(triples)
-    worst = int(collected[1].nan_to_num(nan=math.inf).argmax())
-    return _comparison(worst, _ratios(collected[1], collected[2]), collected)
-
-
-def compare__only_the_first(triples: Iterable[Triple]) -> Comparison:
-    """Compare the first result and forget the others."""
-    collected = _collect(list(triples)[:1])
-    ratios = _ratios(collected[1], collected[2])
-    return _comparison(int(ratios.argmax()), ratios, collected)
-
-
-def compare__broadcasts(triples: Iterable[Triple]) -> Comparison:
-    """Compare a single number with all elements instead of refusing it."""
-    expanded = [
-        (name, computed.expand_as(expected.value) if computed.numel() == 1 else computed, expected)
-        for name, computed, expected in triples
-    ]
-    collected = _collect(expanded)
-    ratios = _ratios(collected[1], collected[2])
-    return _comparison(int(ratios.argmax()), ratios, collected)
-
-
-def compare__nothing_holds(triples: Iterable[Triple]) -> Comparison:
-    """Call a comparison without results a perfect one."""
-    triples = list(triples)
-    if not triples:
-        return Comparison("", 0.0, 0.0, 0.0, (0.0, 0.0))
-    collected = _collect(triples)
-    ratios = _ratios(collected[1], collected[2])
-    return _comparison(int(ratios.argmax()), ratios, collected)
-
-
-def compare__signed(triples: Iterable[Triple]) -> Comparison:
-    """Forget the absolute value, so results that are too small pass."""
-    names, errors, bounds, shifts, signed = _collect(triples)
-    errors = torch.where(errors == 0, 0.0, signed)
-    ratios = _ratios(errors, bounds)
-    return _comparison(int(ratios.argmax()), ratios, (names, errors, bounds, shifts, signed))
-
-
-def compare__overlooks_nan(triples: Iterable[Triple]) -> Comparison:
-    """Count a NaN among the results as no error."""
-    names, errors, bounds, shifts, signed = _collect(triples)
-    errors = errors.nan_to_num(nan=0.0, posinf=math.inf)
-    ratios = _ratios(errors, bounds)
-    return _comparison(int(ratios.argmax()), ratios, (names, errors, bounds, shifts, signed))
-
-
-def compare__the_mean(triples: Iterable[Triple]) -> Comparison:
-    """Return the mean ratio, in which one wrong element is lost."""
-    collected = _collect(triples)
-    ratios = _ratios(collected[1], collected[2])
-    worst = int(ratios.argmax())
-    return _comparison(worst, ratios.mean().expand_as(ratios), collected)
-
-
-def compare__stop_iteration(triples: Iterable[Triple]) -> Comparison:
-    """Let the StopIteration of an empty iterable through."""
-    triples = iter(triples)
-    collected = _collect([next(triples), *triples])
-    ratios = _ratios(collected[1], collected[2])
-    return _comparison(int(ratios.argmax()), ratios, collected)
