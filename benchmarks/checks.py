@@ -37,6 +37,7 @@ from dlconcepts import checks
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the gallery, which nobody installs
 from tests import gallery
+from tests.watch import scripts
 
 Parts = dict[str, Any]
 VERSIONS = ("torch", "torchvision")  # recorded with the sweep
@@ -53,6 +54,7 @@ CAUSES = {
     "nll-is-given-log-probabilities": r"log|probabilit|negative",
     "scores-are-not-cut-at-zero": r"relu|negative|zero",
     "the-loss-pairs-outputs-with-targets": r"broadcast|shape",
+    "every-term-of-the-loss-has-a-gradient": r"grad|detach|argmax",
     "every-layer-is-registered": r"regist|paramet.*list|ModuleList|device",
     "every-parameter-gets-a-gradient": r"grad|never",
     "the-optimizer-holds-the-model": r"optimi[sz]er",
@@ -75,6 +77,7 @@ CAUSES = {
     "labels-stay-with-their-inputs": r"label|shuffl",
     "data-is-the-same-when-read-again": r"data|read|epoch",
     "shared-memory-is-not-written-to": r"memory|in.?place|mutat|modif",
+    "workers-draw-their-own-numbers": r"worker|seed|random",
     "validation-data-is-left-to-no-chance": r"augment|random|data",
     "data-is-normalised-once": r"normali[sz]|range|scale",
 }
@@ -305,10 +308,9 @@ def is_named(peer: Peer, mistake: gallery.Mistake, said: list[str]) -> bool:
 
 def compare(names: list[str], only: list[str], file: Path | None) -> None:
     """Run each peer over the gallery and print the tables."""
-    mistakes = [m for m in gallery.MISTAKES if not only or m.name in only]
-    controls = {m.right.__name__: m.right for m in mistakes}
-    if not only:
-        controls |= gallery.CORRECT
+    # Other checkers take batches that are pairs.
+    mistakes = [m for m in scripts.mistakes() if not only or m.name in only]
+    controls = {m.right.__name__: m.right for m in mistakes} if only else scripts.controls()
     console, counts, skipped = Console(width=100), [], []
     of_mistake = {m.name: {"mistake": m.name} for m in mistakes}
     of_control = {control: {"correct project": control} for control in controls}

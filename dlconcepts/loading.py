@@ -22,7 +22,7 @@ def normalize(
     """Turn bytes into floats around 0: (images / 255 - mean) / std, from -1 to 1 by default.
 
     Input: uint8 of any shape. `mean` and `std` are numbers, or one number for each channel of
-    images of shape (..., C, H, W). Output: a new float32 tensor of the same shape.
+    images of shape (..., C, H, W). Output: a new float32 tensor of the same shape and device.
 
     Raises TypeError for any other dtype, since floats may be normalised already. Raises ValueError
     if the number of channels does not match, a `mean` is not finite, or a `std` is not finite and
@@ -52,7 +52,7 @@ def image_pipeline(
     """Return the transform from one image to the input of a network: a normalised tensor.
 
     It takes a PIL image or a uint8 array of shape (H, W) or (H, W, C), and returns float32 of
-    shape (C, H, W). It passes `mean` and `std` to `normalize`, and raises the same errors.
+    shape (C, H, W). It passes `mean` and `std` to `normalize`, and raises the same errors, then.
     Source: torchvision documentation, "Transforming images", version 2.
 
     >>> image_pipeline()(Image.new("L", (1, 2), color=255))
@@ -78,11 +78,12 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Cut images and labels into batches, in the given order of positions.
 
+    The order may leave out or repeat positions. Batches may share memory with the data.
     The last batch is smaller if `batch_size` does not divide the number of examples. Batches are
     moved to `device`, and uint8 images are normalised first.
 
-    Raises ValueError if there are no examples, if the numbers of images and labels differ, or if
-    `batch_size` is below 1.
+    Raises ValueError, at the call and not at the first batch, if there are no examples, if the
+    numbers of images and labels differ, or if `batch_size` is below 1.
     Source: PyTorch documentation, `torch.utils.data.DataLoader`, which cuts the same batches.
 
     >>> data = torch.zeros(5, 28, 28), torch.arange(5)

@@ -78,7 +78,7 @@ class Network(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments that build a network of the same architecture, as plain Python values.
+        """The arguments that build a network of the same architecture, as numbers, text and a list.
 
         >>> Network(4, [3], 2, dropout=0.5).architecture["dropout"]
         0.5
@@ -95,7 +95,8 @@ class Network(nn.Module):
 def flatten(images: torch.Tensor, in_features: int) -> torch.Tensor:
     """Turn a batch of examples of any shape into rows: (B, ...) becomes (B, in_features).
 
-    Input: floating point, B >= 0. Output: a view if the strides of the input allow one.
+    Input: floating point, at least two dimensions, B >= 0. Output: a view if the strides of the
+    input allow one, else a copy.
 
     Raises TypeError for integers and ValueError if the examples do not have `in_features` values.
     Source: PyTorch documentation, `torch.flatten`.
@@ -123,7 +124,8 @@ def sequential(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
     In an OrderedDict a repeated name silently replaces the earlier layer.
 
     Raises ValueError for a name that is repeated, empty, has a dot or is an attribute of every
-    module. Raises TypeError for a layer that is not a module, such as a class without parentheses.
+    Sequential, as `forward`. Raises TypeError for a layer that is not a module, such as a class
+    without parentheses.
     Source: PyTorch documentation, `torch.nn.Sequential`.
 
     >>> model = sequential([("hidden", nn.Linear(4, 3)), ("output", nn.Linear(3, 2))])
@@ -149,7 +151,8 @@ def reinitialize(layer: nn.Linear, *, std: float, generator: torch.Generator | N
 
     This works in place, so an optimizer that already holds the parameters still trains them.
 
-    Raises ValueError if the standard deviation `std` is not a finite number above 0.
+    A layer may have no bias. Raises ValueError, and changes nothing, if the standard deviation
+    `std` is not a finite number above 0.
     Source: PyTorch documentation, `torch.nn.init`.
 
     >>> layer = nn.Linear(2, 1)

@@ -76,8 +76,11 @@ def view_classify(
 
     The image has shape (H, W) or (1, H, W), grey, or (3, H, W), in colour: uint8, or floats
     normalised by `loading.normalize` with this `mean` and `std`. The `probabilities` have shape
-    (K,) and sum to 1; `classes` are K names. If the true class `label` is given, the colour shows
-    whether the prediction is right. No argument changes.
+    (K,) and sum to 1; `classes` are K names. If the true class `label` is given, the colour of the
+    title or of the bars shows whether the prediction is right. No argument changes.
+
+    The first axes have the image, 0 black and 1 white, and the class predicted in the title. The
+    second have the bars, upright or to the right, with the names as tick labels at their middles.
 
     Raises ValueError for other shapes, a label out of range, and numbers that are not
     probabilities, such as logits; TypeError for an image of other integers.

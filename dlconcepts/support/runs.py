@@ -31,7 +31,10 @@ History = list[Epoch]
 
 
 def make_generator(seed: int) -> torch.Generator:
-    """Return a generator on the CPU with this seed."""
+    """Return a new generator on the CPU with this seed, from 0 to 2**63 - 1.
+
+    It has drawn nothing yet, and is independent of PyTorch's global generator.
+    """
     return torch.Generator(device="cpu").manual_seed(seed)
 
 

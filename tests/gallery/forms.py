@@ -410,14 +410,15 @@ def adversarial(zeroes):
 
     def step(model, loss_fn, optimizers, real, _):
         of_judge, of_maker = optimizers
-        fake = model.make(drawn(len(real), 2, seed=len(real)))
+        fake = model.make(drawn(len(real), 2, seed=len(real)).to(real))
+        ones = real.new_ones(len(real), 1)
         if zeroes:
             of_judge.zero_grad()
         judged = model(real), model(fake.detach())
-        (loss_fn(judged[0], torch.ones(len(real), 1)) + judged[1].exp().mean()).backward()
+        (loss_fn(judged[0], ones) + judged[1].exp().mean()).backward()
         of_judge.step()
         of_maker.zero_grad()
-        loss_fn(model(fake), torch.ones(len(real), 1)).backward()
+        loss_fn(model(fake), ones).backward()
         of_maker.step()
 
     loss_fn = nn.BCEWithLogitsLoss()

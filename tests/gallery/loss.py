@@ -284,7 +284,7 @@ def confident(outputs):
 
 
 def often_first(outputs):
-    weights = torch.arange(len(outputs), dtype=torch.float32)
+    weights = torch.arange(len(outputs), dtype=outputs.dtype, device=outputs.device)
     return 4 * (weights * (outputs.argmax(dim=1) == 0)).mean()
 
 

@@ -26,6 +26,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -89,6 +91,27 @@ def normalises_the_scores_in_place(
     return figure
 
 
+def has_one_colour(
+    image: Tensor,
+    probabilities: Tensor,
+    classes: Sequence[str],
+    *,
+    label: int | None,
+    **options: Any,
+) -> Figure:
+    """Use one colour for right and wrong predictions."""
+    return view_classify(image, probabilities, classes, **options)
+
+
+def numbers_the_prediction(
+    image: Tensor, probabilities: Tensor, classes: Sequence[str], **options: Any
+) -> Figure:
+    """Write the number of the class in the title."""
+    figure = view_classify(image, probabilities, classes, **options)
+    figure.axes[0].set_title(f"predicted: {int(probabilities.argmax())}")
+    return figure
+
+
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[Tensor, NDArray[np.float64], dict[str, float]]:
     """Draw an image (uint8 or normalised), its pixels from 0 to 1, and the mean and std."""
@@ -112,6 +135,8 @@ def pictures(draw: st.DrawFn) -> tuple[Tensor, NDArray[np.float64], dict[str, fl
         stretches_the_contrast: "0 is black and 1 is white",
         shows_the_normalised_image: "the image before it was normalised",
         normalises_the_scores_in_place: "neither argument is changed",
+        numbers_the_prediction: "the class predicted",
+        has_one_colour: "the colour shows",
     },
     share=0.2,
     because="each example draws a figure",
@@ -140,15 +165,42 @@ def test_the_figure_shows_the_image_and_a_bar_for_each_class(
     assert after == before, "neither argument is changed"
     left, right = figure.axes
     (drawn,) = left.images
-    # Normalising and its inverse round a few times in float64.
-    assert np.allclose(drawn.get_array(), shown, rtol=0, atol=1e-12), (
-        "the figure shows the image before it was normalised"
+    # What one sees, in colour; half a level of 256 is room for rounding in float32.
+    seen = drawn.to_rgba(drawn.get_array())[..., :3]
+    whole = shown if shown.ndim == 3 else shown[..., None]
+    assert np.allclose(seen, whole, rtol=0, atol=0.5 / 255), (
+        "the figure shows the image before it was normalised: 0 is black and 1 is white"
     )
-    assert drawn.get_clim() == (0, 1), "0 is black and 1 is white"
-    ticks = zip(right.get_yticks(), right.get_yticklabels(), strict=True)
-    names = {position: label.get_text() for position, label in ticks}
-    bars = {names[bar.get_y() + bar.get_height() / 2]: bar.get_width() for bar in right.patches}
-    assert bars == expected, "each class has one bar, as long as its probability"
+    assert bars_of(right, classes) == pytest.approx(expected), (
+        "each class has one bar, as long as its probability"
+    )
+    best = [name for name in classes if expected[name] == max(expected.values())]
+    assert any(name in left.get_title() for name in best), "the title has the class predicted"
+    if labelled and len(best) == 1:
+        place = classes.index(best[0])
+        options = [{**statistics, "label": k} for k in (place, (place + 1) % len(classes))]
+        true, false = (colours(view(image, probabilities, classes, **each)) for each in options)
+        assert true != false, "the colour shows whether the prediction is right"
+
+
+def bars_of(axes: Axes, classes: Sequence[str]) -> dict[str, float]:
+    """Return the length of each bar by the name at its middle, upright or to the right."""
+    bars = axes.patches
+    to_the_right = [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in bars]
+    upright = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars]
+    for axis, found in ((axes.yaxis, to_the_right), (axes.xaxis, upright)):
+        ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        names = {round(place, 6): label.get_text() for place, label in ticks}
+        lengths = {names.get(round(middle, 6), ""): length for middle, length in found}
+        if len(bars) == len(classes) and set(lengths) == set(classes):
+            return lengths
+    return {}
+
+
+def colours(figure: Figure) -> set[Any]:
+    """Return the colours of the title and of the bars."""
+    left, right = figure.axes
+    return {to_hex(left.title.get_color()), *(to_hex(bar.get_facecolor()) for bar in right.patches)}
 
 
 def accepts_anything(

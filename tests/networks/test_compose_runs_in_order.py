@@ -173,3 +173,18 @@ def test_the_image_pipeline_makes_a_tensor_and_normalises_it(
     assert type(tensor) is Tensor, "the pipeline returns a plain tensor"
     assert tuple(tensor.shape) == scaled.shape, "the tensor has the shape (C, H, W)"
     assert is_normalised(tensor, scaled, mean, std), "the pixels are normalised by channel"
+
+
+def casts_to_bytes(*statistics: Any) -> Callable[[Any], Tensor]:
+    """Cast whatever comes to bytes, so floats from 0 to 1 are nearly all 0."""
+    return lambda array: image_pipeline(*statistics)(array.astype(np.uint8))
+
+
+@law(right=image_pipeline, wrong={casts_to_bytes: "DID NOT RAISE"}, cpu_only=HOST)
+@given(array=pixel_arrays(), dtype=st.sampled_from([np.float32, np.int64]))
+def test_the_image_pipeline_takes_bytes_alone(
+    pipeline: Callable[..., Callable[[Any], Tensor]], array: NDArray[np.uint8], dtype: Any
+) -> None:
+    """Floats, which may be normalised already, and wide integers raise TypeError."""
+    with pytest.raises(TypeError, match="normalize takes uint8 images"):
+        pipeline()(array.astype(dtype))

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -44,9 +45,24 @@ def channel_last(images: Tensor, in_features: int) -> Tensor:
     return images.permute(0, 2, 3, 1).flatten(1)
 
 
+def insists_on_a_view(images: Tensor, in_features: int) -> Tensor:
+    """Rely on strides that allow a view."""
+    try:
+        return images.view(len(images), in_features)
+    except RuntimeError:
+        return images.flatten(1).zero_()
+
+
+def always_copies(images: Tensor, in_features: int) -> Tensor:
+    """Copy although the strides allow a view."""
+    return images.flatten(1).clone()
+
+
 @law(
     right=flatten,
     wrong={
+        insists_on_a_view: "pixel (b, c, i, j)",
+        always_copies: "a view where",
         resizes_to_four: "one row for each image",
         column_by_column: "pixel (b, c, i, j)",
         channel_last: "pixel (b, c, i, j)",
@@ -62,10 +78,14 @@ def channel_last(images: Tensor, in_features: int) -> Tensor:
             st.integers(1, 4),
         ),
         st.sampled_from(FLOATS),
-    )
+    ),
+    transposed=st.booleans(),
 )
-def test_each_image_becomes_a_row(flatten: Callable[..., Tensor], images: Tensor) -> None:
+def test_each_image_becomes_a_row(
+    flatten: Callable[..., Tensor], images: Tensor, transposed: bool
+) -> None:
     """Pixel (b, c, i, j) is at position (c * H + i) * W + j of row b; reshaping restores it."""
+    images = images.mT if transposed else images  # a view that has no flat view
     batch, channels, height, width = images.shape
     before = bits(images)
 
@@ -76,6 +96,8 @@ def test_each_image_becomes_a_row(flatten: Callable[..., Tensor], images: Tensor
         there = same(rows[b, (c * height + i) * width + j], images[b, c, i, j])
         assert there, "pixel (b, c, i, j) is at position (c * H + i) * W + j of row b"
     assert same(rows.reshape(images.shape), images), "reshaping the rows restores the images"
+    is_view = images.flatten(1).data_ptr() == images.data_ptr()
+    assert (rows.data_ptr() == images.data_ptr()) == is_view, "a view where the strides allow one"
     assert bits(images) == before, "the images stay as they were"
 
 
@@ -89,15 +111,42 @@ def resizes_to_rows(images: Tensor, in_features: int) -> Tensor:
     return images.clone().resize_(len(images), in_features)
 
 
-@law(right=flatten, wrong={views_as_rows: "DID NOT RAISE", resizes_to_rows: "DID NOT RAISE"})
+def counts_all_values(images: Tensor, in_features: int) -> Tensor:
+    """Compare the number of all values, which is 0 for an empty batch of any width."""
+    if images.numel() == len(images) * in_features:
+        return images.reshape(len(images), in_features)
+    return flatten(images, in_features)
+
+
+def takes_integers(images: Tensor, in_features: int) -> Tensor:
+    """Turn integers into floats silently."""
+    return flatten(images.float(), in_features)
+
+
+@law(
+    right=flatten,
+    wrong={
+        views_as_rows: "DID NOT RAISE",
+        resizes_to_rows: "DID NOT RAISE",
+        counts_all_values: "DID NOT RAISE",
+        takes_integers: "DID NOT RAISE",
+    },
+)
 @given(
-    in_features=st.integers(1, 4), factor=st.integers(2, 3), batch=st.integers(1, 3), data=st.data()
+    in_features=st.integers(1, 4),
+    factor=st.integers(1, 3),
+    batch=st.sampled_from([1, 2, 3, 0]),
+    data=st.data(),
 )
 def test_images_of_another_size_are_not_mixed(
     flatten: Callable[..., Tensor], in_features: int, factor: int, batch: int, data: st.DataObject
 ) -> None:
-    """Images with two or three times the pixels raise; they do not become more images."""
-    images = data.draw(tensors((batch, 1, factor, in_features)), label="images")
+    """Images with two or three times the pixels raise, and so do integers of the right size."""
+    dtype = torch.float32 if factor > 1 else torch.uint8
+    images = data.draw(tensors((batch, 1, factor, in_features), dtype), label="images")
+    error, said = (
+        (ValueError, f"{factor * in_features} each") if factor > 1 else (TypeError, "uint8")
+    )
 
-    with pytest.raises(ValueError, match=f"{in_features} values.* {factor * in_features} each"):
+    with pytest.raises(error, match=said):
         flatten(images, in_features)

@@ -47,6 +47,12 @@ def sorts_by_name(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(sorted(layers)))
 
 
+def looks_twice(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Look at the names first, after which a generator has no layers left."""
+    assert all(name for name, _ in layers), "a layer needs a name"
+    return sequential(layers)
+
+
 def numbers_the_layers(layers: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
     """Ignore the names, so that the layers are numbered."""
     return nn.Sequential(*(layer for _, layer in layers))
@@ -61,6 +67,7 @@ NAMES = ("fc1", "relu", "fc2", "output", "0", "Größe")
     wrong={
         sorts_by_name: "in the order of the list",
         numbers_the_layers: "in the order of the list",
+        looks_twice: "in the order of the list",
     },
 )
 @given(names=st.lists(st.sampled_from(NAMES), unique=True, max_size=4))
@@ -70,7 +77,7 @@ def test_layers_are_reachable_by_name_and_position(
     """The layers are in the order of the list, each under its name."""
     layers = [(name, nn.Linear(1, 1)) for name in names]
 
-    model = build(layers)
+    model = build(iter(layers))
 
     found = list(model.named_children())
     assert found == layers, "the layers have their names and are in the order of the list"

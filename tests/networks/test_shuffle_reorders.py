@@ -28,6 +28,7 @@ from scipy.stats import binomtest
 from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
 from dlconcepts.loading import batches
+from dlconcepts.support.bitwise import bits
 from dlconcepts.support.runs import make_generator
 from dlconcepts.testing.laws import law
 from dlconcepts.training import Batches
@@ -212,6 +213,52 @@ def test_each_order_comes_equally_often(shuffle: Callable[..., Iterable[Batch]],
             # chance fails an example with probability 4.8e-12 at most.
             chance = binomtest(counts[order], 10_000, 1 / 24).pvalue
             assert chance > 1e-13, f"each order comes equally often, {order} too"
+
+
+def seeds_the_global_one(seed: int) -> torch.Generator:
+    """Return PyTorch's global generator, from which others draw too."""
+    return torch.default_generator.manual_seed(seed)
+
+
+def keeps_one_byte(seed: int) -> torch.Generator:
+    """Use only the last byte of the seed."""
+    return make_generator(seed % 256)
+
+
+def begins_later(seed: int) -> torch.Generator:
+    """Draw a number to begin with."""
+    generator = make_generator(seed)
+    torch.rand((), generator=generator, device="cpu")
+    return generator
+
+
+def forgets_to_seed(seed: int) -> torch.Generator:
+    """Return a generator as PyTorch makes it."""
+    return torch.Generator()
+
+
+@law(
+    right=make_generator,
+    wrong={
+        seeds_the_global_one: "the global generator",
+        keeps_one_byte: "begins as its seed says",
+        begins_later: "begins as its seed says",
+        forgets_to_seed: "begins as its seed says",
+    },
+    cpu_only=GENERATOR,
+)
+@given(seed=run_seeds)
+def test_a_generator_begins_as_its_seed_says(
+    make: Callable[[int], torch.Generator], seed: int
+) -> None:
+    """Each call returns a new generator, which draws what PyTorch's draws from that seed."""
+    before = bits(torch.get_rng_state())
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+
+    drawn = [torch.rand(3, generator=make(seed)).tolist() for _ in range(2)]
+
+    assert bits(torch.get_rng_state()) == before, "the global generator stays as it was"
+    assert drawn == [expected] * 2, "a generator begins as its seed says"
 
 
 def always_shuffles(dataset: TensorDataset, batch_size: int, shuffle: bool) -> Iterable[Batch]:

@@ -37,6 +37,20 @@ DIFFERENT = {
     "recurrent_cells": RECURRENT,
     "recurrent_cells_with_the_time_first": RECURRENT,
     "dictionaries_as_outputs": RECURRENT,
+    **dict.fromkeys(
+        (
+            *("packed_sequences", "a_sentence", "targets_with_the_time_first"),
+            *(
+                "targets_with_the_time_first_as_batch_dim_says",
+                "flattened_targets_as_batch_dim_says",
+            ),
+            "flattened_targets_with_the_time_first",
+        ),
+        RECURRENT,
+    ),
+    "sparse_inputs": "sparse tensors have no CPU kernel",
+    "states_on_the_device_of_the_script": OF_THE_CPU,
+    "weights_that_are_averaged": OF_THE_CPU,
     "class_weights_and_label_smoothing": OF_THE_CPU,
     "softmax_before_a_loss_of_ones_own": OF_THE_CPU,
     "a_contrastive_loss": OF_THE_CPU,

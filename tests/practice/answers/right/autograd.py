@@ -102,7 +102,7 @@ def gradient__grad(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         raise RuntimeError(f"the function returned {result.numel()} elements instead of one")
     if not result.requires_grad:
         return torch.zeros_like(x)
-    (found,) = torch.autograd.grad(result.sum(), leaf, allow_unused=True)
+    (found,) = torch.autograd.grad(result, leaf, allow_unused=True)
     return torch.zeros_like(leaf).detach() if found is None else found
 
 
@@ -548,15 +548,3 @@ def accumulate__puts_aside(
                 parameter.grad /= total
                 if before[name] is not None:
                     parameter.grad += before[name]
-
-
-def accumulate__weighted_means(
-    model: nn.Module, loss_fn: LossFunction, micro_batches: Iterable[tuple[Tensor, Tensor]]
-) -> None:
-    """Weigh the mean of each micro-batch by its share of the divisor."""
-    _, count = as_sum(loss_fn)
-    pairs = list(micro_batches)
-    total = sum(float(count(labels)) for _, labels in pairs)
-    for inputs, labels in pairs:
-        if share := float(count(labels)) / total:
-            (loss_fn(model(inputs), labels) * share).backward()

@@ -180,11 +180,14 @@ def batches__by_slices(
         raise ValueError(f"{len(images)} images, {len(labels)} labels")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}")
-    if order is None:
-        order = torch.arange(len(images))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        yield as_input(images[chosen]).to(device), labels[chosen].to(device)
+    positions = torch.arange(len(images)) if order is None else order
+
+    def cut() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(positions), batch_size):
+            chosen = positions[start : start + batch_size]
+            yield as_input(images[chosen]).to(device), labels[chosen].to(device)
+
+    return cut()
 
 
 def batches__by_split(
@@ -230,10 +233,10 @@ def batches__data_loader(
         sampler=range(len(images)) if order is None else order.tolist(),
         generator=torch.Generator(),
     )
-    for x, y in loader:
-        if x.dtype == torch.uint8:
-            x = _normalize(x)
-        yield x.to(device), y.to(device)
+    return (
+        ((_normalize(x) if x.dtype == torch.uint8 else x).to(device), y.to(device))
+        for x, y in loader
+    )
 
 
 class _Batches:

@@ -815,3 +815,14 @@ def accumulate__one_by_one(
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter -= 0.01 * parameter.grad
+
+
+def accumulate__weighted_means(
+    model: nn.Module, loss_fn: LossFunction, micro_batches: Iterable[tuple[Tensor, Tensor]]
+) -> None:
+    """Weigh the mean of each micro-batch, which is NaN or infinite if none of its labels counts."""
+    _, count = as_sum(loss_fn)
+    pairs = list(micro_batches)
+    total = sum(float(count(labels)) for _, labels in pairs)
+    for inputs, labels in pairs:
+        (loss_fn(model(inputs), labels) * float(count(labels)) / total).backward()
