@@ -203,17 +203,17 @@ def test_a_model_comes_back_with_its_outputs(
 
 def into_the_same_dtype(saved: Network) -> Network:
     """Build a network of the dtype that was saved."""
-    return Network(**saved.architecture).to(saved.output.weight.dtype)
+    return type(saved)(**saved.architecture).to(saved.output.weight.dtype)
 
 
 def into_the_default_dtype(saved: Network) -> Network:
     """Build a network of the default dtype, float32."""
-    return Network(**saved.architecture)
+    return type(saved)(**saved.architecture)
 
 
 def into_half_the_memory(saved: Network) -> Network:
     """Build a network of bfloat16, to save memory."""
-    return Network(**saved.architecture).bfloat16()
+    return type(saved)(**saved.architecture).bfloat16()
 
 
 @law(

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlconcepts.networks import ACTIVATIONS, Network
 from dlconcepts.strategies import FLOATS, tensors
@@ -156,8 +156,9 @@ def test_relu_is_the_default_activation(
 
     scores = model(images)
 
+    *hidden, output = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
     features = images
-    for layer in model.hidden:
+    for layer in hidden:
         features = F.linear(features, layer.weight, layer.bias).clamp(min=0)
-    expected = F.linear(features, model.output.weight, model.output.bias)
+    expected = F.linear(features, output.weight, output.bias)
     assert same(scores, expected), "the hidden activation is ReLU"
