@@ -177,7 +177,7 @@ def train_pipeline(
     rotates by up to `degrees` either way, with white corners, crops 8 % to 100 % of the area, and
     mirrors left and right with probability `flip`; use 0 if left and right matter, as in digits
     and letters. The draws come from torch's global generator, which a loader seeds differently in
-    each worker.
+    each worker. Any interpolation will do.
     Source: torchvision documentation, `RandomRotation`, `RandomResizedCrop`.
 
     >>> train_pipeline(8)(Image.new("L", (20, 10))).shape

@@ -283,7 +283,7 @@ class TransferNetwork(nn.Module):
 def untrained(name: str) -> nn.Module:
     """Return torchvision's classifier of that name, a new one with random weights in each call.
 
-    Raises ValueError if torchvision has no such classifier.
+    Raises ValueError if torchvision lists no such classifier.
     """
     if name not in models.list_models(module=models):
         near = nearest(name, models.list_models(module=models), "see torchvision.models")

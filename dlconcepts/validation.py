@@ -104,7 +104,8 @@ def nll_loss(
     divides by the sum of the labels' weights. `reduction` is "mean", "sum" or "none".
 
     Raises ValueError if the scores are probabilities or logits: if their exp, summed over the K
-    classes, is not 1 within `SUM_TOLERANCE`. Raises the errors of `check_labels`.
+    classes, is not 1 within `SUM_TOLERANCE`, also where the label is ignored. Raises the errors of
+    `check_labels`.
     Source: PyTorch documentation, `torch.nn.NLLLoss`, which accepts any numbers.
 
     >>> probabilities = torch.tensor([[0.25, 0.75]])
@@ -241,11 +242,12 @@ def evaluate(
 ) -> Evaluation:
     """Measure the loss and the accuracy of a model; every example counts once.
 
-    Images of shape (N, ...), uint8 or floating point, and labels of shape (N,), int64. `loss_fn`
-    is called once, with all logits and labels; the default is cross-entropy. The accuracy counts
-    every example, also if the loss ignores some. The result does not depend on `batch_size`. The
-    model runs in eval mode without gradients. The mode of each module and PyTorch's random states,
-    of the CPU and of the model's device, are restored afterwards, even after an error.
+    Images of shape (N, ...), floating point, or uint8, which `batches` normalises, and labels of
+    shape (N,), int64. `loss_fn` is called once, with all logits and labels; the default is
+    cross-entropy. The accuracy counts every example, also if the loss ignores some. The result does
+    not depend on `batch_size`. The model runs in eval mode without gradients. The mode of each
+    module and PyTorch's random states, of the CPU and of the model's device, are restored
+    afterwards, even after an error.
 
     Raises the errors of `dlconcepts.loading.batches` and `check_labels`.
     Source: PyTorch documentation, "Optimizing Model Parameters".
