@@ -196,7 +196,7 @@ def imported(folder: Path, at: int = 0, number: int = 0) -> Ended:
     reader, writer = os.pipe()
     root = str(Path(PACKAGE).parent)
     variables = {"TMPDIR": str(folder / "temporary"), "MOMENT": str(folder), "PYTHONPATH": root}
-    line = [*map(str, (at, int(number), writer)), *shlex.split(f"{TRAIN} 1 --out run")]
+    line = [*map(str, (at, int(number), writer)), *shlex.split(f"{TRAIN} 3 --out run")]
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-c", IMPORTING, *line],
