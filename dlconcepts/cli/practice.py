@@ -14,7 +14,13 @@ from dlconcepts.practice import show
 from dlconcepts.practice.notebook import notebook
 from dlconcepts.practice.sheets import reset, sheet
 from dlconcepts.practice.techniques import Technique, survey
-from dlconcepts.support.atomic import check_report, write_atomically, write_json, write_report
+from dlconcepts.support.atomic import (
+    check_report,
+    making,
+    write_atomically,
+    write_json,
+    write_report,
+)
 from dlconcepts.support.errors import UserError, nearest, writing
 from dlconcepts.support.signals import Stopped
 from dlconcepts.testing.claims import LESSONS
@@ -96,8 +102,7 @@ def write(folder: Path, techniques: Sequence[Technique], *, as_notebook: bool) -
             print(f"left {path} as it is")
             continue
         own = [technique for technique in techniques if technique.lesson == lesson]
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        with making(folder), writing(folder):
             write_atomically(path, write_one(LESSONS.index(lesson) + 1, lesson, own).encode())
         print(f"wrote {path}: {len(own)} techniques")
     if not as_notebook:
