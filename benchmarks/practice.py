@@ -1,6 +1,6 @@
 """Judge the answers in tests/practice/answers: right ones must pass, wrong ones must not.
 
-    python benchmarks/practice.py [LESSON or EXERCISE ...]
+    python benchmarks/practice.py [LESSON or EXERCISE ...] [--answers FOLDER]
     python benchmarks/practice.py --seconds
 
 The first prints what was misjudged, and a table by lesson: right answers accepted, wrong ones
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dlconcepts.practice.process import ask
 from dlconcepts.practice.sheets import skeleton
 from dlconcepts.testing.claims import LESSONS
-from tests.practice.answers import TECHNIQUES, Answer, answers
+from tests.practice.answers import HERE, TECHNIQUES, Answer, answers
 
 COMMAND = [sys.executable, "-u", "-m", "dlconcepts", "practice"]
 
@@ -32,11 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="lessons or exercises")
     parser.add_argument("--seconds", action="store_true", help="how long a verdict takes")
+    parser.add_argument("--answers", type=Path, default=HERE, help="other answers than the tests'")
     arguments = parser.parse_args()
     if arguments.seconds:
         waits()
     else:
-        judge(set(arguments.names))
+        judge(set(arguments.names), arguments.answers)
 
 
 def waits() -> None:
@@ -94,18 +95,18 @@ def read_until_waiting(process: Popen) -> str:
     return text
 
 
-def judge(names: set[str]) -> None:
+def judge(names: set[str], folder: Path) -> None:
     """Judge the answers, and print the table."""
     chosen = [
         answer
         for kind in ("right", "wrong")
-        for answer in answers(kind)
+        for answer in answers(kind, folder)
         if not names or names & {answer.technique.lesson, answer.technique.name}
     ]
     started = time.perf_counter()
     judged: list[tuple[Answer, dict]] = []
-    with TemporaryDirectory() as folder:
-        questions = [answer.question(Path(folder)) for answer in chosen]
+    with TemporaryDirectory() as place:
+        questions = [answer.question(Path(place)) for answer in chosen]
         for answer, known in zip(chosen, ask(questions), strict=True):
             judged.append((answer, known))
             if (known["state"] == "passed") != (answer.kind == "right"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from dlconcepts.practice.question import Question
 from dlconcepts.practice.techniques import Technique, survey
 
+HERE = Path(__file__).parent
 LIMIT = 60.0  # seconds for one example: only an answer that never ends needs them
 TECHNIQUES = {technique.name: technique for technique in survey()[0]}
 
@@ -24,25 +25,25 @@ class Answer:
     technique: Technique
     name: str
     sentence: str
+    source: Path
 
     def question(self, folder: Path) -> Question:
         """Write the answer as a learner's file, and return what to judge."""
         lesson = self.technique.lesson
-        source = Path(__file__).with_name(self.kind) / f"{lesson}.py"
         path = folder / self.kind / self.name / f"{lesson}.py"
         path.parent.mkdir(parents=True)
-        text = source.read_text(encoding="utf-8")
+        text = self.source.read_text(encoding="utf-8")
         path.write_text(f"{text}\n\n{self.technique.name} = {self.name}\n", encoding="utf-8")
         others = (each for each in TECHNIQUES.values() if each.lesson == lesson)
         library = {each.name: each.module for each in others if each is not self.technique}
         return Question(self.technique, path, library, LIMIT)
 
 
-def answers(kind: str) -> Iterator[Answer]:
+def answers(kind: str, folder: Path = HERE) -> Iterator[Answer]:
     """Yield the right answers, or the wrong ones, in the order of their files."""
-    for path in sorted(Path(__file__).with_name(kind).glob("[a-z]*.py")):
+    for path in sorted(folder.joinpath(kind).glob("[a-z]*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
                 technique = TECHNIQUES[node.name.partition("__")[0]]
                 sentence = " ".join((ast.get_docstring(node) or "").split())
-                yield Answer(kind, technique, node.name, sentence)
+                yield Answer(kind, technique, node.name, sentence, path)
