@@ -323,15 +323,28 @@ def takes_any_name(name: str) -> torch.device:
     return torch.device(name)
 
 
-@law(right=find_device, wrong={takes_any_name: "DID NOT RAISE"})
-@given(name=st.sampled_from(MISSING))
+def numbers_the_device(name: str) -> torch.device:
+    """Return the first device of its kind, which is not equal to the device of that name."""
+    return torch.device(find_device(name).type, 0)
+
+
+@law(
+    right=find_device,
+    wrong={takes_any_name: "DID NOT RAISE", numbers_the_device: "the device of that name"},
+)
+@given(name=st.sampled_from([*MISSING, "cpu", "meta", "cuda:0", "gpu"]))
 def test_a_missing_device_is_an_error_before_any_work(
     find_device: Callable[[str], torch.device], name: str
 ) -> None:
     """The error names the device, says why it cannot be used, and what to do."""
-    # What "; " separates is the reason, and what to do.
-    message = f"^device {name!r} is not available: .*; "
-    with pytest.raises(DeviceUnavailableError, match=message) as error:
-        find_device(name)
-
-    assert name in str(error.value), "the error names the device"
+    if name == "cpu":
+        assert find_device(name) == torch.device(name), "it returns the device of that name"
+    elif name in MISSING:
+        # What "; " separates is the reason, and what to do.
+        message = f"^device {name!r} is not available: .*; "
+        with pytest.raises(DeviceUnavailableError, match=message) as error:
+            find_device(name)
+        assert name in str(error.value), "the error names the device"
+    else:
+        with pytest.raises(ValueError, match="choose one of cpu, cuda"):
+            find_device(name)
