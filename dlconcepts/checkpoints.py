@@ -7,6 +7,7 @@ file alone. To resume a run it also holds the state of the optimizer and the ran
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -182,11 +183,22 @@ def restore(model: nn.Module, state_dict: dict[str, Any]) -> None:
         raise RuntimeError(f"{', '.join(lazy)} are lazy: run a batch through the model first")
     before = snapshot(model)
     try:
-        model.load_state_dict(state_dict)
+        model.load_state_dict(_unassigned(state_dict))
         check_unconverted(state_dict, before)
     except BaseException:  # Ctrl-C must not leave half a model either
         model.load_state_dict(before)
         raise
+
+
+def _unassigned(state_dict: dict[str, Any]) -> dict[str, Any]:
+    # torch notes assign=True in the state_dict itself, and every later load then assigns too.
+    found, metadata = OrderedDict(state_dict), getattr(state_dict, "_metadata", {})
+    assigned = "assign_to_params_buffers"
+    found._metadata = {  # type: ignore[attr-defined]
+        path: {key: value for key, value in own.items() if key != assigned}
+        for path, own in metadata.items()
+    }
+    return found
 
 
 def capture(

@@ -121,6 +121,21 @@ def test_an_error_names_the_bad_part(tmp_path: Path, part: dict[str, Any], reaso
         load(path)
 
 
+def test_values_go_into_the_models_own_tensors_after_a_load_that_assigned() -> None:
+    """torch notes assign=True in the state_dict, and its next load without it assigns too."""
+    model, torchs, saved = nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1).state_dict()
+    nn.Linear(2, 1).load_state_dict(saved, assign=True)
+    own, others = model.weight, torchs.weight
+
+    checkpoints.restore(model, saved)
+    torchs.load_state_dict(saved)
+
+    assert model.weight is own
+    assert own.data_ptr() != saved["weight"].data_ptr()
+    assert own.equal(saved["weight"])
+    assert torchs.weight is not others  # if this fails, torch has mended it
+
+
 def test_later_steps_do_not_change_a_captured_training() -> None:
     """`capture` copies the optimizer's state."""
     weight = nn.Parameter(torch.ones(1))
