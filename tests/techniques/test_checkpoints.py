@@ -122,7 +122,7 @@ def test_an_error_names_the_bad_part(tmp_path: Path, part: dict[str, Any], reaso
 
 
 def test_values_go_into_the_models_own_tensors_after_a_load_that_assigned() -> None:
-    """torch notes assign=True in the state_dict, and its next load without it assigns too."""
+    """Torch notes assign=True in the state_dict, and its next load without it assigns too."""
     model, torchs, saved = nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1).state_dict()
     nn.Linear(2, 1).load_state_dict(saved, assign=True)
     own, others = model.weight, torchs.weight

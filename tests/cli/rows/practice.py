@@ -8,6 +8,7 @@ from tests.cli.rows.given import full_disk, setting, text
 LIMIT = "--limit must be more than 0 seconds"
 absent = setting("dlconcepts.testing.run.TESTS", Path("absent"))
 MINE = "def centre(tensor):\n    return tensor\n"
+EMPTY = text("practice/tensors.py", "")
 ROWS = [
     Row("practice tensors", 0, out="wrote practice/tensors.py", files="practice/tensors.py"),
     Row("practice tensors --out mine", 0, out="wrote mine/tensors.py", files="mine/tensors.py"),
@@ -24,10 +25,10 @@ ROWS = [
     Row("practice --grade .", 2, "no folder in . has a practice file"),
     Row("practice --csv a.csv", 2, "--csv needs --grade"),
     Row("practice --json a.json", 2, "--json needs --check or --grade"),
-    Row("practice --check --json practice", 2, "it is a folder", [text("practice/tensors.py", "")]),
+    Row("practice --check --json practice", 2, "it is a folder", [EMPTY]),
     Row("practice --check", 1, given=[text("practice/tensors.py", "def f(:\n")], out="SyntaxError"),
     Row("practice --check", 1, given=[text("practice/tensors.py", "\tx")], out="IndentationError"),
-    Row("practice --check --json a.json", 1, given=[text("practice/tensors.py", "")], files="a.json"),
+    Row("practice --check --json a.json", 1, given=[EMPTY], files="a.json"),
     Row("practice --lesson cake", 2, "invalid choice"),
     Row("practice --solution centre", 0, out="def centre"),
     Row("practice --solution centre", 0, out="def centre", to="ascii"),
@@ -43,8 +44,8 @@ ROWS = [
     Row("practice --check --limit -1", 2, LIMIT),
     Row("practice --check --limit inf", 2, LIMIT),
     Row("practice --check --limit nan", 2, LIMIT),
-    Row("practice --check", 1, given=[text("practice/tensors.py", "")], out="tensors"),
-    Row("practice --check", 1, given=[text("practice/tensors.py", "")], to="ascii"),
-    Row("practice --check", 141, given=[text("practice/tensors.py", "")], to="closed pipe"),
+    Row("practice --check", 1, given=[EMPTY], out="tensors"),
+    Row("practice --check", 1, given=[EMPTY], to="ascii"),
+    Row("practice --check", 141, given=[EMPTY], to="closed pipe"),
     Row("practice", 2, "clone the repository", [absent]),
 ]
