@@ -96,7 +96,7 @@ def has_one_colour(
     probabilities: Tensor,
     classes: Sequence[str],
     *,
-    label: int | None,
+    label: int | None = None,
     **options: Any,
 ) -> Figure:
     """Use one colour for right and wrong predictions."""
