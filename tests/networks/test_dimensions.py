@@ -196,3 +196,30 @@ def test_invalid_arguments_are_refused(
 
     with pytest.raises(ValueError, match=message):
         build(*sizes, **options)
+
+
+class ForgetsTheActivation(Network):
+    """A network that leaves its activation out of its architecture."""
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {k: v for k, v in super().architecture.items() if k != "activation"}
+
+
+@law(right=Network, wrong={ForgetsTheActivation: "the arguments that build it"})
+@given(
+    sizes=architectures,
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    dropout=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_the_architecture_has_every_argument(
+    build: Callable[..., Network], sizes: Sizes, activation: str, dropout: float
+) -> None:
+    """The architecture has all that is needed to build the network again."""
+    names = ("in_features", "hidden_features", "out_features")
+    arguments = dict(zip(names, sizes, strict=True))
+    arguments |= {"activation": activation, "dropout": dropout}
+
+    found = build(**arguments).architecture
+
+    assert found == arguments, "the architecture has the arguments that build it"
