@@ -120,6 +120,17 @@ def find_steps(output: Tensor) -> tuple[NDArray[Any], NDArray[Any], float]:
     return affine[0], affine[1], float(np.abs(out @ affine - source).max())
 
 
+class OwnGenerator:
+    """A transform that mirrors half of the images, by numbers from a generator of its instance."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image))
+        return pixels.flip(1) if self.generator.random() < 0.5 else pixels
+
+
 @functools.cache
 def right_on_distorted(pipeline: Callable[[int], Transform], seed: int) -> int:
     """Train a network on 30 images, 20 times each; return on how many of 60 others it is right."""
