@@ -38,14 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     if all(result.status == "not checked" for result in report.results):
         raise UserError("nothing could be checked: give --batch, or more parts")
-    if not any(result.status in ("passed", "FAILED") for result in report.results):
-        raised = report.failed[0].details
-        raise UserError(f"no check could run; does the batch fit the model? {raised}")
     print(report, flush=True)  # first, since the files may fail
     if arguments.json:
         write_report(arguments.json, report.to_json(), "--json")
     if arguments.junit:
         write_report(arguments.junit, report.to_junit(), "--junit")
+    if not any(result.status in ("passed", "FAILED") for result in report.results):
+        raise UserError("no check could run; does the batch fit the model?")
     return 1 if any(found.status == "FAILED" for found in report.failed) else 2 * (not report.ok)
 
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import (
+    _global_forward_hooks_with_kwargs,
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
@@ -83,6 +84,10 @@ class Hooks:
             register_optimizer_step_post_hook(self.after_step),
         ):
             self.undo.append(handle.remove)
+            # remove() forgets a hook, but not that it took keyword arguments.
+            self.undo.append(
+                functools.partial(_global_forward_hooks_with_kwargs.pop, handle.id, None)
+            )
         self.replace_all()
         FOLLOWED.append(self)
         return self

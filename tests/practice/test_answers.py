@@ -28,10 +28,10 @@ def test_every_exercise_has_answers():
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_right_answers_pass_and_wrong_ones_do_not(lesson, tmp_path):
-    """Of each exercise the first right answer and the last wrong one are judged."""
+    """Of each exercise the first right answer and the first wrong one are judged."""
     names = [name for name, technique in TECHNIQUES.items() if technique.lesson == lesson]
     chosen = [next(each for each in RIGHT if each.technique.name == name) for name in names]
-    chosen += [[each for each in WRONG if each.technique.name == name][-1] for name in names]
+    chosen += [next(each for each in WRONG if each.technique.name == name) for name in names]
 
     known = ask([answer.question(tmp_path) for answer in chosen])
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 ROOT = Path(__file__).parents[2]
 PRELOAD = [
     *("torch", "torch._dynamo", "torchvision", "numpy", __name__),
@@ -94,6 +96,7 @@ def execute(script: str, folder: str, root: str, watched: bool) -> Run:
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.chdir(root)
     random.seed(0)  # multiprocessing seeds it anew in each process
+    numpy.random.seed(0)  # another server that runs already may not have imported it
     sys.path[:] = [folder, *(part for part in sys.path if part not in ("", folder))]
     started = time.perf_counter()
     status: object = 0

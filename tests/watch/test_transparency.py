@@ -3,9 +3,11 @@
 import tempfile
 from pathlib import Path
 
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlconcepts.watch import watching
 from tests.watch.mutations import BUGS, Mutant
 from tests.watch.programs import programs
 from tests.watch.running import EPILOGUE, ROOT
@@ -71,3 +73,11 @@ def test_a_script_with_a_bug_computes_the_same_when_it_is_watched(runner, mutant
 def test_a_project_of_the_gallery_computes_the_same_when_it_is_watched(runner, make) -> None:
     """The projects of the gallery compute the same, too."""
     assert_unchanged(runner, script(make), root=ROOT)
+
+
+def test_no_hook_stays_behind() -> None:
+    """torch.compile warns of global hooks, also of one that forgot only its arguments."""
+    with watching():
+        torch.nn.Linear(2, 2)(torch.ones(1, 2))
+
+    assert not torch.nn.modules.module._has_any_global_hook()

@@ -7,11 +7,12 @@ LOGITS = "cross-entropy-is-given-logits"
 GOOD = "check project:good"
 # There is nowhere so much memory, and each shape fails in another way.
 HUGE = ("4x3x9999999999", "9999999999999x9999999999999", f"4x{'9' * 30}")
+UNFIT = "no check could run; does the batch fit the model?"
 REPORTS = "--json r.json --junit r.xml"
 
 
-def refused(line: str, says: str, *given: Given) -> Row:
-    return Row(f"check {line}", 2, says, [project, *given])
+def refused(line: str, says: str, *given: Given, out: str = "") -> Row:
+    return Row(f"check {line}", 2, says, [project, *given], out=out)
 
 
 ROWS = [
@@ -45,8 +46,8 @@ ROWS = [
     ),
     refused("project:goood", "project has no goood; did you mean good?"),
     # What is no batch.
-    refused("project:narrow", "does the batch fit the model? ... 6x5 and 4x3"),
-    refused("project:model --batch 6x5", "does the batch fit the model? model raised RuntimeError"),
+    refused("project:narrow", UNFIT, out="6x5 and 4x3"),
+    refused("project:model --batch 6x5", UNFIT, out="model raised RuntimeError"),
     refused("project:model", "nothing could be checked: give --batch, or more parts"),
     refused("project:model --batch 4x0", "--batch 4x0 is neither a shape such as"),
     refused("project:model --batch four", "--batch four is neither a shape such as"),
