@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
 ROOT = Path(__file__).parents[2]
 PRELOAD = [
@@ -35,7 +35,7 @@ def keep_what_was_computed():
     import os
     import random
 
-    import numpy
+    import numpy as np
     import torch
 
     found, todo = {}, [("", dict(globals()))]
@@ -96,7 +96,8 @@ def execute(script: str, folder: str, root: str, watched: bool) -> Run:
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.chdir(root)
     random.seed(0)  # multiprocessing seeds it anew in each process
-    numpy.random.seed(0)  # another server that runs already may not have imported it
+    # Another server that runs already may not have imported it. Scripts use the old generator.
+    np.random.seed(0)  # noqa: NPY002
     sys.path[:] = [folder, *(part for part in sys.path if part not in ("", folder))]
     started = time.perf_counter()
     status: object = 0
