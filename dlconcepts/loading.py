@@ -78,7 +78,7 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Cut images and labels into batches, in the given order of positions.
 
-    The order may leave out or repeat positions. Batches may share memory with the data.
+    The order may skip or repeat positions. Batches may share memory with the data.
     The last batch is smaller if `batch_size` does not divide the number of examples. Batches are
     moved to `device`, and uint8 images are normalised first.
 

@@ -159,7 +159,7 @@ class Project:
 
     @property
     def example(self) -> Any:
-        """One batch, in the form in which the data gives it."""
+        """One batch, in the form that the loader returns."""
         if self.first is None:
             batch = first_batch(self.training_data) if self.batch is None else self.batch
             self.first = self.here(copied(batch))
@@ -237,7 +237,7 @@ class Project:
         return self.split(self.whole())[1]
 
     def with_targets(self, batch: Any, targets: Any) -> Any:
-        """Return a batch with other targets in the place of its own."""
+        """Return a copy of a batch with these targets."""
         old, new = (tensors(tree).values() for tree in (self.split(batch)[1], targets))
         replaced = {id(x): y for x, y in zip(old, new, strict=True)}
         return on_tensors(batch, lambda x: replaced.get(id(x), x))
@@ -381,7 +381,7 @@ class Project:
                 except ValueError as error:
                     if self.batch is None or "to unpack" not in str(error):
                         raise
-                    self.in_pairs = True  # the loop takes pairs, in whatever form `batch` is
+                    self.in_pairs = True  # the loop unpacks (inputs, targets)
             loader = as_loader(list(map(self.split, batches)), counts, copies=copies)
             return function(model, loader, self.loss_fn, *rest)
 

@@ -64,7 +64,7 @@ def rebuild(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any
         except TypeError:  # a mapping whose constructor takes something else
             return items
     if is_bundle(tree):
-        # A copy in which each tensor counts as copied already: by the changed one.
+        # deepcopy finds each tensor in its memo, and takes the changed one instead of a copy.
         found = [leaf for leaf in leaves(tree, path) if isinstance(leaf[1], Tensor)]
         return copy.deepcopy(tree, {id(leaf): change(where, leaf) for where, leaf in found})
     if isinstance(tree, (tuple, list)):

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """Return the name and the value of an argument such as width=10; text if it is no literal."""
+    """Split width=10 into its name and value; a value that is no Python literal stays text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UserError(f"--arg {text} does not have the form NAME=VALUE")

@@ -1,6 +1,6 @@
 """Check a practice folder: which laws hold. A verdict is kept until the learner's code changes.
 
-Each technique is judged in a process of its own, since the learner's code may end it (see
+Each technique runs in its own process, since the learner's code may end it (see
 `dlconcepts.practice.process`).
 """
 
@@ -194,9 +194,9 @@ def question_about(outcome: Outcome, files: Sequence[File], limit: float) -> Que
     """Return what another process must know to judge a technique."""
     file = next(file for file in files if file.path == outcome.path)
     lesson = outcome.technique.lesson
-    library = {each.name: each.module for each in survey()[0] if each.lesson == lesson}
-    library = {name: module for name, module in library.items() if not file.has(name)}
-    return Question(outcome.technique, outcome.path, library, limit)
+    own = (each for each in survey()[0] if each.lesson == lesson)
+    unwritten = {each.name: each.module for each in own if not file.has(each.name)}
+    return Question(outcome.technique, outcome.path, unwritten, limit)
 
 
 def in_order(files: Sequence[File], path: Path) -> list[File]:

@@ -64,13 +64,13 @@ class Calls:
 
         self.recorded = recorded
 
-    def rows(self, library: Callable[..., Any]) -> Rows:
+    def rows(self, original: Callable[..., Any]) -> Rows:
         """Return the last call, what came back, and what the library returns for it."""
         if not self.called:
             return []
         rows = [("called", self.called), ("came back", self.back)]
         if self.arguments is not None:
-            expected = result_of(library, *self.arguments)
+            expected = result_of(original, *self.arguments)
             rows += [("expected", expected)] if expected != self.back else []
         return rows
 
@@ -131,7 +131,7 @@ def failure_rows(
     error: BaseException, test: Any, calls: Calls | None, technique: Technique, folder: Path
 ) -> Rows:
     """Describe how a law failed on a learner's function."""
-    rows = calls.rows(technique.library) if calls else []
+    rows = calls.rows(technique.original) if calls else []
     if isinstance(error, EndlessError):
         return [*rows[:1], *error_rows(error, folder)]
     if isinstance(error, Flaky):

@@ -53,7 +53,7 @@ def judge(question: Question, pipe: Connection, notes: Path) -> None:
         pipe.send({"state": "loading"})
         try:
             with limit():
-                module = loading.load(question.path, steps, question.library)
+                module = loading.load(question.path, steps, question.unwritten)
         except BaseException as error:  # also sys.exit() in the learner's file
             rows = failures.error_rows(error, question.path.parent)
             pipe.send({"state": "broken", "rows": rows})

@@ -52,10 +52,10 @@ def call_at(node: ast.AST) -> ast.Call:
     return ast.copy_location(ast.Call(ast.Name(COUNT, ast.Load()), [], []), node)
 
 
-def load(path: Path, steps: Steps, library: Mapping[str, str]) -> types.ModuleType:
+def load(path: Path, steps: Steps, unwritten: Mapping[str, str]) -> types.ModuleType:
     """Return a learner's file as a module; raise whatever it raises.
 
-    `library` has the modules of the techniques that are not written yet: calls to them run the
+    `unwritten` maps each technique that is not written yet to its module: calls to it run the
     library's version.
     """
     module = types.ModuleType(f"practice_{path.stem}")
@@ -64,6 +64,6 @@ def load(path: Path, steps: Steps, library: Mapping[str, str]) -> types.ModuleTy
     vars(module).update({"__file__": str(path), COUNT: steps})
     tree = _Counting().visit(ast.parse(path.read_bytes(), path))
     exec(compile(ast.fix_missing_locations(tree), path, "exec"), vars(module))
-    for name, where in library.items():
+    for name, where in unwritten.items():
         setattr(module, name, getattr(importlib.import_module(where), name))
     return module

@@ -17,7 +17,7 @@ class Question:
 
     technique: Technique
     path: Path
-    library: dict[str, str]  # the modules of the techniques that are not written yet
+    unwritten: dict[str, str]  # each technique that is not written yet, and its module
     limit: float  # seconds for one example
 
 

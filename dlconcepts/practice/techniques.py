@@ -67,7 +67,7 @@ class Technique:
         return definitions(parsed(self.path))[self.name]
 
     @property
-    def library(self) -> Any:
+    def original(self) -> Any:
         """The library's own function or class."""
         return getattr(importlib.import_module(self.module), self.name)
 

@@ -106,7 +106,7 @@ def lost_in_a_checkpoint(
 
 def has_prefix(path: Path) -> bool:
     """Return whether a file has the names of a model that DataParallel wraps."""
-    with suppress(Exception):  # whatever save has written
+    with suppress(Exception):  # the file of a broken save may be unreadable
         return any("['module." in name for name, _ in leaves(torch.load(path, weights_only=True)))
     return False
 

@@ -35,8 +35,8 @@ class Answer:
         text = self.source.read_text(encoding="utf-8")
         path.write_text(f"{text}\n\n{self.technique.name} = {self.name}\n", encoding="utf-8")
         others = (each for each in TECHNIQUES.values() if each.lesson == lesson)
-        library = {each.name: each.module for each in others if each is not self.technique}
-        return Question(self.technique, path, library, LIMIT)
+        unwritten = {each.name: each.module for each in others if each is not self.technique}
+        return Question(self.technique, path, unwritten, LIMIT)
 
 
 def answers(kind: str, folder: Path = HERE) -> Iterator[Answer]:
