@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import reproduce_failure
 from hypothesis.errors import Flaky
 
@@ -24,6 +25,7 @@ from dlconcepts.testing.hypothesis_bridge import subject_argument
 from dlconcepts.testing.laws import FAILURES, Case, name_of
 
 LONGEST = 600  # characters of one value
+LAYERS = 5  # lines of a network
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # Hypothesis adds these notes to an error: the first names the law, the last can repeat the example.
 HEADING = re.compile(r"^(Falsifying example|Failing test case): \w+\(\n", flags=re.MULTILINE)
@@ -103,6 +105,10 @@ def short(value: Any) -> str:
         text = ADDRESS.sub("", repr(value))
     except Exception as error:  # the learner's __init__ may have stopped halfway
         text = f"<{type(value).__name__} that cannot be printed: {type(error).__name__}>"
+    lines = text.splitlines()
+    if isinstance(value, torch.nn.Module) and len(lines) > LAYERS:
+        count = sum(1 for _ in value.modules()) - 1
+        text = "\n".join([*lines[:LAYERS], f"  ... {count} modules in all", ")"])
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

@@ -51,7 +51,10 @@ def warm_up(modules: Sequence[str]) -> None:
     """Start the server with the modules of some laws, unless it runs."""
     if START == "spawn":
         return
-    CONTEXT.set_forkserver_preload(["dlconcepts.practice.judge", *dict.fromkeys(modules)])
+    # conftest first: it keeps torch to one thread. A process forked off one with several would wait
+    # for the others forever.
+    preload = ["conftest", "dlconcepts.practice.judge", *dict.fromkeys(modules)]
+    CONTEXT.set_forkserver_preload(preload)
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS.parent), before]))
     try:

@@ -60,7 +60,7 @@ def keep_what_was_computed():
         elif isinstance(value, (bool, int, float, str)):
             found[path] = value
     found["torch's state"] = torch.get_rng_state()
-    found["numpy's state"] = str(numpy.random.get_state())
+    found["numpy's state"] = str(np.random.get_state())
     found["random's state"] = str(random.getstate())
     found["gradients are on"] = torch.is_grad_enabled()
     torch.save(found, os.path.join(os.path.dirname(os.path.abspath(__file__)), "computed.pt"))
@@ -146,4 +146,7 @@ class Runner:
         return self.start(text, folder, **options).result(timeout=120)
 
     def close(self) -> None:
-        self.pool.shutdown()
+        """End all processes, also one that hangs: its test has failed by then."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in list((self.pool._processes or {}).values()):
+            process.kill()

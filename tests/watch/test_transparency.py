@@ -14,8 +14,8 @@ from tests.watch.running import EPILOGUE, ROOT
 from tests.watch.scripts import controls, mistakes, script
 from tests.watch.test_programs import planted
 
-# Each example is two runs, so there are a fifth as many as elsewhere.
-few = settings(max_examples=max(2, settings.default.max_examples // 5))
+# Each example is two runs of a script, so there are a tenth as many as elsewhere.
+few = settings(max_examples=max(2, settings.default.max_examples // 10))
 # Which draw numbers from generators that nobody seeds, so that no two runs are alike.
 NEVER_TWICE_THE_SAME = {"a_generator_that_nobody_seeds", "figures_that_are_no_means"}
 PROJECTS = [
