@@ -21,6 +21,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import pytest
+import torch
 from PIL import Image
 
 import dlconcepts
@@ -347,6 +348,7 @@ def interrupt(number: int, only: Sequence[str]) -> int:
     longest, shares = (0.0, ""), sum(case.share for case in CASES.values()) + IMPORTS
     for name in parser.COMMANDS:
         __import__(f"dlconcepts.cli.{name}")
+    torch.set_num_threads(1)  # a fork has only one thread, and would wait for the others forever
     started = time.monotonic()
     for name, case in [*CASES.items(), ("imports", Case("", IMPORTS))]:
         if only and name.split()[0] not in only:
