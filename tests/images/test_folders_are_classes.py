@@ -1,6 +1,6 @@
 """Each folder is a class, and classes are numbered in the order of their names.
 
->>> from pathlib import Path
+>>> from pathlib import Path, PurePath
 >>> from tempfile import TemporaryDirectory
 >>> from torchvision.datasets import ImageFolder
 >>> with TemporaryDirectory() as root:
@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,8 @@ def trees(draw: st.DrawFn) -> dict[str, bool]:
             images.add(f"{draw(st.sampled_from(inner))}/{number}{draw(endings)}")
         others.update(f"{name}/{other}" for other in draw(st.lists(not_images, max_size=2)))
     others.update(draw(st.lists(not_images | st.just("image.png"), max_size=2)))
+    folders = {str(parent) for path in images | others for parent in PurePath(path).parents}
+    others -= folders  # a folder may be named "png", too
     return {path: path in images for path in draw(st.permutations(sorted(images | others)))}
 
 
