@@ -56,7 +56,7 @@ def judge(question: Question, pipe: Connection, notes: Path) -> None:
                 module = loading.load(question.path, steps, question.unwritten)
         except BaseException as error:  # also sys.exit() in the learner's file
             rows = failures.error_rows(error, question.path.parent)
-            pipe.send({"state": "broken", "rows": rows})
+            decide(pipe, state="broken", rows=rows)
             return
         learner = Learner(question.technique, vars(module).get(name), question.path.parent)
         for law in cheapest_first(question.technique):
@@ -67,9 +67,17 @@ def judge(question: Question, pipe: Connection, notes: Path) -> None:
                 skipped.append(str(error))
                 continue
             if rows:
-                pipe.send({"state": "failed", "rows": rows})
+                decide(pipe, state="failed", rows=rows)
                 return
-    pipe.send({"state": "passed", "skipped": skipped, "law": ""})
+    decide(pipe, state="passed", skipped=skipped, law="")
+
+
+def decide(pipe: Connection, **verdict: Any) -> None:
+    """Send a verdict; the asking process then ends this one."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the learner may have replaced it
+            stream.flush()
+    pipe.send(verdict)
 
 
 def isolate(notes: Path) -> None:

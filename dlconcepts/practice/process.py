@@ -27,6 +27,7 @@ from dlconcepts.testing.claims import TESTS
 
 FRAME = re.compile(r'File "(.*)", line (\d+) in (\S+)')  # as faulthandler writes it
 LAST = 1000  # characters of what was printed
+OPEN = ("waiting", "loading", "running")  # states in which nothing is decided
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CONTEXT: Any = multiprocessing.get_context(START)
 
@@ -94,18 +95,20 @@ class Asking:
                 process.start()
                 self.live.add(process)
             end.close()
-            while process.sentinel not in connection.wait([pipe, process.sentinel]):
+            # A verdict is final: the learner's threads and processes may run on, and are ended.
+            while known["state"] in OPEN:
+                ended = process.sentinel in connection.wait([pipe, process.sentinel])
                 with suppress(EOFError):
-                    known |= pipe.recv()
-            with suppress(EOFError):
-                while pipe.poll():
-                    known |= pipe.recv()
+                    while pipe.poll():
+                        known |= pipe.recv()
+                if ended:
+                    break
             with self.lock:
                 self.live.remove(process)
                 kill(process)
             known["seconds"] = time.perf_counter() - started
             stuck, printed = read(Path(folder, STUCK)), read(Path(folder, PRINTED))
-        if known["state"] in ("waiting", "loading", "running"):
+        if known["state"] in OPEN:
             known["state"] = "unfinished" if stuck else "failed"
             known["rows"] = early_end(stuck, question.path.parent, question.limit)
         if known["state"] != "passed":

@@ -44,6 +44,8 @@ FILES = {
     "devices": ("def move(model):\n\tif model:\n        return 1\n", ["TabError", "devices.py"]),
     "checkpoints": ("while True:\n    pass\n", ["more than 1,000,000 steps", "checkpoints.py"]),
 }
+# Python waits for it at its end.
+ENDLESS_THREAD = "import threading\nthreading.Thread(target=threading.Event().wait).start()"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def outcomes(tmp_path_factory):
     lessons = list(dict.fromkeys(BY_NAME[name].lesson for name in bodies))
     for lesson in lessons:
         own = {name: body for name, body in bodies.items() if BY_NAME[name].lesson == lesson}
-        write(folder, lesson, own, "torch.manual_seed(0)")
+        write(folder, lesson, own, f"torch.manual_seed(0)\n{ENDLESS_THREAD}")
     for lesson, (text, _) in FILES.items():
         name = next(name for name, each in BY_NAME.items() if each.lesson == lesson)
         (folder / f"{lesson}.py").write_text(f"{text}\n\ndef {name}(*arguments):\n    return 1\n")
