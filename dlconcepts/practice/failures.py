@@ -12,6 +12,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import reproduce_failure
@@ -44,6 +45,8 @@ class Calls:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.shown, self.called, self.back = False, "", ""
+        self.result: Any = None
+        self.expected: Any = None
         self.arguments: tuple[Any, Any] | None = None  # a copy from before the call
 
         @functools.wraps(function)
@@ -57,12 +60,12 @@ class Calls:
             with suppress(Exception):  # not everything can be copied, as a generator or a file
                 self.arguments = copy.deepcopy((arguments, named))
             try:
-                result = function(*arguments, **named)
+                self.result = function(*arguments, **named)
             except BaseException as error:
-                self.back = error_told(error)
+                self.result, self.back = error, error_told(error)
                 raise
-            self.back = short(result)
-            return result
+            self.back = short(self.result)
+            return self.result
 
         self.recorded = recorded
 
@@ -72,17 +75,28 @@ class Calls:
             return []
         rows = [("called", self.called), ("came back", self.back)]
         if self.arguments is not None:
-            expected = result_of(original, *self.arguments)
+            try:
+                self.expected = original(*self.arguments[0], **self.arguments[1])
+                expected = short(self.expected)
+            except Exception as error:
+                self.expected, expected = error, error_told(error)
             rows += [("expected", expected)] if expected != self.back else []
         return rows
 
-
-def result_of(function: Callable[..., Any], arguments: Any, named: Any) -> str:
-    """Return the result of a call as text, or its error."""
-    try:
-        return short(function(*arguments, **named))
-    except Exception as error:
-        return error_told(error)
+    def difference(self) -> str:
+        """Return how what came back differs in kind from the library's result, if it does."""
+        if not isinstance(self.expected, torch.Tensor | np.ndarray):
+            return ""
+        if not isinstance(self.result, type(self.expected)):
+            return f"is of type {type(self.result).__name__}, not {type(self.expected).__name__}"
+        own, asked = (
+            {"shape": tuple(each.shape), "dtype": each.dtype}
+            for each in (self.result, self.expected)
+        )
+        for name in own:
+            if own[name] != asked[name]:
+                return f"has {name} {own[name]}, not {asked[name]}"
+        return ""
 
 
 def call_told(name: str, arguments: list[str]) -> str:
@@ -152,6 +166,9 @@ def failure_rows(
     if isinstance(error, NotImplementedError):
         rows.append(("problem", "This part is not written yet."))
     elif not own_frames(error, folder):
+        difference = calls.difference() if calls else ""
+        if difference:
+            return [*rows, ("problem", f"What came back {difference}.")]
         rows.append(("problem", "The law cannot use what came back."))
     return [*rows, *error_rows(error, folder)]
 

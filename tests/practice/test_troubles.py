@@ -12,10 +12,8 @@ BODIES = {
         "return torch.ones(3 * 10**9)",
         ["RuntimeError", "allocate", "networks.py", "torch.ones(3 * 10**9)"],
     ),
-    "flatten": (
-        'return "flat"',
-        ["The law cannot use what came back.", "'flat'", "AttributeError"],
-    ),
+    "flatten": ('return "flat"', ["'flat'", "What came back is of type str, not Tensor."]),
+    "centre": ("return tensor - tensor.mean()", ["What came back has shape", "not (4,)."]),
     "gradient": (
         "x.zero_()\n    return x",
         ["gradient(", "expected"],
