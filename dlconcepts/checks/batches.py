@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import groupby
 from typing import Any, NoReturn
 
 import torch
@@ -10,14 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from dlconcepts.checks.settings import seed_everything
-from dlconcepts.checks.trees import (
-    copied,
-    is_bundle,
-    is_record,
-    on_tensors,
-    parts_of_bundle,
-    tensors,
-)
+from dlconcepts.checks.trees import copied, fields_of, is_bundle, on_tensors, tensors
 
 TARGETS = ("targets", "target", "labels", "label", "y")
 EXAMPLES = 8  # of a data set make a batch: enough to cut into several, and quick to run
@@ -29,15 +23,6 @@ class NotCheckedError(Exception):
 
 def not_checked(why: str) -> NoReturn:
     raise NotCheckedError(why)
-
-
-def fields_of(batch: Any) -> dict[Any, Any] | None:
-    """Return what a batch holds by name, None if it has no names."""
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    if is_record(batch) or is_bundle(batch):
-        return parts_of_bundle(batch)
-    return batch._asdict() if hasattr(batch, "_asdict") else None
 
 
 def target_names(fields: Mapping[Any, Any]) -> list[Any]:
@@ -124,11 +109,9 @@ def is_loader(data: Any) -> bool:
 
 
 def is_pair(data: Any) -> bool:
-    return isinstance(data, (tuple, list)) and len(data) == 2 and all(map(is_stack, data))
-
-
-def is_stack(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    """Return whether the data is all inputs and all targets, as tensors or arrays."""
+    is_two = isinstance(data, (tuple, list)) and len(data) == 2
+    return is_two and all(hasattr(x, "shape") and hasattr(x, "dtype") for x in data)
 
 
 def is_used_up(data: Any) -> bool:
@@ -177,14 +160,8 @@ class Cut(Dataset[Any]):
 def as_loader(batches: list[Any], counts: list[int], *, copies: bool = True) -> DataLoader[Any]:
     """Return a DataLoader that serves copies of these batches of so many examples, in order."""
     data = Cut(batches, [max(1, count) for count in counts], copies)
-    groups: dict[int, list[int]] = {}
-    for index, (batch, _) in enumerate(data.where):
-        groups.setdefault(batch, []).append(index)
-    return DataLoader(data, batch_sampler=list(groups.values()), collate_fn=whole)
-
-
-def whole(batch: Any) -> Any:
-    return batch
+    groups = [list(group) for _, group in groupby(range(len(data)), lambda i: data.where[i][0])]
+    return DataLoader(data, batch_sampler=groups, collate_fn=lambda batch: batch)
 
 
 def describe(tree: Any) -> str:

@@ -1,10 +1,10 @@
 """A practitioner's project: its parts, called the way each project writes them, on copies."""
 
 import copy
-import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -72,8 +72,8 @@ class Project:
     batch_dim: int | None = None
     targets: Any = None
 
-    # Results of the checks so far, not parts: forward passes, hooks of the check that runs, models
-    # whose passes count, the snapshot to restore, and what is computed once for all checks.
+    # No parts, but what the checks share: the forward passes so far, hooks of the check that runs,
+    # models whose passes count, the snapshot to restore, and what is computed once for all checks.
     passes: int = field(default=0, init=False)
     before_forward: Any = field(default=None, init=False)
     after_forward: Any = field(default=None, init=False)
@@ -81,22 +81,18 @@ class Project:
     kept: Snapshot | None = field(default=None, init=False)
     built: nn.Module | None = field(default=None, init=False)
     copies: bool = field(default=True, init=False)
-    first: Any = field(default=None, init=False)
     scored: Any = field(default=None, init=False)
     rearranged: bool = field(default=False, init=False)
     has_no_targets: bool | None = field(default=None, init=False)
     called: nn.Module | None = field(default=None, init=False)
     in_pairs: bool = field(default=False, init=False)
-    has_own_loss: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("model", *CALLABLES):
+        kinds = {"model": "a Module or a function that returns one"}
+        for name, kind in (kinds | dict.fromkeys(CALLABLES, "a function")).items():
             part = getattr(self, name)
             if part is not None and not callable(part):
-                what = (
-                    "a Module or a function that returns one" if name == "model" else "a function"
-                )
-                raise TypeError(f"{name} is {what}, not a {type(part).__name__}")
+                raise TypeError(f"{name} is {kind}, not a {type(part).__name__}")
         if isinstance(self.frozen, str):
             self.frozen = [self.frozen]
         builds = self.model is not None and not isinstance(self.model, nn.Module)
@@ -157,13 +153,11 @@ class Project:
         """Whether the training data can be read only once."""
         return is_used_up(self.training_data)
 
-    @property
+    @cached_property
     def example(self) -> Any:
         """One batch, in the form that the loader returns."""
-        if self.first is None:
-            batch = first_batch(self.training_data) if self.batch is None else self.batch
-            self.first = self.here(copied(batch))
-        return self.first
+        batch = first_batch(self.training_data) if self.batch is None else self.batch
+        return self.here(copied(batch))
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """Return the inputs and the targets of a batch."""
@@ -176,10 +170,9 @@ class Project:
     def takes_all(self) -> bool:
         """Whether the model needs all parts of the batch, the targets included."""
         if self.has_no_targets is None:
-            self.has_no_targets = False
-            if not self.has("batch"):
-                return False
-            has_parts = isinstance(self.example, (tuple, list, Mapping)) and len(self.example) > 2
+            self.has_no_targets = False  # while it is found out
+            batch = self.example if self.has("batch") else None
+            has_parts = isinstance(batch, (tuple, list, Mapping)) and len(batch) > 2
             if has_parts and self.model is not None and self.targets is None:
                 self.has_no_targets = not self.runs(self.inputs()) and self.runs(self.whole())
         return self.has_no_targets
@@ -206,19 +199,16 @@ class Project:
             return False
         return True
 
-    @property
+    @cached_property
     def own_loss(self) -> bool:
         """Whether the model computes its loss if it is given the whole batch in training."""
-        if self.has_own_loss is None:
-            self.has_own_loss = False
-            roots = self.roots
-            may = self.has("batch") and (self.takes_all or self.has("targets"))
-            if self.loss_fn is None and self.model is not None and may:
-                with suppress(Exception), torch.enable_grad():
-                    outputs = call(self.fresh(training=True), self.whole())
-                    self.has_own_loss = loss_in(outputs) is not None
-            self.roots = roots
-        return self.has_own_loss
+        loss, roots = None, self.roots
+        may = self.has("batch") and (self.takes_all or self.has("targets"))
+        if self.loss_fn is None and self.model is not None and may:
+            with suppress(Exception), torch.enable_grad():
+                loss = loss_in(call(self.fresh(training=True), self.whole()))
+        self.roots = roots
+        return loss is not None
 
     def here(self, tree: Any) -> Any:
         """Move what the data gave to the device of the checks, or of the model if none is given."""
@@ -256,19 +246,18 @@ class Project:
         network = self.network
         self.restore()
         given = self.optimizer if optimizer else None
-        built = is_factory(given)
+        model, mine = network, None if is_factory(given) else given
         if self.copies:
-            model, mine = copy_together(network, None if built else given)
-        else:
-            model, mine = network, None if built else given
+            model, mine = copy_together(network, mine)
         self.roots = {id(model): model}
-        self.moved(model)
-        for own in optimizers(mine) if self.device is not None else ():
-            own.load_state_dict(own.state_dict())
+        if self.device is not None:
+            model.to(self.device)
+            for own in optimizers(mine):
+                own.load_state_dict(own.state_dict())  # which moves the state to the parameters
         if training is not None:
             model.train(training)
-        if built:
-            mine = build_optimizer(self.optimizer, model)
+        if is_factory(given):
+            mine = build_optimizer(given, model)
         seed_everything(0)
         return model, mine
 
@@ -276,28 +265,21 @@ class Project:
         """Move a model to the device of the checks, if one is given."""
         return model if self.device is None else model.to(self.device)
 
-    def snapshot_of_parts(self) -> Snapshot:
-        return Snapshot(*(getattr(self, part) for part in PARTS), self.built)
-
-    def restore(self, *, thorough: bool | None = None) -> None:
+    def restore(self, *, thorough: bool = False) -> None:
         """Restore everything that is reachable from the parts, as it was at the first call."""
         if self.kept is not None:
             # Code that works on copies cannot write to the originals behind their version counters.
-            self.kept.restore(thorough=not self.copies if thorough is None else thorough)
+            self.kept.restore(thorough=thorough or not self.copies)
             return
-        self.kept = first = self.snapshot_of_parts()
+        parts = [getattr(self, part) for part in PARTS]
+        self.kept = first = Snapshot(*parts, self.built)
         if self.model is not None and self.network is not self.model:
             first.restore()  # building the model may have read the data
-            self.kept = self.snapshot_of_parts()
+            self.kept = Snapshot(*parts, self.built)
         functions = [getattr(self, name) for name in CALLABLES]
         self.copies = self.model is None or copies_alone(self.network, self.optimizer, functions)
         with suppress(Exception):  # a check that needs the batch will report what is wrong with it
             _ = self.own_loss  # now, since a model that cannot be copied is used for it itself
-
-    def watch(self, model: nn.Module) -> nn.Module:
-        """Count the passes of another model too."""
-        self.roots[id(model)] = model
-        return model
 
     def run(self, model: nn.Module, inputs: Any, *, seed: int = 0) -> Any:
         """Seed, and call the model on inputs that are moved to its device."""
@@ -374,16 +356,15 @@ class Project:
         """Call fit or evaluate with a loader of these batches, in the form of the project's."""
         counts = list(map(self.count_of, batches))
         with self.complete("loss_fn", *(["optimizer"] if rest else [])):
-            if not self.in_pairs:
-                try:
-                    loader = as_loader(batches, counts, copies=copies)
-                    return function(model, loader, self.loss_fn, *rest)
-                except ValueError as error:
-                    if self.batch is None or "to unpack" not in str(error):
-                        raise
-                    self.in_pairs = True  # the loop unpacks (inputs, targets)
-            loader = as_loader(list(map(self.split, batches)), counts, copies=copies)
-            return function(model, loader, self.loss_fn, *rest)
+            try:
+                given = list(map(self.split, batches)) if self.in_pairs else batches
+                loader = as_loader(given, counts, copies=copies)
+                return function(model, loader, self.loss_fn, *rest)
+            except ValueError as error:
+                if self.in_pairs or self.batch is None or "to unpack" not in str(error):
+                    raise
+        self.in_pairs = True  # the loop unpacks (inputs, targets)
+        return self.loop(function, model, batches, *rest, copies=copies)
 
     @property
     def trainer(self) -> str:
@@ -403,18 +384,20 @@ class Project:
         inputs, targets = self.split(batch)
         if are_dictionaries(targets):
             return len(targets)
-        shapes = [[x.shape for x in tensors(t).values() if x.ndim] for t in (inputs, targets)]
-        every = [*shapes[1], *shapes[0]]
+        taken, wanted = (
+            [x.shape for x in tensors(t).values() if x.ndim] for t in (inputs, targets)
+        )
         if self.batch_dim is not None:
-            dim = self.batch_dim
-            every = [shape[dim:] for shape in every if len(shape) > dim and shape in shapes[0]]
-        elif shapes[0] and flattened(shapes[0][0], shapes[1]):
-            every = shapes[0]
-        elif len({shape[0] for shape in every}) > 1 and shapes[1] and not is_bundle(inputs):
-            # Time first: the size that all have, as the first or the second dimension.
-            common = set.intersection(*(set(shape[:2]) for shape in every))
-            every = [torch.Size(common)] if len(common) == 1 else every
-        return int(every[0][0]) if every else 0
+            sizes = [shape[self.batch_dim] for shape in taken if len(shape) > self.batch_dim]
+        elif taken and flattened(taken[0], wanted):
+            sizes = [taken[0][0]]
+        else:
+            sizes = [shape[0] for shape in (*wanted, *taken)]
+            if len(set(sizes)) > 1 and wanted and not is_bundle(inputs):
+                # Time first: the size that all have, as the first or the second dimension.
+                common = set.intersection(*(set(shape[:2]) for shape in (*wanted, *taken)))
+                sizes = list(common) if len(common) == 1 else sizes
+        return sizes[0] if sizes else 0
 
     def dim(self, tensor: Tensor, n: int | None = None) -> int | None:
         """Return which dimension of a tensor counts the examples, None if none does."""
@@ -520,37 +503,33 @@ def watched(project: Project) -> Iterator[None]:
             if project.before_forward is not None:
                 project.before_forward(module, arguments)
 
-    def after(module: nn.Module, arguments: Any, output: Any) -> Any:
+    def after(module: nn.Module, arguments: Any, output: Any) -> None:
         if id(module) in project.roots and project.after_forward is not None:
-            return project.after_forward(module, output)
-        return None
-
-    def direct(forward: Any) -> Any:
-        """Return a forward that runs the hooks if it is called as model.forward(x)."""
-
-        @functools.wraps(forward)
-        def passing(module: nn.Module, *arguments: Any, **named: Any) -> Any:
-            by_call, project.called = project.called is module, None
-            if by_call or id(module) not in project.roots:
-                return forward(module, *arguments, **named)
-            before(module, arguments)
-            project.called = None
-            output = forward(module, *arguments, **named)
-            changed = after(module, arguments, output)
-            return output if changed is None else changed
-
-        return passing
+            project.after_forward(module, output)
 
     project.restore()
     kind = type(project.network) if project.model is not None else nn.Module
     kind = nn.Module if issubclass(kind, torch.jit.ScriptModule) else kind  # it has no forward
     own, inherits = kind.forward, "forward" not in vars(kind)
+
+    @wraps(own)
+    def forward(module: nn.Module, *arguments: Any, **named: Any) -> Any:
+        """Run the hooks, also if it is called as model.forward(x)."""
+        by_call, project.called = project.called is module, None
+        if by_call or id(module) not in project.roots:
+            return own(module, *arguments, **named)
+        before(module, arguments)
+        project.called = None
+        output = own(module, *arguments, **named)
+        after(module, arguments, output)
+        return output
+
     try:
         with (
             hooks.register_module_forward_pre_hook(before),
             hooks.register_module_forward_hook(after),
         ):
-            kind.forward = direct(own)
+            kind.forward = forward
             yield
     finally:
         kind.forward = own

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from dlconcepts.checks.trees import all_bits
+
 Pair = tuple[Callable[[], Any], Callable[[Any], object]]  # how to read a value, how to write it
 CUDNN_FLAGS, DEVICES = ("benchmark", "deterministic"), ("cpu", "cuda")
 
@@ -69,8 +71,12 @@ def generators() -> list[Pair]:
     return pairs
 
 
-def random_states() -> list[Any]:
-    return [read() for read, _ in generators()]
+def draws(act: Callable[[], object]) -> bool:
+    """Return whether something draws from the global generators."""
+    seed_everything(1)
+    before = all_bits([read() for read, _ in generators()])
+    act()
+    return all_bits([read() for read, _ in generators()]) != before
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dlconcepts.checks.copies import MODELS, OPTIMIZERS, optimizers
 from dlconcepts.checks.files import OURS
-from dlconcepts.checks.laws.learning import names, shake
+from dlconcepts.checks.laws.learning import memory, names, shake
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import bits, leaves, tensors
@@ -90,10 +90,8 @@ def lost_in_a_checkpoint(
         prefixed = has_prefix(path)
         model, optimizer = blank(project)
         for part in as_parts(call(project.load, model, optimizer, path)):
-            if isinstance(part, nn.Module):
-                model = part
-            elif isinstance(part, torch.optim.Optimizer):
-                optimizer = part
+            model = part if isinstance(part, nn.Module) else model
+            optimizer = part if isinstance(part, torch.optim.Optimizer) else optimizer
         found = {name: bits(x) for name, x in state_of(model, optimizer).items()}
     lost = [name for name in expected if found.get(name) != expected[name]]
     if lost and prefixed:
@@ -137,13 +135,9 @@ def check_a_checkpoint_holds_the_model(project: Project) -> None:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    found = {bare(name): x for name, x in model.state_dict().items()}
-    return {name: x for name, x in found.items() if isinstance(x, Tensor)}
-
-
-def bare(name: str) -> str:
-    """Return a name without the prefixes of DataParallel and torch.compile."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+    """Return the tensors by name, without the prefixes of DataParallel and torch.compile."""
+    found = ((name.replace("_orig_mod.", ""), x) for name, x in model.state_dict().items())
+    return {name.removeprefix("module."): x for name, x in found if isinstance(x, Tensor)}
 
 
 @law(
@@ -263,12 +257,10 @@ def check_kept_weights_are_a_copy(project: Project) -> None:
     if can_fit:
         model, optimizer = project.fresh_pair()
         live: list[str] = []
-
-        def look(module: nn.Module, kept: Any, *_: Any) -> None:
-            live.extend(shared(module, kept))
-
         if not isinstance(model, torch.jit.ScriptModule):  # they refuse such a hook
-            model.register_load_state_dict_pre_hook(look)
+            model.register_load_state_dict_pre_hook(
+                lambda m, kept, *_: live.extend(shared(m, kept))
+            )
         result = project.train(model, optimizer, project.repeated(2))
         if live:
             broken(f"fit loaded {len(live)} of the model's own tensors into it: {names(live)}")
@@ -285,9 +277,5 @@ def look_for_sharing(name: str, model: nn.Module, kept: Any) -> None:
 
 def shared(model: nn.Module, kept: Any) -> list[str]:
     """Return the parameters and buffers whose memory the tensors of a structure have."""
-
-    def memories(found: dict[str, Tensor]) -> dict[str, int]:
-        return {k: x.untyped_storage().data_ptr() for k, x in found.items() if x.numel()}
-
-    own = {memory: name for name, memory in memories(state(model)).items()}
-    return [own[memory] for memory in memories(tensors(kept)).values() if memory in own]
+    own = {memory(x): name for name, x in state(model).items() if x.numel()}
+    return [own[memory(x)] for x in tensors(kept).values() if x.numel() and memory(x) in own]
