@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property, wraps
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,9 @@ class Project:
     passes: int = field(default=0, init=False)
     before_forward: Any = field(default=None, init=False)
     after_forward: Any = field(default=None, init=False)
-    roots: dict[int, nn.Module] = field(default_factory=dict, init=False)
+    roots: WeakValueDictionary[int, nn.Module] = field(
+        default_factory=WeakValueDictionary, init=False
+    )
     kept: Snapshot | None = field(default=None, init=False)
     built: nn.Module | None = field(default=None, init=False)
     copies: bool = field(default=True, init=False)
@@ -116,7 +119,8 @@ class Project:
     def has(self, part: str) -> bool:
         """Return whether a project has a part, or another part that gives it."""
         if part == "batch":
-            return self.batch is not None or not (self.training_data is None or self.one_pass)
+            data = self.training_data
+            return self.batch is not None or not (data is None or is_used_up(data))
         if part == "targets":
             return self.has("batch") and self.split(self.example)[1] is not None
         if part == "loss":  # a loop or a model may compute its loss itself
@@ -148,11 +152,6 @@ class Project:
     def training_data(self) -> Any:
         return self.loader if self.loader is not None else self.data
 
-    @property
-    def one_pass(self) -> bool:
-        """Whether the training data can be read only once."""
-        return is_used_up(self.training_data)
-
     @cached_property
     def example(self) -> Any:
         """One batch, in the form that the loader returns."""
@@ -178,37 +177,30 @@ class Project:
         return self.has_no_targets
 
     def runs(self, inputs: Any) -> bool:
-        roots, model = self.roots, self.fresh(training=False)
-        try:
-            self.run(model, inputs)
-        except Exception:  # the user's code may raise anything
-            return False
-        finally:
-            self.roots = roots
-        return True
+        with suppress(Exception):  # the user's code may raise anything
+            self.run(self.fresh(training=False), inputs)
+            return True
+        return False
 
     def works(self) -> bool:
         """Return whether the model and the loops take the batch as it is."""
-        try:
+        with suppress(Exception):
             self.outputs()
             if self.trainer != "a plain step":
                 self.train(*self.fresh_pair(), self.repeated(1))
             if self.evaluate is not None:
                 self.loop(self.evaluate, self.fresh(), self.repeated(1))
-        except Exception:  # the user's code may raise anything
-            return False
-        return True
+            return True
+        return False
 
     @cached_property
     def own_loss(self) -> bool:
         """Whether the model computes its loss if it is given the whole batch in training."""
-        loss, roots = None, self.roots
         may = self.has("batch") and (self.takes_all or self.has("targets"))
         if self.loss_fn is None and self.model is not None and may:
             with suppress(Exception), torch.enable_grad():
-                loss = loss_in(call(self.fresh(training=True), self.whole()))
-        self.roots = roots
-        return loss is not None
+                return loss_in(call(self.fresh(training=True), self.whole())) is not None
+        return False
 
     def here(self, tree: Any) -> Any:
         """Move what the data gave to the device of the checks, or of the model if none is given."""
@@ -222,9 +214,6 @@ class Project:
 
     def inputs(self) -> Any:
         return self.split(self.whole())[0]
-
-    def target(self) -> Any:
-        return self.split(self.whole())[1]
 
     def with_targets(self, batch: Any, targets: Any) -> Any:
         """Return a copy of a batch with these targets."""
@@ -249,7 +238,7 @@ class Project:
         model, mine = network, None if is_factory(given) else given
         if self.copies:
             model, mine = copy_together(network, mine)
-        self.roots = {id(model): model}
+        self.roots[id(model)] = model
         if self.device is not None:
             model.to(self.device)
             for own in optimizers(mine):
@@ -257,7 +246,7 @@ class Project:
         if training is not None:
             model.train(training)
         if is_factory(given):
-            mine = build_optimizer(given, model)
+            mine = build_optimizer(self.optimizer, model)
         seed_everything(0)
         return model, mine
 
@@ -450,9 +439,7 @@ class Project:
     def batches(self, *sizes: int, targets: Any = None) -> list[Any]:
         """Cut the examples of the batch into batches of these sizes."""
         whole = self.whole() if targets is None else self.with_targets(self.whole(), targets)
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        pairs = zip(ends, sizes, strict=True)
-        return [self.pick(whole, torch.arange(end - size, end)) for end, size in pairs]
+        return [self.pick(whole, rows) for rows in torch.arange(sum(sizes)).split(sizes)]
 
     def other_batch(self) -> Any:
         """Return the inputs with the targets of other examples, for another gradient."""

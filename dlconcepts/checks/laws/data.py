@@ -15,14 +15,6 @@ from dlconcepts.checks.settings import draws, seed_everything
 from dlconcepts.checks.state import Snapshot, changed
 from dlconcepts.checks.trees import all_bits, bits, leaves, tensors
 
-__all__ = [
-    "check_data_is_the_same_when_read_again",
-    "check_labels_stay_with_their_inputs",
-    "check_shared_memory_is_not_written_to",
-    "check_validation_data_is_left_to_no_chance",
-    "check_workers_draw_their_own_numbers",
-]
-
 ITEMS, BATCHES = 16, 8  # of a data set or a loader are read again and again
 PAIRS = 4096  # examples whose labels are compared: a large data set takes too long
 PASSES = 3
@@ -54,20 +46,15 @@ def bits_from_seed(data: Any, seed: int, items: int = ITEMS) -> list[dict[str, o
     fix="use one permutation: order = torch.randperm(n); images[order], labels[order]",
     needs=("loader",),
     reproducer="""
-passes = []
-for seed in range(2):
-    torch.manual_seed(seed)
-    pairs = [(x.numpy().tobytes(), int(y)) for xs, ys in loader for x, y in zip(xs, ys)]
-    passes.append(sorted(pairs))
-source = [data[i] for i in range(len(data))]
-passes.append(sorted((x.numpy().tobytes(), int(y)) for x, y in source))
-assert passes[0] == passes[1] == passes[2]
+loaded = [(x.numpy().tobytes(), int(y)) for xs, ys in loader for x, y in zip(xs, ys)]
+stored = [(x.numpy().tobytes(), int(y)) for x, y in (data[i] for i in range(len(data)))]
+assert sorted(loaded) == sorted(stored)
 """,
 )
 def check_labels_stay_with_their_inputs(project: Project) -> None:
     """Check that two passes over the loader, and the data set, have the same pairs."""
     loader = project.training_data
-    if project.one_pass:
+    if is_used_up(loader):
         not_checked("needs a loader that can be read twice")
     passes = {f"pass {seed + 1}": labels_by_input(project, loader, seed) for seed in range(2)}
     source = project.data if project.loader is not None else source_of(loader)
@@ -138,12 +125,10 @@ def at(tree: Any, row: int) -> Any:
     needs=(),
     any_of=("data", "validation"),
     reproducer="""
-passes = []
-for _ in range(2):
+def read():
     torch.manual_seed(0)
-    examples = [data[i] for i in range(len(data))]
-    passes.append(torch.stack([x.clone() for x, _ in examples]))
-assert torch.equal(*passes)
+    return torch.stack([data[i][0].clone() for i in range(len(data))])
+assert torch.equal(read(), read())
 """,
 )
 def check_data_is_the_same_when_read_again(project: Project) -> None:
@@ -181,10 +166,8 @@ def check_data_is_the_same_when_read_again(project: Project) -> None:
 kept = [(batch, [part.clone() for part in batch]) for batch in loader]
 for (inputs, targets), _ in kept:
     train_step(model, loss_fn, optimizer, inputs, targets)
-again = [parts for parts in loader]
-assert all(torch.equal(*pair) for batch, before in kept for pair in zip(batch, before))
-pairs = [pair for new, (_, before) in zip(again, kept) for pair in zip(new, before)]
-assert all(torch.equal(*pair) for pair in pairs)
+for again, (batch, before) in zip(list(loader), kept):
+    assert all(map(torch.equal, batch, before)) and all(map(torch.equal, again, before))
 """,
 )
 def check_shared_memory_is_not_written_to(project: Project) -> None:
@@ -197,7 +180,7 @@ def check_shared_memory_is_not_written_to(project: Project) -> None:
         held = [(part, all_bits(part)) for part in read(data)]
         if any(all_bits(part) != before for part, before in held):
             broken("a batch that was kept changed while others were read: they share memory")
-        look_for_writes(stored, "reading the data")
+        look_for_stored_writes(stored, "reading the data")
         if project.model is not None and is_loader(data):
             # On the very batches that the loader gave, not on copies.
             batches = [project.here(part) for part, _ in held[:2]]
@@ -205,10 +188,10 @@ def check_shared_memory_is_not_written_to(project: Project) -> None:
                 project.feed(project.fresh(training=True), batches[0])
             else:
                 project.train(*project.fresh_pair(), batches, copies=False)
-        look_for_writes(stored, f"training on its batches by {project.trainer}")
+        look_for_stored_writes(stored, f"training on its batches by {project.trainer}")
 
 
-def look_for_writes(stored: Snapshot, culprit: str) -> None:
+def look_for_stored_writes(stored: Snapshot, culprit: str) -> None:
     for value, before in stored.arrays:
         if isinstance(value, torch.Tensor):
             if value.shape == before.shape and changed(value, before):
@@ -227,13 +210,9 @@ def look_for_writes(stored: Snapshot, culprit: str) -> None:
     needs=("loader",),
     reproducer="""
 from torch.utils.data import DataLoader
-passes = []
-for seed in range(2):
-    torch.manual_seed(seed)
-    settings = dict(num_workers=2, worker_init_fn=loader.worker_init_fn)
-    again = DataLoader(loader.dataset, 4, **settings)
-    passes.append(torch.cat([inputs for inputs, _ in again]))
-assert not torch.equal(*passes)
+workers = DataLoader(loader.dataset, 4, num_workers=2, worker_init_fn=loader.worker_init_fn)
+first, second = (torch.cat([inputs for inputs, _ in workers]) for epoch in range(2))
+assert not torch.equal(first, second)
 """,
 )
 def check_workers_draw_their_own_numbers(project: Project) -> None:
@@ -267,11 +246,10 @@ def check_workers_draw_their_own_numbers(project: Project) -> None:
     fix="use a separate transform for validation: resize, crop the centre, normalise",
     needs=("validation",),
     reproducer="""
-passes = []
-for seed in range(4):
-    torch.manual_seed(seed)
-    passes.append(torch.stack([validation[i][0] for i in range(len(validation))]))
-assert all(torch.equal(again, passes[0]) for again in passes)
+def read():
+    return torch.stack([validation[i][0] for i in range(len(validation))])
+first = read()
+assert all(torch.equal(read(), first) for _ in range(4))
 """,
 )
 def check_validation_data_is_left_to_no_chance(project: Project) -> None:

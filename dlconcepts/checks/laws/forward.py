@@ -17,14 +17,6 @@ from dlconcepts.checks.state import parts_of
 from dlconcepts.checks.trees import all_bits, bits, copied, distance, floats, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
 
-__all__ = [
-    "check_eval_mode_leaves_nothing_to_chance",
-    "check_examples_stay_apart",
-    "check_inputs_are_left_alone",
-    "check_softmax_is_over_the_classes",
-    "check_the_model_moves_as_a_whole",
-]
-
 SEEDS = (1, 2, 3)  # a layer that drops rarely may drop the same twice
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 SAMPLED = ("multinomial", "bernoulli", "gumbel_softmax", "normal")
@@ -257,8 +249,7 @@ def look_for_writes(what: str, new: dict[str, Tensor], before: dict[str, Record]
     fix="nn.Dropout in __init__, or F.dropout(x, p, training=self.training): its default is True",
     reproducer="""
 model.eval()
-first = predict(model, inputs) if predict else model(inputs)
-second = predict(model, inputs) if predict else model(inputs)
+first, second = (predict(model, inputs) if predict else model(inputs) for _ in range(2))
 assert torch.equal(first, second)
 """,
 )

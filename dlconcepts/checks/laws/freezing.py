@@ -11,8 +11,6 @@ from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import bits
 
-__all__ = ["check_frozen_parameters_stay", "check_frozen_statistics_stay"]
-
 
 @law(
     claim="transfer.frozen-parameters-stay-fixed",

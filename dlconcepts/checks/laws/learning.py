@@ -12,12 +12,6 @@ from dlconcepts.checks.project import Project, attributes
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import floats, leaves, tensors
 
-__all__ = [
-    "check_every_layer_is_registered",
-    "check_every_parameter_gets_a_gradient",
-    "check_the_optimizer_holds_the_model",
-]
-
 DRAWS = 8  # stochastic depth and mixtures of experts skip a layer in some passes
 
 

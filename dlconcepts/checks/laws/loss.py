@@ -17,14 +17,6 @@ from dlconcepts.checks.recording import Calls, loss_arguments, scores
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
 
-__all__ = [
-    "check_cross_entropy_is_given_logits",
-    "check_every_term_of_the_loss_has_a_gradient",
-    "check_nll_is_given_log_probabilities",
-    "check_scores_are_not_cut_at_zero",
-    "check_the_loss_pairs_outputs_with_targets",
-]
-
 # Operations that keep the values, or at least their order; the search looks behind them.
 PASSING = {
     *("View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T"),

@@ -8,15 +8,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
-from dlconcepts.checks.batches import is_pair
+from dlconcepts.checks.batches import is_pair, is_used_up
 from dlconcepts.checks.laws.data import read, source_of
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.trees import tensors
-
-__all__ = ["check_data_is_normalised_once"]
-
 
 CONSTANTS = 16  # elements: a mean or deviation has one for each channel
 BYTES = 200  # a divisor this large turns bytes into shares; most use 255 or 256
@@ -127,7 +124,7 @@ assert abs(seen[0].mean()) < 0.75 and 0.2 < seen[0].std() < 5
 def check_data_is_normalised_once(project: Project) -> None:
     """Check that data is normalised at most once between the data set and the first layer."""
     data = project.training_data
-    if project.one_pass:
+    if is_used_up(data):
         not_checked("needs a loader that can be read twice")
     seed_everything(0)
     with (trace := Trace()):

@@ -11,13 +11,6 @@ from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import bits, distance, floats, rounding
 
-__all__ = [
-    "check_the_mode_is_restored",
-    "check_validation_changes_nothing",
-    "check_validation_is_in_eval_mode",
-    "check_validation_records_no_gradients",
-]
-
 EITHER = ("evaluate", "predict")
 
 
