@@ -119,12 +119,6 @@ def is_used_up(data: Any) -> bool:
     return is_loader(data) and iter(data) is data
 
 
-def is_stacked(data: Any) -> bool:
-    """Return whether a loader stacks examples along the first dimension, as it does by default."""
-    default = torch.utils.data.default_collate
-    return isinstance(data, DataLoader) and data.collate_fn is default
-
-
 def first_batch(data: Any) -> Any:
     """Return the first batch of a loader, or the first examples of a data set."""
     seed_everything(0)

@@ -43,15 +43,14 @@ def held_by(part: Any) -> list[Tensor]:
 
 def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
     """Call a function that takes the model's parameters, or the model, and returns an optimizer."""
-    ways: list[Callable[[], Any]] = [lambda: model.parameters(), lambda: model]
+    takes_model = False
     with suppress(TypeError, ValueError):  # a built-in function may have no signature
         first = list(inspect.signature(factory).parameters)[:1]
-        if any(name.lower() in MODELS for name in first):
-            ways.reverse()
+        takes_model = any(name.lower() in MODELS for name in first)
     try:
-        return factory(ways[0]())
+        return factory(model if takes_model else model.parameters())
     except (TypeError, AttributeError):
-        return factory(ways[1]())
+        return factory(model.parameters() if takes_model else model)
 
 
 def copy_together(model: nn.Module, part: Any) -> tuple[nn.Module, Any]:

@@ -20,7 +20,6 @@ from dlconcepts.checks.batches import (
     call,
     first_batch,
     is_loader,
-    is_stacked,
     is_used_up,
     not_checked,
     split,
@@ -40,6 +39,7 @@ CALLABLES = (
     *("loss_fn", "train_step", "fit", "predict", "accuracy", "evaluate"),
     *("save", "load", "snapshot", "seed", "forward"),
 )
+Models = WeakValueDictionary[int, nn.Module]
 
 
 @dataclass(eq=False, repr=False)
@@ -78,9 +78,7 @@ class Project:
     passes: int = field(default=0, init=False)
     before_forward: Any = field(default=None, init=False)
     after_forward: Any = field(default=None, init=False)
-    roots: WeakValueDictionary[int, nn.Module] = field(
-        default_factory=WeakValueDictionary, init=False
-    )
+    roots: Models = field(default_factory=WeakValueDictionary, init=False)
     kept: Snapshot | None = field(default=None, init=False)
     built: nn.Module | None = field(default=None, init=False)
     copies: bool = field(default=True, init=False)
@@ -230,7 +228,7 @@ class Project:
 
     def fresh_pair(
         self, training: bool | None = None, *, optimizer: bool = True
-    ) -> tuple[nn.Module, Any]:
+    ) -> tuple[Any, Any]:
         """Return a copy of the model and an optimizer over the copy's parameters."""
         network = self.network
         self.restore()
@@ -312,9 +310,7 @@ class Project:
             not_checked("needs targets")
         return self.loss(outputs, targets)
 
-    def train(
-        self, model: nn.Module, optimizer: Any, batches: list[Any], copies: bool = True
-    ) -> Any:
+    def train(self, model: Any, optimizer: Any, batches: list[Any], copies: bool = True) -> Any:
         """Train by the project's fit, its train_step, or a plain step; return what fit returns."""
         if self.fit is not None:
             return self.loop(self.fit, model, batches, optimizer, copies=copies)
@@ -340,7 +336,7 @@ class Project:
             raise
 
     def loop(
-        self, function: Any, model: nn.Module, batches: list[Any], *rest: Any, copies: bool = True
+        self, run: Any, model: Any, batches: list[Any], *rest: Any, copies: bool = True
     ) -> Any:
         """Call fit or evaluate with a loader of these batches, in the form of the project's."""
         counts = list(map(self.count_of, batches))
@@ -348,12 +344,12 @@ class Project:
             try:
                 given = list(map(self.split, batches)) if self.in_pairs else batches
                 loader = as_loader(given, counts, copies=copies)
-                return function(model, loader, self.loss_fn, *rest)
+                return run(model, loader, self.loss_fn, *rest)
             except ValueError as error:
                 if self.in_pairs or self.batch is None or "to unpack" not in str(error):
                     raise
         self.in_pairs = True  # the loop unpacks (inputs, targets)
-        return self.loop(function, model, batches, *rest, copies=copies)
+        return self.loop(run, model, batches, *rest, copies=copies)
 
     @property
     def trainer(self) -> str:
@@ -396,12 +392,13 @@ class Project:
 
     def ambiguous(self) -> bool:
         """Return whether a time-first model meets as many time steps as examples."""
-        parts = list(self.network.modules())
-        if self.batch_dim is not None or (self.batch is None and is_stacked(self.training_data)):
+        collate = getattr(self.training_data, "collate_fn", None) if self.batch is None else None
+        is_stacked = collate is torch.utils.data.default_collate  # along the first dimension
+        layers = self.network.modules()
+        batch_first = all(getattr(layer, "batch_first", True) for layer in layers)
+        if self.batch_dim is not None or is_stacked or batch_first:
             return False
         inputs, targets = (list(tensors(part).values()) for part in self.split(self.example))
-        if all(getattr(part, "batch_first", True) for part in parts):
-            return False
         if all(x.ndim == 1 and not x.is_floating_point() for x in inputs):
             return True  # numbers of words may be one sentence
         n = self.count()
@@ -421,9 +418,12 @@ class Project:
         if are_dictionaries(self.split(batch)[1]):
             chosen = [[part[row] for row in rows.tolist()] for part in batch]
             return type(batch)(type(part)(some) for part, some in zip(batch, chosen, strict=True))
-        if any(map(is_bundle, (batch, *(batch if isinstance(batch, (tuple, list)) else ())))):
-            if isinstance(batch, (tuple, list)) and isinstance(batch[0], PackedSequence):
-                return type(batch)((repacked(batch[0], rows), *(x[rows] for x in batch[1:])))
+        parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+        if isinstance(parts[0], PackedSequence) and parts is batch:
+            padded, lengths = pad_packed_sequence(batch[0])
+            packed = pack_padded_sequence(padded[:, rows], lengths[rows], enforce_sorted=False)
+            return type(batch)((packed, *(x[rows] for x in batch[1:])))
+        if any(map(is_bundle, (batch, *parts))):
             not_checked("needs a batch that can be cut into examples; this is an object")
 
         def some(x: Tensor) -> Tensor:
@@ -452,11 +452,6 @@ def flattened(shape: tuple[int, ...], targets: list[Any]) -> bool:
     """Return whether targets (time * examples,) belong to inputs of two such dimensions."""
     many = len(shape) > 1 and min(shape[:2]) > 1
     return many and any(target[0] == shape[0] * shape[1] for target in targets)
-
-
-def repacked(packed: PackedSequence, rows: Tensor) -> PackedSequence:
-    padded, lengths = pad_packed_sequence(packed)
-    return pack_padded_sequence(padded[:, rows], lengths[rows], enforce_sorted=False)
 
 
 def loss_in(outputs: Any) -> Tensor | None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project, attributes
@@ -326,16 +326,11 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
             not_checked(f"the meta device does not run this model: {message[:80]}")
-        if names_a_device(model):
+        held = [value for _, value in attributes(model)]
+        for part in model.modules():
+            held += parts_of(inspect.unwrap(type(part).forward))
+        if any(type(x) is torch.device or (type(x) is str and x in DEVICES) for x in held):
             not_checked("needs a forward that does not name the device that the script chose")
         left = [name for name, value in attributes(model) if isinstance(value, Tensor)]
         stay = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
         broken(f"after model.to(device) the forward pass raised: {message[:120]}{stay}")
-
-
-def names_a_device(model: nn.Module) -> bool:
-    """Return whether forward uses a device that a variable of the script or the model holds."""
-    held = [value for _, value in attributes(model)]
-    for part in model.modules():
-        held += parts_of(inspect.unwrap(type(part).forward))
-    return any(type(x) is torch.device or (type(x) is str and x in DEVICES) for x in held)

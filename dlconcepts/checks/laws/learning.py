@@ -116,7 +116,9 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
         used, moved = gradients_in_training(project)
         unused, left = unused - used, left - moved
     # A bias before BatchNorm alone has a zero gradient, since the mean is subtracted.
-    asleep = {name for name in left - unused if layer_sleeps(project.network, name, left)}
+    named = project.network.named_parameters(remove_duplicate=False)
+    awake = {name.rpartition(".")[0] for name, p in named if p.requires_grad and name not in left}
+    asleep = {name for name in left if name.rpartition(".")[0] not in awake}
     silent = [name for name in trainable if name in unused | asleep]
     if silent:
         how = "is None" if unused else "is exactly zero"
@@ -172,13 +174,6 @@ def shake(model: nn.Module, seed: int) -> None:
                 size = 0.1 * parameter.abs().mean() + 0.01  # the last for parameters that are zero
                 noise = torch.randn(parameter.shape, generator=generator, device="cpu")
                 parameter.add_(noise.to(parameter) * size)
-
-
-def layer_sleeps(network: nn.Module, name: str, left: set[str]) -> bool:
-    """Return whether none of a layer's trainable parameters has a gradient."""
-    owner, _, _ = name.rpartition(".")
-    layer = network.get_submodule(owner).named_parameters(owner, recurse=False)
-    return all(other in left for other, p in layer if p.requires_grad)
 
 
 @law(

@@ -103,7 +103,7 @@ def kind(output: Tensor, target: Tensor, loss: Loss) -> str:
         if bool(((here != 0) | skipped).all()):
             return CROSS_ENTROPY
     # Binary cross-entropy is flat where a large score is right, and steep where it is wrong.
-    if target.numel() == output.numel() and bool(((target == 0) | (target == 1)).all()):
+    if is_binary(output, target):
         positive = target.reshape(output.shape).cpu() == 1
         far = torch.full_like(here, FAR).where(positive, -FAR)
         right, wrong = gradient(loss, far), gradient(loss, -far)
@@ -114,6 +114,11 @@ def kind(output: Tensor, target: Tensor, loss: Loss) -> str:
         if corrects and float(right.abs().max()) < 1e-4 * float(wrong.abs().max()):
             return BINARY
     return ""
+
+
+def is_binary(output: Tensor, target: Tensor) -> bool:
+    """Return whether each output has a target, which is zero or one."""
+    return target.numel() == output.numel() and bool(((target == 0) | (target == 1)).all())
 
 
 def of_kind(project: Project, *wanted: str) -> list[tuple[Tensor, str]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.laws.forward import at_least
+from dlconcepts.checks.laws.loss import is_binary
 from dlconcepts.checks.laws.validation import evaluated
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
@@ -107,7 +108,8 @@ def check_accuracy_counts_each_example(project: Project) -> None:
     """Check that accuracy is 1 if all predictions are right, 0 if none is, and 1/2 if half are."""
     if project.has("model") and project.has("batch"):
         output, (_, target) = project.outputs(), project.split(project.whole())
-        if not is_classification(output, target):
+        are_tensors = isinstance(output, Tensor) and isinstance(target, Tensor)
+        if not are_tensors or not (has_classes(output, target) or is_binary(output, target)):
             not_checked("needs one output and targets that are classes, or zeros and ones")
     else:
         output, target = torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64)
@@ -127,13 +129,6 @@ def check_accuracy_counts_each_example(project: Project) -> None:
         broken(seen)
     if abs(half - full / 2) > 1e-6 * full or abs(none) > 1e-6 * full:
         broken(f"{seen}; half of them right {half:.4g}, and none right {none:.4g}")
-
-
-def is_classification(output: Any, target: Any) -> bool:
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
-        return False
-    zeros_and_ones = bool(((target == 0) | (target == 1)).all())
-    return has_classes(output, target) or (zeros_and_ones and output.numel() == target.numel())
 
 
 def decided(output: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
