@@ -26,7 +26,6 @@ def not_checked(why: str) -> NoReturn:
 
 
 def target_names(fields: Mapping[Any, Any]) -> list[Any]:
-    """Return the names in a batch that are those of targets."""
     found = [name for name in TARGETS if name in fields]
     is_picture = any(str(name).startswith("image") for name in fields)
     return found or [name for name in ("mask", "masks") if is_picture and name in fields]
@@ -49,29 +48,25 @@ def call(model: nn.Module, inputs: Any, *, whole: bool = False) -> Any:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):  # a built-in forward; most take one argument
         signature = inspect.signature(lambda inputs: None)
-    takes = signature.parameters
-    named = fields or {}
+    takes, named = signature.parameters, fields or {}
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         # As libraries do: columns that forward does not take stay behind.
         named = {name: value for name, value in named.items() if name in takes}
-    positional: Any = tuple(inputs) if is_sequence else ()
-    if fields and len(fields) > 1 and not named:  # their names are the loader's own
-        positional = tuple(fields.values())
-    try:
+    values = list(fields.values()) if fields else list(inputs) if is_sequence else [inputs]
+    # Names that forward does not know are the loader's own.
+    positional = values if is_sequence or (len(values) > 1 and not named) else []
+    fits = False
+    with suppress(TypeError):
         signature.bind(*positional, **named)
         fits = bool(named or positional)
-    except TypeError:
-        fits = False
     if fits:
         return model(*positional, **named)
-    first = next(iter(fields.values()) if fields else iter(positional or [inputs]))
     try:
         return model(inputs)
-    except (TypeError, AttributeError) as error:
-        if first is not inputs:
-            with suppress(Exception):
-                return model(first)
-        raise error
+    except (TypeError, AttributeError):
+        with suppress(Exception):
+            return model(values[0])
+        raise
 
 
 def split(batch: Any, where: Any = None) -> tuple[Any, Any]:

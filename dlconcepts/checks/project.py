@@ -214,13 +214,11 @@ class Project:
         return self.split(self.whole())[0]
 
     def with_targets(self, batch: Any, targets: Any) -> Any:
-        """Return a copy of a batch with these targets."""
         old, new = (tensors(tree).values() for tree in (self.split(batch)[1], targets))
         replaced = {id(x): y for x, y in zip(old, new, strict=True)}
         return on_tensors(batch, lambda x: replaced.get(id(x), x))
 
     def repeated(self, times: int) -> list[Any]:
-        """Return the batch several times, to train on."""
         return [self.whole()] * times
 
     def fresh(self, training: bool | None = None) -> Any:
@@ -340,11 +338,10 @@ class Project:
     ) -> Any:
         """Call fit or evaluate with a loader of these batches, in the form of the project's."""
         counts = list(map(self.count_of, batches))
+        given = list(map(self.split, batches)) if self.in_pairs else batches
         with self.complete("loss_fn", *(["optimizer"] if rest else [])):
             try:
-                given = list(map(self.split, batches)) if self.in_pairs else batches
-                loader = as_loader(given, counts, copies=copies)
-                return run(model, loader, self.loss_fn, *rest)
+                return run(model, as_loader(given, counts, copies=copies), self.loss_fn, *rest)
             except ValueError as error:
                 if self.in_pairs or self.batch is None or "to unpack" not in str(error):
                     raise
@@ -362,16 +359,14 @@ class Project:
         return any(name == part or name.startswith(f"{part}.") for part in self.frozen)
 
     def count(self) -> int:
-        """Return how many examples the batch has."""
         return self.count_of(self.example)
 
     def count_of(self, batch: Any) -> int:
         inputs, targets = self.split(batch)
         if are_dictionaries(targets):
             return len(targets)
-        taken, wanted = (
-            [x.shape for x in tensors(t).values() if x.ndim] for t in (inputs, targets)
-        )
+        parts = (tensors(part).values() for part in (inputs, targets))
+        taken, wanted = ([x.shape for x in part if x.ndim] for part in parts)
         if self.batch_dim is not None:
             sizes = [shape[self.batch_dim] for shape in taken if len(shape) > self.batch_dim]
         elif taken and flattened(taken[0], wanted):

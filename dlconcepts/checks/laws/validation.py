@@ -15,7 +15,6 @@ EITHER = ("evaluate", "predict")
 
 
 def evaluated(project: Project, model: nn.Module, batches: Any = None) -> Any:
-    """Return the result of the project's evaluate, or of its predict."""
     before = project.passes
     if project.evaluate is None:
         result = project.predict(model, project.inputs())
