@@ -25,13 +25,9 @@ SETTINGS: tuple[Pair, ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    # After the line above, which resets it to False.
     (
-        torch.is_deterministic_algorithms_warn_only_enabled,
-        lambda warn_only: torch.use_deterministic_algorithms(
-            torch.are_deterministic_algorithms_enabled(), warn_only=warn_only
-        ),
+        torch.get_deterministic_debug_mode,  # 1 if deterministic algorithms only warn, 2 if not
+        lambda mode: torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1),
     ),
     *(bound(getattr, setattr, torch.backends.cudnn, flag) for flag in CUDNN_FLAGS),
     *(bound(torch.is_autocast_enabled, torch.set_autocast_enabled, d) for d in DEVICES),

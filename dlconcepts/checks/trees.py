@@ -92,6 +92,7 @@ def copied(tree: Any) -> Any:
 def as_bytes(tensor: Tensor) -> Tensor:
     """Return the bytes of the elements in row-major order."""
     plain = tensor.detach().resolve_conj().resolve_neg()
+    plain = plain.int_repr() if plain.is_quantized else plain
     dense = (plain if plain.layout == torch.strided else plain.to_dense()).contiguous()
     # One element may have any stride, but a view as bytes needs a stride of 1.
     return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
