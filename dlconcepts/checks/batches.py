@@ -150,7 +150,11 @@ def as_loader(batches: list[Any], counts: list[int], *, copies: bool = True) -> 
     """Return a DataLoader that serves copies of these batches of so many examples, in order."""
     data = Cut(batches, [max(1, count) for count in counts], copies)
     groups = [list(group) for _, group in groupby(range(len(data)), lambda i: data.where[i][0])]
-    return DataLoader(data, batch_sampler=groups, collate_fn=lambda batch: batch)
+    return DataLoader(data, batch_sampler=groups, collate_fn=whole)
+
+
+def whole(batch: Any) -> Any:  # by name, so that worker processes can load it
+    return batch
 
 
 def describe(tree: Any) -> str:

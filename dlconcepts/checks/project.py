@@ -73,7 +73,7 @@ class Project:
     batch_dim: int | None = None
     targets: Any = None
 
-    # No parts, but what the checks share: the forward passes so far, hooks of the check that runs,
+    # Not parts, but what the checks share: the forward passes so far, hooks of the current check,
     # models whose passes count, the snapshot to restore, and what is computed once for all checks.
     passes: int = field(default=0, init=False)
     before_forward: Any = field(default=None, init=False)
@@ -167,7 +167,7 @@ class Project:
     def takes_all(self) -> bool:
         """Whether the model needs all parts of the batch, the targets included."""
         if self.has_no_targets is None:
-            self.has_no_targets = False  # while it is found out
+            self.has_no_targets = False  # until it is known, since `runs` asks too
             batch = self.example if self.has("batch") else None
             has_parts = isinstance(batch, (tuple, list, Mapping)) and len(batch) > 2
             if has_parts and self.model is not None and self.targets is None:
@@ -238,7 +238,7 @@ class Project:
         if self.device is not None:
             model.to(self.device)
             for own in optimizers(mine):
-                own.load_state_dict(own.state_dict())  # which moves the state to the parameters
+                own.load_state_dict(own.state_dict())  # moves the state to the device
         if training is not None:
             model.train(training)
         if is_factory(given):

@@ -1,4 +1,4 @@
-"""What a project's code calls: its loss, with which arguments, and the functions of torch."""
+"""What a project calls: its loss, with which arguments, and the functions of torch."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +12,7 @@ from dlconcepts.checks.trees import floats
 
 
 class Calls(TorchFunctionMode):
-    """Tells `look` the name, the arguments and the result of each function of torch."""
+    """Passes the name, arguments and result of each call of a torch function to `look`."""
 
     def __init__(self, look: Callable[[str, list[Any], Any], object]) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def arguments_of(project: Project) -> tuple[Any, Any]:
 def used(project: Project) -> list[tuple[Tensor, Tensor, Loss]]:
     """Return each output that the loss depends on, its targets, and the loss as a function of it.
 
-    The function can also give the value of the first to all targets, if it is told their number.
+    With n, the number of targets, the function gives all of them the value of the first.
     """
     outputs, targets = arguments_of(project)
     loss_fn = project.loss_fn
@@ -278,7 +278,7 @@ def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
             continue
         with (seen := Largest()):  # type: ignore[no-untyped-call]
             gradient(loss, output.cpu())
-        # A squeeze inside the loss may prevent that it computes something for each pair.
+        # A loss that squeezes its outputs computes nothing for each pair.
         if seen.most >= pairs and compares_all(output, target, loss):
             broken(
                 f"outputs {describe(output)} and targets {describe(target)} were compared as "
