@@ -21,7 +21,6 @@ def from_lightning(module: Any, data: Any = None, **settings: Any) -> Parts:
 
     `settings` are those of its Trainer, such as gradient_clip_val.
     """
-
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     quiet = {"max_epochs": 1, "accelerator": "cpu", "devices": 1} | dict.fromkeys(off, False)
 
