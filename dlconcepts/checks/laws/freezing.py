@@ -76,12 +76,12 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
     if parameter.grad is not None:
         kind = "of an earlier backward" if bool(parameter.grad.any()) else "of zero"
         found.append(f"a gradient {kind} is in place")
-    for own in optimizers(optimizer):
-        if own.state.get(parameter, {}).keys() & {"momentum_buffer", "exp_avg"}:
-            found.append("the optimizer has momentum for it")
+    states = [own.state.get(parameter, {}) for own in optimizers(optimizer)]
+    if any(state.keys() & {"momentum_buffer", "exp_avg"} for state in states):
+        found.append("the optimizer has momentum for it")
     groups = [g for g in groups_of(optimizer) if any(p is parameter for p in g["params"])]
-    if groups and groups[0].get("weight_decay"):
-        found.append(f"weight_decay is {groups[0]['weight_decay']}")
+    if decays := [group["weight_decay"] for group in groups if group.get("weight_decay")]:
+        found.append(f"weight_decay is {decays[0]}")
     return ", and ".join(found) or "the optimizer holds it"
 
 
