@@ -21,13 +21,11 @@ def from_lightning(module: Any, data: Any = None, **settings: Any) -> Parts:
 
     `settings` are those of its Trainer, such as gradient_clip_val.
     """
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet = {"max_epochs": 1, "accelerator": "cpu", "devices": 1} | dict.fromkeys(off, False)
 
     def trainer() -> Any:
-        quiet = dict.fromkeys(
-            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-        )
-        kind = importlib.import_module("lightning").Trainer
-        return kind(**{"max_epochs": 1, "accelerator": "cpu", "devices": 1} | quiet | settings)
+        return importlib.import_module("lightning").Trainer(**quiet | settings)
 
     def fit(model: Any, loader: Any, loss_fn: Any, optimizer: Any) -> None:
         vars(model)["configure_optimizers"] = lambda: optimizer
@@ -62,9 +60,6 @@ def from_transformers(trainer: Any) -> Parts:
         mine.model = mine.model_wrapped = model
         return mine
 
-    def optimizer(model: Any) -> Any:
-        return of(model).create_optimizer()
-
     def fit(model: Any, loader: Any, loss_fn: Any, optimizer: Any) -> None:
         mine = of(model)
         for batch in loader:
@@ -78,11 +73,11 @@ def from_transformers(trainer: Any) -> Parts:
         own = ("eval_loss", "eval_model_preparation_time")
         return {name: value for name, value in found.items() if name not in own}
 
-    parts = {"model": trainer.model, "optimizer": optimizer, "fit": fit, "evaluate": evaluate}
+    parts = {"model": trainer.model, "optimizer": lambda model: of(model).create_optimizer()}
     prepared = trainer.get_train_dataloader()  # which shuffles by the number of the epoch
     size, collate = trainer.args.per_device_train_batch_size, prepared.collate_fn
     loader = DataLoader(prepared.dataset, size, shuffle=True, collate_fn=collate)
-    return parts | {"loader": loader}
+    return parts | {"loader": loader, "fit": fit, "evaluate": evaluate}
 
 
 def from_skorch(net: Any, inputs: Any, targets: Any = None) -> Parts:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import groupby
 from typing import Any, NoReturn
 
 import torch
@@ -10,14 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from dlconcepts.checks.settings import seed_everything
-from dlconcepts.checks.trees import (
-    copied,
-    is_bundle,
-    is_record,
-    on_tensors,
-    parts_of_bundle,
-    tensors,
-)
+from dlconcepts.checks.trees import copied, fields_of, is_bundle, on_tensors, tensors
 
 TARGETS = ("targets", "target", "labels", "label", "y")
 EXAMPLES = 8  # of a data set make a batch: enough to cut into several, and quick to run
@@ -31,17 +25,7 @@ def not_checked(why: str) -> NoReturn:
     raise NotCheckedError(why)
 
 
-def fields_of(batch: Any) -> dict[Any, Any] | None:
-    """Return what a batch holds by name, None if it has no names."""
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    if is_record(batch) or is_bundle(batch):
-        return parts_of_bundle(batch)
-    return batch._asdict() if hasattr(batch, "_asdict") else None
-
-
 def target_names(fields: Mapping[Any, Any]) -> list[Any]:
-    """Return the names in a batch that are those of targets."""
     found = [name for name in TARGETS if name in fields]
     is_picture = any(str(name).startswith("image") for name in fields)
     return found or [name for name in ("mask", "masks") if is_picture and name in fields]
@@ -64,29 +48,25 @@ def call(model: nn.Module, inputs: Any, *, whole: bool = False) -> Any:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):  # a built-in forward; most take one argument
         signature = inspect.signature(lambda inputs: None)
-    takes = signature.parameters
-    named = fields or {}
+    takes, named = signature.parameters, fields or {}
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         # As libraries do: columns that forward does not take stay behind.
         named = {name: value for name, value in named.items() if name in takes}
-    positional: Any = tuple(inputs) if is_sequence else ()
-    if fields and len(fields) > 1 and not named:  # their names are the loader's own
-        positional = tuple(fields.values())
-    try:
+    values = list(fields.values()) if fields else list(inputs) if is_sequence else [inputs]
+    # Names that forward does not know are the loader's own.
+    positional = values if is_sequence or (len(values) > 1 and not named) else []
+    fits = False
+    with suppress(TypeError):
         signature.bind(*positional, **named)
         fits = bool(named or positional)
-    except TypeError:
-        fits = False
     if fits:
         return model(*positional, **named)
-    first = next(iter(fields.values()) if fields else iter(positional or [inputs]))
     try:
         return model(inputs)
-    except (TypeError, AttributeError) as error:
-        if first is not inputs:
-            with suppress(Exception):
-                return model(first)
-        raise error
+    except (TypeError, AttributeError):
+        with suppress(Exception):
+            return model(values[0])
+        raise
 
 
 def split(batch: Any, where: Any = None) -> tuple[Any, Any]:
@@ -124,22 +104,14 @@ def is_loader(data: Any) -> bool:
 
 
 def is_pair(data: Any) -> bool:
-    return isinstance(data, (tuple, list)) and len(data) == 2 and all(map(is_stack, data))
-
-
-def is_stack(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    """Return whether the data is all inputs and all targets, as tensors or arrays."""
+    is_two = isinstance(data, (tuple, list)) and len(data) == 2
+    return is_two and all(hasattr(x, "shape") and hasattr(x, "dtype") for x in data)
 
 
 def is_used_up(data: Any) -> bool:
     """Return whether the data is an iterator, which can be read only once."""
     return is_loader(data) and iter(data) is data
-
-
-def is_stacked(data: Any) -> bool:
-    """Return whether a loader stacks examples along the first dimension, as it does by default."""
-    default = torch.utils.data.default_collate
-    return isinstance(data, DataLoader) and data.collate_fn is default
 
 
 def first_batch(data: Any) -> Any:
@@ -177,13 +149,11 @@ class Cut(Dataset[Any]):
 def as_loader(batches: list[Any], counts: list[int], *, copies: bool = True) -> DataLoader[Any]:
     """Return a DataLoader that serves copies of these batches of so many examples, in order."""
     data = Cut(batches, [max(1, count) for count in counts], copies)
-    groups: dict[int, list[int]] = {}
-    for index, (batch, _) in enumerate(data.where):
-        groups.setdefault(batch, []).append(index)
-    return DataLoader(data, batch_sampler=list(groups.values()), collate_fn=whole)
+    groups = [list(group) for _, group in groupby(range(len(data)), lambda i: data.where[i][0])]
+    return DataLoader(data, batch_sampler=groups, collate_fn=whole)
 
 
-def whole(batch: Any) -> Any:
+def whole(batch: Any) -> Any:  # by name, so that worker processes can load it
     return batch
 
 

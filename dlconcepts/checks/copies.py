@@ -30,24 +30,27 @@ def is_factory(part: Any) -> bool:
     return callable(part) and not hasattr(part, "step")
 
 
+def groups_of(part: Any) -> list[dict[str, Any]]:
+    return [group for optimizer in optimizers(part) for group in optimizer.param_groups]
+
+
 def held_by(part: Any) -> list[Tensor]:
     """Return the tensors that an optimizer, several or an own class of one would move."""
-    if not (found := optimizers(part)):
-        return [] if is_factory(part) else [x for x in reachable(part) if isinstance(x, Tensor)]
-    return [p for optimizer in found for group in optimizer.param_groups for p in group["params"]]
+    if optimizers(part) or is_factory(part):
+        return [parameter for group in groups_of(part) for parameter in group["params"]]
+    return [x for x in reachable(part) if isinstance(x, Tensor)]
 
 
 def build_optimizer(factory: Callable[[Any], Any], model: nn.Module) -> Any:
     """Call a function that takes the model's parameters, or the model, and returns an optimizer."""
-    ways: list[Callable[[], Any]] = [lambda: model.parameters(), lambda: model]
+    takes_model = False
     with suppress(TypeError, ValueError):  # a built-in function may have no signature
         first = list(inspect.signature(factory).parameters)[:1]
-        if any(name.lower() in MODELS for name in first):
-            ways.reverse()
+        takes_model = any(name.lower() in MODELS for name in first)
     try:
-        return factory(ways[0]())
+        return factory(model if takes_model else model.parameters())
     except (TypeError, AttributeError):
-        return factory(ways[1]())
+        return factory(model.parameters() if takes_model else model)
 
 
 def copy_together(model: nn.Module, part: Any) -> tuple[nn.Module, Any]:
@@ -67,13 +70,10 @@ def copy_together(model: nn.Module, part: Any) -> tuple[nn.Module, Any]:
             alone = copy.deepcopy(parameter, memo)
             alone.grad = None if parameter.grad is None else parameter.grad.clone()
     for optimizer in optimizers(part, wrapped=True):
-        attributes = {
-            name: value
-            for name, value in vars(optimizer).items()
-            if name != "step" and not name.startswith("_optimizer_")
-        }
+        own = {k: x for k, x in vars(optimizer).items() if not k.startswith("_optimizer_")}
+        own.pop("step", None)
         memo[id(optimizer)] = mine = object.__new__(type(optimizer))
-        mine.__setstate__(copy.deepcopy(attributes, memo))
+        mine.__setstate__(copy.deepcopy(own, memo))
     return twin, copy.deepcopy(part, memo)
 
 
@@ -81,9 +81,8 @@ def copies_alone(network: nn.Module, optimizer: Any, functions: list[Any]) -> bo
     """Return whether the model can be copied, and the project's functions do not reach it."""
     if any(part is network for part in reachable(*functions)):
         return False
-    given = None if is_factory(optimizer) else optimizer
     try:
-        twin, _ = copy_together(network, given)
+        twin, _ = copy_together(network, None if is_factory(optimizer) else optimizer)
     except Exception:  # deepcopy runs the attributes' own code, which may raise anything
         return False
     if not all(p.is_leaf for p in twin.parameters()):  # in copies of a ScriptModule some are not

@@ -1,12 +1,28 @@
-"""What a project's training passes to its loss."""
+"""What a project calls: its loss, with which arguments, and the functions of torch."""
 
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from torch.overrides import TorchFunctionMode
+
 from dlconcepts.checks.batches import NotCheckedError, not_checked
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.trees import floats
+
+
+class Calls(TorchFunctionMode):
+    """Passes the name, arguments and result of each call of a torch function to `look`."""
+
+    def __init__(self, look: Callable[[str, list[Any], Any], object]) -> None:
+        super().__init__()
+        self.look = look
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = str(getattr(func, "__name__", "")).strip("_")
+        self.look(name, [*args, *(kwargs or {}).values()], result)
+        return result
 
 
 class Recording:

@@ -105,6 +105,7 @@ def law(**lesson_fields: Any) -> Callable[[Callable[[Project], None]], Check]:
 
         check.lesson = lesson  # type: ignore[attr-defined]
         REGISTRY[name] = check
+        body.__globals__.setdefault("__all__", []).append(body.__name__)  # the checks are public
         return check
 
     return register

@@ -222,18 +222,15 @@ def where(error: BaseException) -> str:
     message = f"{type(error).__name__}: " + " ".join(lines)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not foreign(Path(frame.filename)):
-            return (
-                f"{message}\n    at {frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
-            )
+            place = f"{frame.filename}:{frame.lineno}, in {frame.name}"
+            return f"{message}\n    at {place}: {frame.line}"
     return message
 
 
 def part_of(error: BaseException, project: Project) -> str:
     """Return the part of a project whose code raised an error, empty if it was none."""
-    parts = {getattr(project, name): name for name in CALLABLES if getattr(project, name)}
-    codes = {getattr(part, "__code__", part): name for part, name in parts.items()}
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
+    codes = {getattr(getattr(project, name), "__code__", None): name for name in CALLABLES}
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         owner = frame.f_locals.get("self")
         if frame.f_code in codes:
             return codes[frame.f_code]

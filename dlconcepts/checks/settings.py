@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from dlconcepts.checks.trees import all_bits
+
 Pair = tuple[Callable[[], Any], Callable[[Any], object]]  # how to read a value, how to write it
 CUDNN_FLAGS, DEVICES = ("benchmark", "deterministic"), ("cpu", "cuda")
 
@@ -23,13 +25,9 @@ SETTINGS: tuple[Pair, ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    # After the line above, which resets it to False.
     (
-        torch.is_deterministic_algorithms_warn_only_enabled,
-        lambda warn_only: torch.use_deterministic_algorithms(
-            torch.are_deterministic_algorithms_enabled(), warn_only=warn_only
-        ),
+        torch.get_deterministic_debug_mode,  # 1 if deterministic algorithms only warn, 2 if not
+        lambda mode: torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1),
     ),
     *(bound(getattr, setattr, torch.backends.cudnn, flag) for flag in CUDNN_FLAGS),
     *(bound(torch.is_autocast_enabled, torch.set_autocast_enabled, d) for d in DEVICES),
@@ -69,8 +67,12 @@ def generators() -> list[Pair]:
     return pairs
 
 
-def random_states() -> list[Any]:
-    return [read() for read, _ in generators()]
+def draws(act: Callable[[], object]) -> bool:
+    """Return whether something draws from the global generators."""
+    seed_everything(1)
+    before = all_bits([read() for read, _ in generators()])
+    act()
+    return all_bits([read() for read, _ in generators()]) != before
 
 
 @contextmanager

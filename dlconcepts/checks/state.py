@@ -1,7 +1,6 @@
 """Find everything that is reachable from a project's parts, save it, and restore it."""
 
 import collections
-import operator
 import random
 import sys
 import types
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+
+from dlconcepts.checks.trees import as_bytes
 
 LARGEST_COPY = 2**31  # bytes; copying a larger data set might fill the memory
 # Objects of these packages are left alone: their state is not the project's.
@@ -137,9 +138,10 @@ class Snapshot:
 
     def _keep_container(self, container: Any) -> None:
         before = container.copy()
+        items = list(map(id, parts_of(before)))
 
         def put_back(_: bool) -> None:
-            if not same_items(container, before):
+            if list(map(id, parts_of(container))) != items:
                 container.clear()
                 (container.update if hasattr(container, "update") else container.extend)(before)
 
@@ -183,25 +185,9 @@ class Snapshot:
         self.undo.append(put_back)
 
 
-def same_items(one: Any, other: Any) -> bool:
-    if isinstance(one, set):
-        return bool(one == other)
-    if len(one) != len(other) or not all(map(operator.is_, one, other)):
-        return False
-    return not isinstance(one, dict) or all(map(operator.is_, one.values(), other.values()))
-
-
 def changed(tensor: Tensor, before: Tensor) -> bool:
-    """Return whether an element differs from before in any bit."""
-    if tensor.is_meta:
-        return False
-    now, then = (x.detach().resolve_conj().resolve_neg() for x in (tensor, before))
-    if now.is_complex():
-        now, then = torch.view_as_real(now), torch.view_as_real(then)
-    if now.is_floating_point():  # as integers: 0.0 == -0.0, but nan != nan
-        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[now.element_size()]
-        now, then = now.view(kind), then.view(kind)
-    return not torch.equal(now, then)
+    """Return whether an element differs from before in any bit: 0 from -0, but not NaN from NaN."""
+    return not tensor.is_meta and not torch.equal(as_bytes(tensor), as_bytes(before))
 
 
 def version_of(tensor: Tensor) -> int | None:

@@ -22,10 +22,15 @@ def is_record(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def parts_of_bundle(value: Any) -> dict[str, Any]:
-    """Return the attributes of an object; of packed sequences those that move to a device."""
-    found = value._asdict() if hasattr(value, "_asdict") else vars(value)
-    return {name: part for name, part in found.items() if name != "batch_sizes"}
+def fields_of(value: Any) -> dict[Any, Any] | None:
+    """Return what a structure holds by name, None if it has no names."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_record(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):  # of packed sequences, what may move to another device
+        return {name: part for name, part in value._asdict().items() if name != "batch_sizes"}
+    return vars(value) if is_bundle(value) else None
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -33,15 +38,12 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from leaves(value, f"{path}[{key!r}]")
-    elif is_bundle(tree):
-        for name, value in parts_of_bundle(tree).items():
+    elif is_bundle(tree) or is_record(tree):
+        for name, value in (fields_of(tree) or {}).items():
             yield from leaves(value, f"{path}.{name}")
     elif isinstance(tree, (tuple, list)):
         for position, value in enumerate(tree):
             yield from leaves(value, f"{path}[{position}]")
-    elif is_record(tree):
-        for field in dataclasses.fields(tree):
-            yield from leaves(getattr(tree, field.name), f"{path}.{field.name}")
     else:
         yield path, tree
 
@@ -87,14 +89,19 @@ def copied(tree: Any) -> Any:
     return on_tensors(tree, lambda x: x.detach().clone().requires_grad_(x.requires_grad))
 
 
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Return the bytes of the elements in row-major order."""
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    plain = plain.int_repr() if plain.is_quantized else plain
+    dense = (plain if plain.layout == torch.strided else plain.to_dense()).contiguous()
+    # One element may have any stride, but a view as bytes needs a stride of 1.
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
+
+
 def bits(value: Any) -> object:
     """Return a key that is equal only for bit-identical leaves."""
     if isinstance(value, Tensor):
-        dense = value.detach().cpu().resolve_conj().resolve_neg()
-        if dense.layout != torch.strided:
-            dense = dense.to_dense()
-        flat = dense.clone(memory_format=torch.contiguous_format).reshape(-1)
-        return (str(value.dtype), tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())
+        return str(value.dtype), tuple(value.shape), as_bytes(value).cpu().numpy().tobytes()
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
         return (str(value.dtype), value.shape, value.tobytes())
     # Objects that compare by identity, such as locks, tell nothing but their type.

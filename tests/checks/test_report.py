@@ -3,6 +3,7 @@
 import inspect
 import sysconfig
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,23 @@ def test_an_error_is_told_with_the_innermost_line_of_the_project():
     assert found.details == (
         f"forward raised ValueError: too small\n    at {__file__}:{line}, in raises: raise error"
     )
+
+
+@dataclass
+class Unhashable:
+    """A loss that is a data class, which has no hash."""
+
+    def __call__(self, outputs, targets):
+        raise ValueError("too small")
+
+
+def test_an_error_of_a_part_without_a_hash_is_told_too():
+    """Its place is named, as that of any other part."""
+    given = project_of({"model": MODEL, "batch": (BATCH, BATCH), "loss_fn": Unhashable()})
+
+    found = judge("every-parameter-gets-a-gradient", given)
+
+    assert found.details.startswith("ValueError: too small\n    at ")
 
 
 def test_an_error_in_no_line_of_the_project_is_told_without_a_place():

@@ -554,3 +554,12 @@ def test_an_element_has_changed_if_any_bit_has(one, other, differs, dtype):
 def test_numbers_of_every_kind_can_be_compared(one, other, differs):
     """Integers, booleans and complex numbers are compared; a meta tensor never changes."""
     assert state.changed(one, other) is differs
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # deprecated, and still around
+def test_quantised_numbers_can_be_compared():
+    """Their bytes are those of the whole numbers that stand for them."""
+    one, other = (torch.quantize_per_tensor(torch.ones(2), x, 0, torch.qint8) for x in (0.1, 0.5))
+
+    assert state.changed(one, other) is True
+    assert state.changed(one, one.clone()) is False

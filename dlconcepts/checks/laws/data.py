@@ -8,21 +8,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from dlconcepts.checks.batches import are_dictionaries, describe, is_pair, is_stack, is_used_up
+from dlconcepts.checks.batches import are_dictionaries, describe, is_loader, is_pair, is_used_up
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
-from dlconcepts.checks.settings import random_states, seed_everything
+from dlconcepts.checks.settings import draws, seed_everything
 from dlconcepts.checks.state import Snapshot, changed
 from dlconcepts.checks.trees import all_bits, bits, leaves, tensors
-
-__all__ = [
-    "check_data_is_the_same_when_read_again",
-    "check_labels_stay_with_their_inputs",
-    "check_shared_memory_is_not_written_to",
-    "check_validation_data_is_left_to_no_chance",
-    "check_workers_draw_their_own_numbers",
-]
-
 
 ITEMS, BATCHES = 16, 8  # of a data set or a loader are read again and again
 PAIRS = 4096  # examples whose labels are compared: a large data set takes too long
@@ -55,20 +46,15 @@ def bits_from_seed(data: Any, seed: int, items: int = ITEMS) -> list[dict[str, o
     fix="use one permutation: order = torch.randperm(n); images[order], labels[order]",
     needs=("loader",),
     reproducer="""
-passes = []
-for seed in range(2):
-    torch.manual_seed(seed)
-    pairs = [(x.numpy().tobytes(), int(y)) for xs, ys in loader for x, y in zip(xs, ys)]
-    passes.append(sorted(pairs))
-source = [data[i] for i in range(len(data))]
-passes.append(sorted((x.numpy().tobytes(), int(y)) for x, y in source))
-assert passes[0] == passes[1] == passes[2]
+loaded = [(x.numpy().tobytes(), int(y)) for xs, ys in loader for x, y in zip(xs, ys)]
+stored = [(x.numpy().tobytes(), int(y)) for x, y in (data[i] for i in range(len(data)))]
+assert sorted(loaded) == sorted(stored)
 """,
 )
 def check_labels_stay_with_their_inputs(project: Project) -> None:
     """Check that two passes over the loader, and the data set, have the same pairs."""
     loader = project.training_data
-    if project.one_pass:
+    if is_used_up(loader):
         not_checked("needs a loader that can be read twice")
     passes = {f"pass {seed + 1}": labels_by_input(project, loader, seed) for seed in range(2)}
     source = project.data if project.loader is not None else source_of(loader)
@@ -97,15 +83,15 @@ def labels_by_input(project: Project, data: Any, seed: int) -> dict[object, Coun
     found: dict[object, Counter[object]] = {}
     for inputs, targets in islice(examples(project, data), PAIRS):
         # The loader may turn the number 3 into a tensor or an array.
-        label = tuple(bits(torch.as_tensor(leaf).double()) for leaf in numeric_leaves(targets))
-        key = tuple(bits(torch.as_tensor(leaf)) for leaf in numeric_leaves(inputs))
-        found.setdefault(key, Counter())[label] += 1
+        label = tuple(bits(x.double()) for x in as_tensors(targets))
+        found.setdefault(tuple(map(bits, as_tensors(inputs))), Counter())[label] += 1
     return found
 
 
-def numeric_leaves(tree: Any) -> list[Any]:
+def as_tensors(tree: Any) -> list[torch.Tensor]:
     found = (leaf for _, leaf in leaves(tree))
-    return [x for x in found if hasattr(x, "dtype") or isinstance(x, (bool, int, float))]
+    numeric = (x for x in found if hasattr(x, "dtype") or isinstance(x, (bool, int, float)))
+    return list(map(torch.as_tensor, numeric))
 
 
 def examples(project: Project, data: Any) -> Iterator[tuple[Any, Any]]:
@@ -128,7 +114,7 @@ def examples(project: Project, data: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def at(tree: Any, row: int) -> Any:
-    return tuple(leaf[row] for _, leaf in leaves(tree) if is_stack(leaf) and leaf.shape)
+    return tuple(leaf[row] for _, leaf in leaves(tree) if getattr(leaf, "shape", ()))
 
 
 @law(
@@ -139,12 +125,10 @@ def at(tree: Any, row: int) -> Any:
     needs=(),
     any_of=("data", "validation"),
     reproducer="""
-passes = []
-for _ in range(2):
+def read():
     torch.manual_seed(0)
-    examples = [data[i] for i in range(len(data))]
-    passes.append(torch.stack([x.clone() for x, _ in examples]))
-assert torch.equal(*passes)
+    return torch.stack([data[i][0].clone() for i in range(len(data))])
+assert torch.equal(read(), read())
 """,
 )
 def check_data_is_the_same_when_read_again(project: Project) -> None:
@@ -161,14 +145,13 @@ def check_data_is_the_same_when_read_again(project: Project) -> None:
             passes.append(bits_from_seed(data, 0))
         first, *others = passes
         for number, again in enumerate(others, start=2):
-            if len(first) != len(again):
-                broken(
-                    f"pass 1 over {name} gave {len(first)} parts, pass {number} gave {len(again)}"
-                )
+            n, m = len(first), len(again)
+            if n != m:
+                broken(f"pass 1 over {name} gave {n} parts, pass {number} gave {m}")
             different = [i for i, part in enumerate(first) if part != again[i]]
             if different:
                 broken(
-                    f"{len(different)} of {len(first)} parts of {name} were different in pass "
+                    f"{len(different)} of {n} parts of {name} were different in pass "
                     f"{number}, from the same random numbers: first number {different[0]}"
                 )
 
@@ -183,10 +166,8 @@ def check_data_is_the_same_when_read_again(project: Project) -> None:
 kept = [(batch, [part.clone() for part in batch]) for batch in loader]
 for (inputs, targets), _ in kept:
     train_step(model, loss_fn, optimizer, inputs, targets)
-again = [parts for parts in loader]
-assert all(torch.equal(*pair) for batch, before in kept for pair in zip(batch, before))
-pairs = [pair for new, (_, before) in zip(again, kept) for pair in zip(new, before)]
-assert all(torch.equal(*pair) for pair in pairs)
+for again, (batch, before) in zip(list(loader), kept):
+    assert all(map(torch.equal, batch, before)) and all(map(torch.equal, again, before))
 """,
 )
 def check_shared_memory_is_not_written_to(project: Project) -> None:
@@ -199,29 +180,24 @@ def check_shared_memory_is_not_written_to(project: Project) -> None:
         held = [(part, all_bits(part)) for part in read(data)]
         if any(all_bits(part) != before for part, before in held):
             broken("a batch that was kept changed while others were read: they share memory")
-        look_for_writes(stored, "reading the data")
-        train_on(project, data, [part for part, _ in held])
-        look_for_writes(stored, f"training on its batches by {project.trainer}")
+        look_for_stored_writes(stored, "reading the data")
+        if project.model is not None and is_loader(data):
+            # On the very batches that the loader gave, not on copies.
+            batches = [project.here(part) for part, _ in held[:2]]
+            if project.trainer == "a plain step":
+                project.feed(project.fresh(training=True), batches[0])
+            else:
+                project.train(*project.fresh_pair(), batches, copies=False)
+        look_for_stored_writes(stored, f"training on its batches by {project.trainer}")
 
 
-def look_for_writes(stored: Snapshot, culprit: str) -> None:
+def look_for_stored_writes(stored: Snapshot, culprit: str) -> None:
     for value, before in stored.arrays:
         if isinstance(value, torch.Tensor):
             if value.shape == before.shape and changed(value, before):
                 broken(f"{culprit} wrote to a tensor of shape {describe(value)} that it keeps")
         elif value.tobytes() != before.tobytes():
             broken(f"{culprit} wrote to a numpy array of shape {value.shape} that it keeps")
-
-
-def train_on(project: Project, data: Any, held: list[Any]) -> None:
-    """Train on the very batches that a loader gave, not on copies."""
-    if project.model is None or is_pair(data) or isinstance(data, Dataset):
-        return
-    batches = [project.here(batch) for batch in held[:2]]
-    if project.trainer == "a plain step":
-        project.feed(project.fresh(training=True), batches[0])
-    else:
-        project.train(*project.fresh_pair(), batches, copies=False)
 
 
 @law(
@@ -234,13 +210,9 @@ def train_on(project: Project, data: Any, held: list[Any]) -> None:
     needs=("loader",),
     reproducer="""
 from torch.utils.data import DataLoader
-passes = []
-for seed in range(2):
-    torch.manual_seed(seed)
-    settings = dict(num_workers=2, worker_init_fn=loader.worker_init_fn)
-    again = DataLoader(loader.dataset, 4, **settings)
-    passes.append(torch.cat([inputs for inputs, _ in again]))
-assert not torch.equal(*passes)
+workers = DataLoader(loader.dataset, 4, num_workers=2, worker_init_fn=loader.worker_init_fn)
+first, second = (torch.cat([inputs for inputs, _ in workers]) for epoch in range(2))
+assert not torch.equal(first, second)
 """,
 )
 def check_workers_draw_their_own_numbers(project: Project) -> None:
@@ -249,20 +221,16 @@ def check_workers_draw_their_own_numbers(project: Project) -> None:
     if not isinstance(loader, DataLoader) or not loader.num_workers:
         not_checked("needs a DataLoader with workers")
     source, stored = loader.dataset, Snapshot(loader)
-    (first, again) = ([all_bits(item) for item in read(source, 4)] for _ in range(2))
+    first, again = ([all_bits(item) for item in read(source, 4)] for _ in range(2))
     if first == again or isinstance(source, IterableDataset):
         not_checked("needs a data set that draws random numbers")
     stored.restore()
+    names = ("collate_fn", "worker_init_fn", "multiprocessing_context")
+    settings: dict[str, Any] = {name: getattr(loader, name) for name in names}
     epochs = []
     for seed in range(2):
         seed_everything(seed)
-        workers = DataLoader(
-            *(source, loader.batch_size or 1),
-            num_workers=2,
-            collate_fn=loader.collate_fn,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-        )
+        workers = DataLoader(source, loader.batch_size or 1, num_workers=2, **settings)
         epochs.append([all_bits(batch) for batch in read(workers, batches=2)])
     if epochs[0] == epochs[1]:
         broken(
@@ -278,29 +246,26 @@ def check_workers_draw_their_own_numbers(project: Project) -> None:
     fix="use a separate transform for validation: resize, crop the centre, normalise",
     needs=("validation",),
     reproducer="""
-passes = []
-for seed in range(4):
-    torch.manual_seed(seed)
-    passes.append(torch.stack([validation[i][0] for i in range(len(validation))]))
-assert all(torch.equal(again, passes[0]) for again in passes)
+def read():
+    return torch.stack([validation[i][0] for i in range(len(validation))])
+first = read()
+assert all(torch.equal(read(), first) for _ in range(4))
 """,
 )
 def check_validation_data_is_left_to_no_chance(project: Project) -> None:
     """Check that validation data does not depend on the seed, and draws no random numbers."""
     data = project.validation
     source = source_of(data)
-    # A flip happens in half of the readings, so a few more of them are needed.
-    passes = [bits_from_seed(source, seed, items=8) for seed in range(2 * PASSES)]
-    changing = [i for i in range(len(passes[0])) if any(p[i] != passes[0][i] for p in passes[1:])]
-    if changing and isinstance(source, Dataset):
-        broken(
-            f"{len(changing)} of the first {len(passes[0])} validation examples came out "
-            f"different in {len(passes)} readings"
-        )
     if isinstance(source, Dataset):
-        before = all_bits(random_states())
-        list(read(source))
-        if all_bits(random_states()) != before:
+        # A flip happens in half of the readings, so a few more of them are needed.
+        first, *others = (bits_from_seed(source, seed, items=8) for seed in range(2 * PASSES))
+        changing = [i for i, item in enumerate(first) if any(item != x[i] for x in others)]
+        if changing:
+            broken(
+                f"{len(changing)} of the first {len(first)} validation examples came out "
+                f"different in {len(others) + 1} readings"
+            )
+        if draws(lambda: list(read(source))):
             broken("reading validation examples draws random numbers")
     bags = []
     for seed in range(2):

@@ -2,32 +2,24 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project, attributes
-from dlconcepts.checks.recording import loss_arguments
+from dlconcepts.checks.recording import Calls, loss_arguments
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
-from dlconcepts.checks.settings import random_states, seed_everything
+from dlconcepts.checks.settings import draws
 from dlconcepts.checks.state import parts_of
 from dlconcepts.checks.trees import all_bits, bits, copied, distance, floats, on_tensors, rounding
 from dlconcepts.checks.trees import tensors as tensors_in
 
-__all__ = [
-    "check_eval_mode_leaves_nothing_to_chance",
-    "check_examples_stay_apart",
-    "check_inputs_are_left_alone",
-    "check_softmax_is_over_the_classes",
-    "check_the_model_moves_as_a_whole",
-]
-
-
 SEEDS = (1, 2, 3)  # a layer that drops rarely may drop the same twice
 DEVICES = ("cpu", "cuda", "cuda:0", "mps")
+SAMPLED = ("multinomial", "bernoulli", "gumbel_softmax", "normal")
 # What PyTorch's errors about tensors on different devices say.
 OTHER_DEVICE = ("same device", "expected device", "at least two devices", "device type of")
 
@@ -60,21 +52,15 @@ def check_examples_stay_apart(project: Project) -> None:
     for kept in (*rows.tensor_split([(n + 1) // 2]), rows[::2], rows[1::2]):
         outputs = forward(project, neighbours_replaced(project, kept))
         for path, dim in dims.items():
-            before, after = common(
-                *(floats(out)[path].index_select(dim, kept) for out in (whole, outputs))
-            )
+            before, after = (floats(out)[path].index_select(dim, kept) for out in (whole, outputs))
+            for axis, sizes in enumerate(zip(before.shape, after.shape, strict=True)):
+                # Padding is as long as the longest example.
+                before, after = (x.narrow(axis, 0, min(sizes)) for x in (before, after))
             if (apart := distance(before, after)) > rounding(before):
                 broken(
                     f"other examples in the batch changed the output{path} of {len(kept)} examples "
                     f"that stayed the same, by {apart:.2g} of its largest value"
                 )
-
-
-def common(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the part that two outputs share: padding is as long as the longest example."""
-    for dim, sizes in enumerate(zip(one.shape, other.shape, strict=True)):
-        one, other = (x.narrow(dim, 0, min(sizes)) for x in (one, other))
-    return one, other
 
 
 def at_least(project: Project, examples: int) -> int:
@@ -98,13 +84,11 @@ def neighbours_replaced(project: Project, kept: Tensor) -> Any:
     if not any(bool(x.any()) for x in floats(inputs).values()):
         not_checked("needs examples that differ: all in the batch are the same")
 
-    def half(tensor: Tensor) -> Tensor:
-        dim = project.dim(tensor)
-        strided = tensor.layout == torch.strided
-        if dim is None or not tensor.is_floating_point() or not strided:
-            return tensor
-        some = others.to(tensor.device)
-        return tensor.index_copy(dim, some, tensor.index_select(dim, some) / 2)
+    def half(x: Tensor) -> Tensor:
+        dim, some = project.dim(x), others.to(x.device)
+        if dim is None or not x.is_floating_point() or x.layout != torch.strided:
+            return x
+        return x.index_copy(dim, some, x.index_select(dim, some) / 2)
 
     return on_tensors(replaced, half)
 
@@ -125,10 +109,9 @@ def example_dims(project: Project, outputs: Any) -> dict[str, int]:
     except Exception:  # some models take batches of one size only
         return {path: 0 for path, out in found.items() if out.ndim and len(out) == n}
     dims: dict[str, int] = {}
-    for path, output in found.items():
-        shape, other = output.shape, fewer[path].shape if path in fewer else ()
-        if len(shape) == len(other):
-            for dim, sizes in enumerate(zip(shape, other, strict=True)):
+    for path in found:
+        if path in fewer and found[path].ndim == fewer[path].ndim:
+            for dim, sizes in enumerate(zip(found[path].shape, fewer[path].shape, strict=True)):
                 if sizes == (n, n - 1):
                     dims[path] = dim
     return dims
@@ -219,8 +202,8 @@ def users(project: Project) -> dict[str, Callable[..., object]]:
         project.train_step(model, project.loss_fn, optimizer, x, y)
 
     found: dict[str, Callable[..., object]] = {
-        "the model in training": lambda batch: run(True, batch),
-        "the model in eval mode": lambda batch: run(False, batch),
+        "the model in training": partial(run, True),
+        "the model in eval mode": partial(run, False),
     }
     if project.predict is not None:
         found["predict"] = lambda x, y: project.predict(project.fresh(), x)
@@ -266,8 +249,7 @@ def look_for_writes(what: str, new: dict[str, Tensor], before: dict[str, Record]
     fix="nn.Dropout in __init__, or F.dropout(x, p, training=self.training): its default is True",
     reproducer="""
 model.eval()
-first = predict(model, inputs) if predict else model(inputs)
-second = predict(model, inputs) if predict else model(inputs)
+first, second = (predict(model, inputs) if predict else model(inputs) for _ in range(2))
 assert torch.equal(first, second)
 """,
 )
@@ -286,8 +268,32 @@ def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
                     f"{apart:.2g} of their largest value"
                 )
 
-    if not draws(project):
+    def use(training: bool) -> None:
+        project.feed(project.fresh(training=training), project.whole(), seed=1)
+
+    if not draws(partial(use, True)) and not draws(partial(use, False)):
         not_checked("needs a model that draws random numbers, in dropout for instance")
+
+
+def samples(project: Project) -> bool:
+    """Return whether a model samples on purpose, as a variational autoencoder does.
+
+    It then scales random numbers, or chances, by what it computes itself.
+    """
+    noise: list[Any] = []
+    on_purpose: list[str] = []
+
+    def look(name: str, arguments: list[Any], result: Any) -> None:
+        given = list(tensors_in(arguments).values())
+        computed = any(x.grad_fn is not None for x in given)
+        noisy = any(x is other for x in given for other in noise)
+        if computed and (name in SAMPLED or (noisy and name in ("mul", "rmul", "multiply"))):
+            on_purpose.append(name)
+        noise.extend([result] if name in ("randn", "randn_like", "normal") else [])
+
+    with torch.enable_grad(), Calls(look):
+        project.feed(project.fresh(training=False), project.whole())
+    return bool(on_purpose)
 
 
 @law(
@@ -297,13 +303,10 @@ def check_eval_mode_leaves_nothing_to_chance(project: Project) -> None:
     fix="register_buffer(name, tensor) for constants; device=x.device for what forward makes",
     reproducer="""
 from copy import deepcopy
-elsewhere = deepcopy(model).to("meta")
 try:
-    elsewhere(inputs.to("meta"))
-    message = ""
+    deepcopy(model).to("meta")(inputs.to("meta"))
 except (RuntimeError, NotImplementedError) as error:
-    message = str(error)
-assert "device" not in message, message
+    assert "device" not in str(error), error
 """,
 )
 def check_the_model_moves_as_a_whole(project: Project) -> None:
@@ -311,65 +314,19 @@ def check_the_model_moves_as_a_whole(project: Project) -> None:
     model = project.fresh(training=False)
     if not project.copies:
         not_checked("needs a model that can be copied")
-    project.watch(model.to("meta"))
-    batch = on_tensors(project.whole(), lambda tensor: tensor.to("meta"))
     try:
+        batch = on_tensors(project.whole(), lambda tensor: tensor.to("meta"))
         with torch.no_grad():
-            project.feed(model, batch)
+            project.feed(model.to("meta"), batch)
     except Exception as error:  # an operator without a meta version may raise anything
         message = " ".join(str(error).split())
         if not any(words in message.lower() for words in OTHER_DEVICE):
             not_checked(f"the meta device does not run this model: {message[:80]}")
-        if names_a_device(model):
+        held = [value for _, value in attributes(model)]
+        for part in model.modules():
+            held += parts_of(inspect.unwrap(type(part).forward))
+        if any(type(x) is torch.device or (type(x) is str and x in DEVICES) for x in held):
             not_checked("needs a forward that does not name the device that the script chose")
         left = [name for name, value in attributes(model) if isinstance(value, Tensor)]
         stay = f"; plain attributes stay behind: {', '.join(left)}" if left else ""
         broken(f"after model.to(device) the forward pass raised: {message[:120]}{stay}")
-
-
-def names_a_device(model: nn.Module) -> bool:
-    """Return whether forward uses a device that a variable of the script or the model holds."""
-    parts = list(model.modules())
-    held = [x for part in parts for x in parts_of(inspect.unwrap(type(part).forward))]
-    held += [x for part in parts for x in vars(part).values()]
-    return any(type(x) is torch.device or (type(x) is str and x in DEVICES) for x in held)
-
-
-class Sampling(TorchFunctionMode):
-    """Sees whether the model scales random numbers, or chances, by what it computes itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.noise: list[Any] = []
-        self.on_purpose = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = str(getattr(func, "__name__", "")).strip("_")
-        given = list(tensors_in([args]).values())
-        computed = any(x.grad_fn is not None for x in given)
-        noisy = any(x is noise for x in given for noise in self.noise)
-        chosen = name in ("multinomial", "bernoulli", "gumbel_softmax", "normal")
-        if computed and (chosen or (noisy and name in ("mul", "rmul", "multiply"))):
-            self.on_purpose = True
-        self.noise += [result] if name in ("randn", "randn_like", "normal") else []
-        return result
-
-
-def draws(project: Project) -> bool:
-    """Return whether a pass in training mode, or in eval mode, draws random numbers."""
-    drawn = False
-    for training in (True, False):
-        model, batch = project.fresh(training=training), project.whole()
-        project.feed(model, batch, seed=1)
-        after = all_bits(random_states())
-        seed_everything(1)
-        drawn |= all_bits(random_states()) != after
-    return drawn
-
-
-def samples(project: Project) -> bool:
-    """Return whether a model samples on purpose, as a variational autoencoder does."""
-    with torch.enable_grad(), (seen := Sampling()):
-        project.feed(project.fresh(training=False), project.whole())
-    return seen.on_purpose

@@ -1,18 +1,15 @@
 """Checks of frozen parts: training moves neither parameters nor running statistics."""
 
-from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
-from dlconcepts.checks.copies import optimizers
+from dlconcepts.checks.copies import groups_of, optimizers
 from dlconcepts.checks.laws.learning import names
 from dlconcepts.checks.laws.steps import warm_up
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.trees import bits
-
-__all__ = ["check_frozen_parameters_stay", "check_frozen_statistics_stay"]
 
 
 @law(
@@ -49,12 +46,11 @@ def check_frozen_parameters_stay(project: Project) -> None:
         moved.update(name for name, p in frozen.items() if bits(p) != before[name])
 
     # Only the optimizer's steps count: an average of the weights may move frozen ones rightly.
-    with ExitStack() as stack:
-        for own in optimizers(optimizer):
-            stack.enter_context(own.register_step_pre_hook(look))
-            stack.enter_context(own.register_step_post_hook(compare))
-        for _ in range(2):
-            project.train(model, optimizer, project.repeated(2))
+    for own in optimizers(optimizer):
+        own.register_step_pre_hook(look)
+        own.register_step_post_hook(compare)
+    for _ in range(2):
+        project.train(model, optimizer, project.repeated(2))
     if not before:
         not_checked("needs an optimizer of torch.optim that steps")
     if moved:
@@ -80,17 +76,11 @@ def cause(parameter: Tensor, optimizer: Any) -> str:
     if parameter.grad is not None:
         kind = "of an earlier backward" if bool(parameter.grad.any()) else "of zero"
         found.append(f"a gradient {kind} is in place")
-    found_in = optimizers(optimizer)
-    states = [own.state.get(parameter, {}) for own in found_in]
-    if any(name in state for state in states for name in ("momentum_buffer", "exp_avg")):
+    states = [own.state.get(parameter, {}) for own in optimizers(optimizer)]
+    if any(state.keys() & {"momentum_buffer", "exp_avg"} for state in states):
         found.append("the optimizer has momentum for it")
-    decays = [
-        group.get("weight_decay")
-        for own in found_in
-        for group in own.param_groups
-        if any(p is parameter for p in group["params"])
-    ]
-    if any(decays):
+    groups = [g for g in groups_of(optimizer) if any(p is parameter for p in g["params"])]
+    if decays := [group["weight_decay"] for group in groups if group.get("weight_decay")]:
         found.append(f"weight_decay is {decays[0]}")
     return ", and ".join(found) or "the optimizer holds it"
 

@@ -1,5 +1,6 @@
 """Checks of what learns: every layer is registered, gets a gradient, is in the optimizer."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -9,15 +10,7 @@ from torch import Tensor, nn
 from dlconcepts.checks.copies import held_by
 from dlconcepts.checks.project import Project, attributes
 from dlconcepts.checks.registry import broken, law, not_checked
-from dlconcepts.checks.trees import floats, leaves
-from dlconcepts.checks.trees import tensors as tensors_in
-
-__all__ = [
-    "check_every_layer_is_registered",
-    "check_every_parameter_gets_a_gradient",
-    "check_the_optimizer_holds_the_model",
-]
-
+from dlconcepts.checks.trees import floats, leaves, tensors
 
 DRAWS = 8  # stochastic depth and mixtures of experts skip a layer in some passes
 
@@ -48,17 +41,22 @@ def check_every_layer_is_registered(project: Project) -> None:
     batch = project.whole()
     known = {id(p) for p in (*model.parameters(), *held_by(optimizer), *held_by(project.optimizer))}
     outputs = project.feed(model, batch)
-    given = {memory(x) for x in tensors_in(batch).values()}
-    strangers = [
-        leaf
-        for leaf in graph_leaves(outputs)
-        if id(leaf) not in known and memory(leaf) not in given
-    ]
+    given = {memory(x) for x in tensors(batch).values()}
+    unknown = [leaf for leaf in graph_leaves(outputs) if id(leaf) not in known]
+    strangers = {id(leaf): leaf for leaf in unknown if memory(leaf) not in given}
+
+    def holds(value: Any) -> bool:
+        parts = [leaf for _, leaf in leaves(value)]
+        owned = [p.parameters() if isinstance(p, nn.Module) else [p] for p in parts]
+        return any(id(tensor) in strangers for some in owned for tensor in some)
+
     if strangers:
-        shapes = names([str(tuple(leaf.shape)) for leaf in strangers])
+        shapes = names([str(tuple(leaf.shape)) for leaf in strangers.values()])
+        holders = [name for name, value in attributes(model) if holds(value)]
+        kept = f", kept in {names(holders)}" if holders else ""
         broken(
             f"the output depends on {len(strangers)} trainable tensors that model.parameters() "
-            f"does not list, of shape {shapes}{whereabouts(model, strangers)}"
+            f"does not list, of shape {shapes}{kept}"
         )
 
 
@@ -69,30 +67,16 @@ def memory(tensor: Tensor) -> int:
 
 
 def graph_leaves(outputs: Any) -> list[Tensor]:
-    waiting = [x.grad_fn for x in floats(outputs).values() if x.grad_fn is not None]
-    seen, found = set(), []
+    """Return the tensors that require a gradient, and from which the outputs are computed."""
+    waiting: list[Any] = [x.grad_fn for x in floats(outputs).values()]
+    seen, found = {None}, []
     while waiting:
-        node: Any = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [following for following, _ in node.next_functions if following is not None]
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            found += [node.variable] if hasattr(node, "variable") else []
+            waiting += [following for following, _ in node.next_functions]
     return found
-
-
-def whereabouts(model: nn.Module, strangers: list[Tensor]) -> str:
-    """Return which plain attributes hold the tensors, if some do."""
-    wanted = {id(tensor) for tensor in strangers}
-
-    def holds(value: Any) -> bool:
-        parts = [leaf for _, leaf in leaves(value)]
-        owned = [p.parameters() if isinstance(p, nn.Module) else [p] for p in parts]
-        return any(id(tensor) in wanted for some in owned for tensor in some)
-
-    found = [name for name, value in attributes(model) if holds(value)]
-    return f", kept in {names(found)}" if found else ""
 
 
 @law(
@@ -117,25 +101,24 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
         not_checked("needs a parameter that requires a gradient")
     left, unused = set(trainable), set(trainable)
     trains = project.trainer != "a plain step"
-    for draw in range(DRAWS):
-        model = project.fresh(training=True)
-        if draw:
-            shake(model, draw)
-        try:
+    # Training may call the loss with something else.
+    with suppress(*([Exception] if trains else [])):
+        for draw in range(DRAWS):
+            model = project.fresh(training=True)
+            if draw:
+                shake(model, draw)
             with_gradient = gradients(project, model, draw)
-        except Exception:
-            if not trains:
-                raise
-            break  # training calls the loss with something else
-        unused -= with_gradient.keys()
-        left -= {name for name, gradient in with_gradient.items() if bool(gradient.any())}
-        if not left:
-            return
+            unused -= with_gradient.keys()
+            left -= {name for name, gradient in with_gradient.items() if bool(gradient.any())}
+            if not left:
+                return
     if trains:  # several losses, or a part of the model that forward does not use
         used, moved = gradients_in_training(project)
         unused, left = unused - used, left - moved
     # A bias before BatchNorm alone has a zero gradient, since the mean is subtracted.
-    asleep = {name for name in left - unused if layer_sleeps(project.network, name, left)}
+    named = project.network.named_parameters(remove_duplicate=False)
+    awake = {name.rpartition(".")[0] for name, p in named if p.requires_grad and name not in left}
+    asleep = {name for name in left if name.rpartition(".")[0] not in awake}
     silent = [name for name in trainable if name in unused | asleep]
     if silent:
         how = "is None" if unused else "is exactly zero"
@@ -146,11 +129,8 @@ def check_every_parameter_gets_a_gradient(project: Project) -> None:
 
 
 def trainable_parameters(project: Project, model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: p
-        for name, p in model.named_parameters()
-        if p.requires_grad and not project.is_frozen(name)
-    }
+    named = model.named_parameters()
+    return {name: p for name, p in named if p.requires_grad and not project.is_frozen(name)}
 
 
 def gradients(project: Project, model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -194,13 +174,6 @@ def shake(model: nn.Module, seed: int) -> None:
                 size = 0.1 * parameter.abs().mean() + 0.01  # the last for parameters that are zero
                 noise = torch.randn(parameter.shape, generator=generator, device="cpu")
                 parameter.add_(noise.to(parameter) * size)
-
-
-def layer_sleeps(network: nn.Module, name: str, left: set[str]) -> bool:
-    """Return whether none of a layer's trainable parameters has a gradient."""
-    owner, _, _ = name.rpartition(".")
-    siblings = network.get_submodule(owner).named_parameters(recurse=False)
-    return all(f"{owner}.{other}".lstrip(".") in left for other, p in siblings if p.requires_grad)
 
 
 @law(

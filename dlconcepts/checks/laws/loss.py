@@ -9,23 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.project import Project
-from dlconcepts.checks.recording import loss_arguments, scores
+from dlconcepts.checks.recording import Calls, loss_arguments, scores
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import copied, floats, on_tensors, rebuild, tensors
-
-__all__ = [
-    "check_cross_entropy_is_given_logits",
-    "check_every_term_of_the_loss_has_a_gradient",
-    "check_nll_is_given_log_probabilities",
-    "check_scores_are_not_cut_at_zero",
-    "check_the_loss_pairs_outputs_with_targets",
-]
-
 
 # Operations that keep the values, or at least their order; the search looks behind them.
 PASSING = {
@@ -35,57 +25,57 @@ PASSING = {
 }
 CUT_AT_ZERO = {"Relu", "ClampMin", "Clamp", "Threshold", "Hardtanh", "Maximum", "Where"}
 SQUASHED = {"Sigmoid", "Hardsigmoid"}
+ADDITIONS = ("add", "radd", "iadd", "sub", "rsub", "isub")
 CROSS_ENTROPY, BINARY = "cross-entropy", "binary cross-entropy"
 LIKELIHOOD = "negative log-likelihood"
 NEEDS = ("model", "batch", "loss_fn")
 FAR = 40.0  # where a sigmoid is 0 or 1 in float32
 TRIES = 8  # an L1 loss reveals only signs, so several draws are needed
+Loss = Callable[..., Tensor]
 
 
-def used(project: Project) -> list[tuple[Tensor, Tensor, Callable[..., Tensor]]]:
-    """Return each output that the loss depends on, its targets, and the loss as a function of it.
-
-    The function can also take row numbers: which example's target each output is compared with.
-    """
+def arguments_of(project: Project) -> tuple[Any, Any]:
+    """Return the outputs and the targets that training passes to the loss."""
     arguments = loss_arguments(project)
     if len(arguments) != 2:
         not_checked("needs a loss_fn that training calls with outputs and targets")
-    outputs, targets = arguments
+    return arguments[0], arguments[1]
+
+
+def used(project: Project) -> list[tuple[Tensor, Tensor, Loss]]:
+    """Return each output that the loss depends on, its targets, and the loss as a function of it.
+
+    With n, the number of targets, the function gives all of them the value of the first.
+    """
+    outputs, targets = arguments_of(project)
     loss_fn = project.loss_fn
     # On the CPU a loss that gets nonsense raises; on CUDA it would spoil the process.
-    plain, plain_targets = (
-        on_tensors(tree, lambda x: x.detach().cpu().clone()) for tree in (outputs, targets)
-    )
+    given, wanted = (on_tensors(x, lambda x: x.detach().cpu().clone()) for x in (outputs, targets))
     first = next(iter(tensors(outputs).values()))
     if isinstance(loss_fn, nn.Module) and first.device.type != "cpu":
         loss_fn = copy.deepcopy(loss_fn).cpu()
-    found: list[tuple[Tensor, Tensor, Callable[..., Tensor]]] = []
+
+    def loss(path: str, values: Tensor, n: int = 0) -> Tensor:
+        changed = rebuild(given, lambda where, leaf: values if where == path else leaf)
+        alike = on_tensors(wanted, lambda x: x[:1].expand_as(x) if x.ndim and len(x) == n else x)
+        return torch.as_tensor(loss_fn(changed, copied(alike))).mean()
+
+    found: list[tuple[Tensor, Tensor, Loss]] = []
     for path, output in floats(outputs).items():
-
-        def loss(values: Tensor, rows: Tensor | None = None, path: str = path) -> Tensor:
-            changed = rebuild(plain, lambda where, leaf: values if where == path else leaf)
-            chosen = plain_targets if rows is None else on_tensors(plain_targets, partial(at, rows))
-            return torch.as_tensor(loss_fn(changed, copied(chosen))).mean()
-
-        if gradient(loss, floats(plain)[path]) is not None:
-            found.extend((output, target, loss) for target in tensors(targets).values())
+        of_output = partial(loss, path)
+        if gradient(of_output, floats(given)[path]) is not None:
+            found.extend((output, target, of_output) for target in tensors(targets).values())
     if not found:
         not_checked("needs an output that the loss depends on")
     return found
 
 
-def at(rows: Tensor, target: Tensor) -> Tensor:
-    return target[rows] if target.ndim and len(target) == len(rows) else target
-
-
-def gradient(loss: Callable[[Tensor], Tensor], values: Tensor) -> Tensor | None:
+def gradient(loss: Loss, values: Tensor) -> Tensor | None:
     """Return the gradient of a loss, None if it has none or raises."""
     leaf = values.detach().clone().requires_grad_()
-    try:
-        result: Tensor = torch.autograd.grad(loss(leaf), leaf)[0]
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return None
-    return result
+    with suppress(RuntimeError, ValueError, TypeError, IndexError):
+        return torch.autograd.grad(loss(leaf), leaf)[0]
+    return None
 
 
 def random_like(output: Tensor, seed: int) -> Tensor:
@@ -94,7 +84,7 @@ def random_like(output: Tensor, seed: int) -> Tensor:
     return torch.randn(output.shape, generator=generator, dtype=dtype, device="cpu")
 
 
-def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> str:
+def kind(output: Tensor, target: Tensor, loss: Loss) -> str:
     """Return what a loss does, judged by its gradient alone, so that its name does not matter."""
     if output.ndim < 1 or not output.numel():
         return ""
@@ -102,19 +92,18 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
     if here is None or there is None:
         return ""
     classes = output.ndim >= 2 and output.shape[1] > 1
+    linear = torch.equal(here, there)
     # NLLLoss is linear, and picks one class of each example.
-    if classes and not target.is_floating_point() and torch.equal(here, there):
-        negative = (here < 0).sum(dim=1)
-        if bool((here <= 0).all() and (negative <= 1).all() and negative.any()):
-            return LIKELIHOOD
+    picked = int((here < 0).sum(dim=1).max()) if classes else 0
+    if picked == 1 and linear and bool((here <= 0).all()) and not target.is_floating_point():
+        return LIKELIHOOD
     # Cross-entropy normalises: adding a constant to a row changes nothing, and every class counts.
-    size = float(here.abs().max())
-    if classes and float(here.sum(dim=1).abs().max()) < 1e-4 * size:
-        counted = here.abs().sum(dim=1, keepdim=True) > 0  # ignore_index skips the others
-        if bool(((here != 0) | ~counted).all()) and not torch.equal(here, there):
+    if classes and not linear and here.sum(dim=1).abs().max() < 1e-4 * here.abs().max():
+        skipped = (here == 0).all(dim=1, keepdim=True)  # by ignore_index
+        if bool(((here != 0) | skipped).all()):
             return CROSS_ENTROPY
     # Binary cross-entropy is flat where a large score is right, and steep where it is wrong.
-    if target.numel() == output.numel() and bool(((target == 0) | (target == 1)).all()):
+    if is_binary(output, target):
         positive = target.reshape(output.shape).cpu() == 1
         far = torch.full_like(here, FAR).where(positive, -FAR)
         right, wrong = gradient(loss, far), gradient(loss, -far)
@@ -125,6 +114,11 @@ def kind(output: Tensor, target: Tensor, loss: Callable[[Tensor], Tensor]) -> st
         if corrects and float(right.abs().max()) < 1e-4 * float(wrong.abs().max()):
             return BINARY
     return ""
+
+
+def is_binary(output: Tensor, target: Tensor) -> bool:
+    """Return whether each output has a target, which is zero or one."""
+    return target.numel() == output.numel() and bool(((target == 0) | (target == 1)).all())
 
 
 def of_kind(project: Project, *wanted: str) -> list[tuple[Tensor, str]]:
@@ -183,20 +177,6 @@ def near_one(sums: Tensor, tolerance: float = 1e-2) -> bool:
     return bool(((sums.double() - 1).abs() < tolerance).all())
 
 
-class Divergence(TorchFunctionMode):
-    """Looks at what training gives to kl_div as log-probabilities."""
-
-    observed, seen = "", False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.kl_div:
-            self.seen = True
-            values = (*args, *(kwargs or {}).values())[0].detach().double()
-            if bool((values >= 0).all()) and near_one(values.sum(dim=-1)):
-                self.observed = f"kl_div is given probabilities, {describe(values)}, as its input"
-        return func(*args, **(kwargs or {}))
-
-
 @law(
     claim="validation.nll-expects-log-probabilities",
     concept="NLLLoss on values that are not log-probabilities",
@@ -210,13 +190,19 @@ assert torch.allclose(outputs.exp().sum(dim=1), torch.tensor(1.0), atol=1e-2)
 )
 def check_nll_is_given_log_probabilities(project: Project) -> None:
     """Check that the exponentials of the scores that NLLLoss gets sum to 1 for each example."""
-    with (seen := Divergence()), suppress(NotCheckedError):
+    divergences: list[Tensor] = []
+
+    def look(name: str, arguments: list[Any], _: Any) -> None:
+        divergences.extend([arguments[0].detach().double()] if name == "kl_div" else [])
+
+    with Calls(look), suppress(NotCheckedError):
         arguments = scores(project)
         if project.trainer == "a plain step" and arguments:
             project.loss_fn(*arguments)
-    if seen.observed:
-        broken(seen.observed)
-    if seen.seen:
+    for values in divergences:
+        if bool((values >= 0).all()) and near_one(values.sum(dim=-1)):
+            broken(f"kl_div is given probabilities, {describe(values)}, as its input")
+    if divergences:
         return
     for output, _ in of_kind(project, LIKELIHOOD):
         if found := no_log_probabilities(output):
@@ -288,8 +274,12 @@ def check_the_loss_pairs_outputs_with_targets(project: Project) -> None:
         except RuntimeError:
             continue
         pairs = shape.numel()
-        several = pairs > max(output.numel(), target.numel()) and makes(pairs, output, loss)
-        if several and compares_all(output, target, loss):
+        if pairs <= max(output.numel(), target.numel()):
+            continue
+        with (seen := Largest()):  # type: ignore[no-untyped-call]
+            gradient(loss, output.cpu())
+        # A loss that squeezes its outputs computes nothing for each pair.
+        if seen.most >= pairs and compares_all(output, target, loss):
             broken(
                 f"outputs {describe(output)} and targets {describe(target)} were compared as "
                 f"{tuple(shape)}: {pairs} pairs for {len(target)} examples"
@@ -307,45 +297,20 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def makes(pairs: int, output: Tensor, loss: Callable[..., Tensor]) -> bool:
-    """Return whether a loss computes something for each pair; a squeeze inside may prevent it."""
-    with (seen := Largest()):  # type: ignore[no-untyped-call]
-        gradient(loss, output.cpu())
-    return bool(seen.most >= pairs)
-
-
-def compares_all(output: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> bool:
+def compares_all(output: Tensor, target: Tensor, loss: Loss) -> bool:
     """Return whether the gradient of an output depends on the targets of other examples."""
     # All other examples get the target of the first, which leaves its own gradient alone unless
     # the loss compares all with all. The outputs lie among the targets: outside of them the slope
     # of an absolute difference is the same everywhere.
-    first = torch.zeros(len(target), dtype=torch.int64, device="cpu")
     among = target.detach().cpu().double()
     for seed in range(TRIES):
         values = random_like(output, seed) * among.std() + among.mean()
-        before, after = gradient(loss, values), gradient(lambda leaf: loss(leaf, first), values)
+        before, after = gradient(loss, values), gradient(partial(loss, n=len(target)), values)
         if before is None or after is None:
             return False
         if bool(((before - after)[0].abs() > 1e-5 * before.abs().max()).any()):
             return True
     return False
-
-
-class Terms(TorchFunctionMode):
-    """Records the numbers without a gradient that are added to a loss that has one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.added: list[float] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = str(getattr(func, "__name__", "")).strip("_")
-        is_loss = isinstance(result, Tensor) and not result.ndim and result.requires_grad
-        if is_loss and len(args) == 2 and name in ("add", "radd", "iadd", "sub", "rsub", "isub"):
-            fixed = [float(x) for x in args if not getattr(x, "requires_grad", False)]
-            self.added += [x for x in fixed if x != float(args[0])] or fixed
-        return result
 
 
 @law(
@@ -368,21 +333,27 @@ assert torch.isclose(climb, difference, rtol=0.1, atol=1e-3)
 )
 def check_every_term_of_the_loss_has_a_gradient(project: Project) -> None:
     """Check that no number without a gradient that depends on the outputs is added to the loss."""
-    arguments = loss_arguments(project)
-    if len(arguments) != 2:
-        not_checked("needs a loss_fn that training calls with outputs and targets")
-    outputs, targets = arguments
+    outputs, targets = arguments_of(project)
 
-    def added(change: Callable[[Tensor], Tensor]) -> list[float]:
-        moved = on_tensors(outputs, lambda x: change(x.detach().clone()))
-        leaf = on_tensors(moved, lambda x: x.requires_grad_(x.is_floating_point()))
-        with (terms := Terms()):
-            project.loss_fn(leaf, copied(targets))
-        return terms.added
+    def added(shift: int) -> list[float]:
+        """Return the numbers that the loss adds to one with a gradient, for shifted outputs."""
+        terms: list[float] = []
 
-    first, again = added(lambda x: x), added(lambda x: x)
+        def look(name: str, arguments: list[Any], result: Any) -> None:
+            is_loss = isinstance(result, Tensor) and not result.ndim and result.requires_grad
+            if is_loss and len(arguments) == 2 and name in ADDITIONS:
+                fixed = [float(x) for x in arguments if not getattr(x, "requires_grad", False)]
+                terms.extend([x for x in fixed if x != float(arguments[0])] or fixed)
+
+        plain = on_tensors(outputs, lambda x: x.detach().roll(shift, 0) if x.ndim else x.detach())
+        leaves = on_tensors(copied(plain), lambda x: x.requires_grad_(x.is_floating_point()))
+        with Calls(look):
+            project.loss_fn(leaves, copied(targets))
+        return terms
+
+    first, again = added(0), added(0)
     for shift in (1, 2, 3):
-        other = added(lambda x, shift=shift: x.roll(shift, 0))  # type: ignore[misc]
+        other = added(shift)
         for one, two, same in zip(first, other, again, strict=False):
             if one == same and not math.isclose(one, two, rel_tol=1e-4, abs_tol=1e-6):
                 broken(

@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dlconcepts.checks.batches import describe
 from dlconcepts.checks.laws.forward import at_least
+from dlconcepts.checks.laws.loss import is_binary
 from dlconcepts.checks.laws.validation import evaluated
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.trees import floats, numbers
-
-__all__ = ["check_accuracy_counts_each_example", "check_every_example_counts_once"]
-
 
 TOLERANCE = 1e-4  # a float32 mean that is summed in another order differs by less
 
@@ -59,19 +58,18 @@ def check_every_example_counts_once(project: Project) -> None:
         not_checked("needs an evaluate that returns numbers")
     judged = 0
     for path, value in whole.items():
-        if again.get(path) != value or not cut.keys() & alone.keys() & rest.keys() >= {path}:
+        if again.get(path) != value or any(path not in figures for figures in (cut, alone, rest)):
             continue  # a time, or a number that depends on chance
         judged += 1
         # If the model or the loss looks at the whole batch, only the weighted mean is the same.
         fair = (first * alone[path] + last * rest[path]) / n
         same = any(math.isclose(cut[path], x, rel_tol=TOLERANCE) for x in (value, fair))
         counts_batches = cut[path] == 2 * value == 2
-        if same or counts_batches:
-            continue
-        broken(
-            f"evaluate returned{path} {value:.4g} for one batch of {n} examples, but "
-            f"{cut[path]:.4g} for the same examples in batches of {first} and {last}"
-        )
+        if not same and not counts_batches:
+            broken(
+                f"evaluate returned{path} {value:.4g} for one batch of {n} examples, but "
+                f"{cut[path]:.4g} for the same examples in batches of {first} and {last}"
+            )
     if not judged:
         not_checked("needs an evaluate whose figures are the same for the same examples")
 
@@ -79,15 +77,20 @@ def check_every_example_counts_once(project: Project) -> None:
 def right_but_for(project: Project, last: int) -> Any:
     """Return targets that the model gets right, except the last few; unchanged if not classes."""
     # Equal figures in all batches would hide that the last one counts too much.
-    targets, outputs = project.target(), floats(project.outputs())
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or not outputs:
-        return targets
-    scores = next(iter(outputs.values()))
-    if scores.ndim < 2 or scores.shape[1] < 2 or scores.argmax(dim=1).shape != targets.shape:
+    _, targets = project.split(project.whole())
+    scores = next(iter(floats(project.outputs()).values()), None)
+    if scores is None or not isinstance(targets, Tensor) or not has_classes(scores, targets):
         return targets
     predicted = scores.argmax(dim=1)
+    if predicted.shape != targets.shape:
+        return targets
     predicted[-last:] = (predicted[-last:] + 1) % scores.shape[1]
     return predicted.to(targets)
+
+
+def has_classes(scores: Tensor, targets: Tensor) -> bool:
+    """Return whether each example has a score for each of several classes, and one label."""
+    return scores.ndim > 1 and scores.shape[1] > 1 and not targets.is_floating_point()
 
 
 @law(
@@ -104,8 +107,9 @@ assert float(accuracy(outputs, labels)) in (1, 100, 6)
 def check_accuracy_counts_each_example(project: Project) -> None:
     """Check that accuracy is 1 if all predictions are right, 0 if none is, and 1/2 if half are."""
     if project.has("model") and project.has("batch"):
-        output, target = project.outputs(), project.target()
-        if not is_classification(output, target):
+        output, (_, target) = project.outputs(), project.split(project.whole())
+        are_tensors = isinstance(output, Tensor) and isinstance(target, Tensor)
+        if not are_tensors or not (has_classes(output, target) or is_binary(output, target)):
             not_checked("needs one output and targets that are classes, or zeros and ones")
     else:
         output, target = torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64)
@@ -127,34 +131,24 @@ def check_accuracy_counts_each_example(project: Project) -> None:
         broken(f"{seen}; half of them right {half:.4g}, and none right {none:.4g}")
 
 
-def is_classification(output: Any, target: Any) -> bool:
-    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
-        return False
-    zeros_and_ones = bool(((target == 0) | (target == 1)).all())
-    several = output.ndim > 1 and output.shape[1] > 1 and not target.is_floating_point()
-    return several or (zeros_and_ones and output.numel() == target.numel())
-
-
 def decided(output: Tensor, target: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Return scores and labels shaped as a model's, of which a share is clearly right."""
     # Two examples of each class, of which both, one or none is right: an accuracy that is balanced
     # by class must agree.
-    several = output.ndim > 1 and output.shape[1] > 1 and not target.is_floating_point()
-    classes = min(output.shape[1], 3) if several else 2
+    classes = min(output.shape[1], 3) if has_classes(output, target) else 2
     labels = torch.arange(2 * classes) // 2
     right = torch.tensor([share == 1, share >= 0.5] * classes)
     predicted = torch.where(right, labels, (labels + 1) % classes)
-    if not several:
+    if not has_classes(output, target):
         scores = 40.0 * predicted - 20
         return spread(scores, output.shape[1:], output), spread(labels, target.shape[1:], target)
-    rows, rest = torch.arange(len(labels)), (2,) * (output.ndim - 2)
-    scores = torch.full((len(labels), output.shape[1]), -20.0)
-    scores[rows, predicted] = 20.0
-    scores[rows[~right], labels[~right]] = -40.0
+    chosen, known = (F.one_hot(x, output.shape[1]) for x in (predicted, labels))
+    scores = 40.0 * chosen - 20.0 * (known & ~right[:, None]) - 20.0
+    rest = (2,) * (output.ndim - 2)
     return spread(scores, rest, output), spread(labels, rest, target)
 
 
 def spread(values: Tensor, rest: Sequence[int], like: Tensor) -> Tensor:
     """Return values repeated over further dimensions, in the dtype and on the device of `like`."""
-    wide = values[(..., *[None] * len(rest))]
+    wide = values.reshape(*values.shape, *[1] * len(rest))
     return wide.repeat(*[1] * values.ndim, *rest).to(like)

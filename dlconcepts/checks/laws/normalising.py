@@ -8,21 +8,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
-from dlconcepts.checks.batches import is_pair
+from dlconcepts.checks.batches import is_pair, is_used_up
 from dlconcepts.checks.laws.data import read, source_of
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.trees import tensors
 
-__all__ = ["check_data_is_normalised_once"]
-
-
 CONSTANTS = 16  # elements: a mean or deviation has one for each channel
 BYTES = 200  # a divisor this large turns bytes into shares; most use 255 or 256
 KINDS = dict.fromkeys(("sub", "subtract"), "sub") | dict.fromkeys(("mul", "multiply"), "mul")
 KINDS |= dict.fromkeys(("div", "divide", "truediv", "true_divide"), "div")
 Step = tuple[str, float, float]
+Steps = tuple[Step, ...]
 
 
 class Trace(TorchFunctionMode):
@@ -34,7 +32,7 @@ class Trace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.histories: dict[int, tuple[Tensor, tuple[Step, ...]]] = {}
+        self.histories: dict[int, tuple[Tensor, Steps]] = {}
         self.observed = ""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,50 +55,43 @@ class Trace(TorchFunctionMode):
     def kind_of(self, func: Any, args: Any) -> str:
         """Return sub, mul or div if a call shifts or scales data by a constant, else nothing."""
         kind = KINDS.get(str(getattr(func, "__name__", "")).strip("_"), "")
-        if len(args) < 2 or not isinstance(args[0], Tensor) or not isinstance(args[1], Tensor):
-            return kind if len(args) > 1 and isinstance(args[0], Tensor) else ""
-        data, constant = args[0], args[1]
-        small = constant.numel() <= CONSTANTS < data.numel()
-        fits = small and not self.history(constant) and not isinstance(constant, nn.Parameter)
+        fits = len(args) > 1 and isinstance(args[0], Tensor)
+        if fits and isinstance(args[1], Tensor):
+            data, constant = args[:2]
+            small = constant.numel() <= CONSTANTS < data.numel()
+            fits = small and not self.history(constant) and not isinstance(constant, nn.Parameter)
         return kind if fits else ""
 
-    def history(self, tensor: Tensor) -> tuple[Step, ...]:
+    def history(self, tensor: Tensor) -> Steps:
         return self.histories.get(id(tensor), (tensor, ()))[1]
 
-    def step(
-        self, kind: str, by: Any, history: tuple[Step, ...], before: Tensor, result: Tensor
-    ) -> Step:
+    def step(self, kind: str, by: Any, history: Steps, before: Tensor, result: Tensor) -> Step:
         """Return one step of a history, and observe a second normalisation."""
         constant, values = torch.as_tensor(by).double(), result.detach().double()
         if kind == "sub":
             return "sub", off(before), float(constant.mean())
+        found, seen, earlier = "scaled", "", {name for name, *_ in history}
         for_bytes = bool((constant.abs() >= BYTES).all())
         if kind == "div" and for_bytes:
-            if any(step[0] == "bytes" for step in history):
-                self.observed = self.observed or (
-                    f"values were divided by {float(constant.mean()):.4g} twice: they end at "
-                    f"{float(values.abs().max()):.2g}"
-                )
-            return "bytes", 0, 0
-        if for_bytes or not history or history[-1][0] != "sub":
-            return "scaled", 0, 0
-        _, distance, mean = history[-1]
-        scale = 1 / constant if kind == "mul" else constant
-        # Image data normalised before has negative values; a mean in (0, 1) is for shares.
-        is_image = before.ndim >= 3 and 0 < mean < 1 and bool((scale <= 1).all())
-        was_negative = float(before.detach().min()) + mean < -0.01
-        if is_image and float(before.detach().max()) + mean > BYTES / 2:
-            self.observed = self.observed or (
-                f"images up to {float(before.detach().max()) + mean:.4g} had {mean:.3g} subtracted,"
-                " which is the mean of images from 0 to 1: divide them by 255 first"
-            )
-        earlier = any(step[0] == "normalised" for step in history)
-        if (earlier or (is_image and was_negative)) and off(result) > distance + 0.1:
-            self.observed = self.observed or (
-                f"data that was normalised already had {mean:.3g} subtracted and was scaled again: "
-                f"its mean is {values.mean():.2f} and its deviation {values.std():.2f} now"
-            )
-        return "normalised", 0, 0
+            found = "bytes"
+            if found in earlier:
+                seen = f"values were divided by {constant.mean():.4g} twice: they end at "
+                seen += f"{values.abs().max():.2g}"
+        elif not for_bytes and history and history[-1][0] == "sub":
+            found, (_, distance, mean) = "normalised", history[-1]
+            scale = 1 / constant if kind == "mul" else constant
+            least, most = (float(x) + mean for x in before.detach().aminmax())
+            # Image data normalised before has negative values; a mean in (0, 1) is for shares.
+            is_image = before.ndim >= 3 and 0 < mean < 1 and bool((scale <= 1).all())
+            if (found in earlier or (is_image and least < -0.01)) and off(result) > distance + 0.1:
+                seen = f"data that was normalised already had {mean:.3g} subtracted and was scaled "
+                seen += f"again: its mean is {values.mean():.2f} and its deviation "
+                seen += f"{values.std():.2f} now"
+            if is_image and most > BYTES / 2:
+                seen = f"images up to {most:.4g} had {mean:.3g} subtracted, which is the mean of "
+                seen += "images from 0 to 1: divide them by 255 first"
+        self.observed = self.observed or seen
+        return found, 0, 0
 
 
 def off(data: Tensor) -> float:
@@ -127,7 +118,7 @@ assert abs(seen[0].mean()) < 0.75 and 0.2 < seen[0].std() < 5
 def check_data_is_normalised_once(project: Project) -> None:
     """Check that data is normalised at most once between the data set and the first layer."""
     data = project.training_data
-    if project.one_pass:
+    if is_used_up(data):
         not_checked("needs a loader that can be read twice")
     seed_everything(0)
     with (trace := Trace()):

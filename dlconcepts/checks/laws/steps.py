@@ -1,27 +1,19 @@
 """Checks of training: a step follows its own batch, keeps no graph, and a seed repeats a run."""
 
 import weakref
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlconcepts.checks.copies import build_optimizer, held_by, optimizers
+from dlconcepts.checks.copies import build_optimizer, groups_of, held_by, optimizers
 from dlconcepts.checks.laws.forward import at_least
 from dlconcepts.checks.laws.learning import gradients
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import broken, law, not_checked
 from dlconcepts.checks.settings import seed_everything
 from dlconcepts.checks.trees import all_bits, floats, tensors
-
-__all__ = [
-    "check_a_seed_repeats_the_run",
-    "check_a_step_follows_its_own_batch",
-    "check_a_step_follows_the_gradient",
-    "check_the_loss_is_kept_as_a_number",
-]
-
 
 STEPS = 16  # calls of train_step, which may accumulate gradients before it steps
 TRAINS: dict[str, Any] = {"needs": ("model", "batch"), "any_of": ("train_step", "fit")}
@@ -42,16 +34,13 @@ def ready(project: Project) -> tuple[nn.Module, Any]:
 
 def warm_up(optimizer: Any) -> None:
     """Replace a learning rate of zero, with which a schedule may start."""
-    for group in (group for own in optimizers(optimizer) for group in own.param_groups):
+    for group in groups_of(optimizer):
         if group.get("lr") == 0:
             group["lr"] = 1e-3
 
 
 def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-    """Train on two batches in turn until the optimizer has stepped twice.
-
-    Return the weights at the start and at the end, and the number of steps.
-    """
+    """Train on two batches up to a second step; return the weights before and after, and steps."""
     model, optimizer = ready(project)
     if not (found := optimizers(optimizer)):
         not_checked("needs an optimizer of torch.optim, whose steps can be counted")
@@ -60,18 +49,17 @@ def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str,
     def stepped(own: Any, *_: Any) -> None:
         nonlocal steps
         steps += own is found[0]
-        for parameter in held_by(own):
-            if clear and parameter.grad is not None:
+        for parameter in held_by(own) if clear else ():
+            if parameter.grad is not None:
                 parameter.grad.zero_()
 
+    for own in found:
+        own.register_step_post_hook(stepped)
     batches = [project.whole(), project.other_batch()]
-    with ExitStack() as stack:
-        for own in found:
-            stack.enter_context(own.register_step_post_hook(stepped))
-        for _ in range(STEPS):
-            project.train(model, optimizer, batches)
-            if steps >= 2:
-                break
+    for _ in range(STEPS):
+        project.train(model, optimizer, batches)
+        if steps >= 2:
+            break
     return before, state(model), steps
 
 
@@ -83,17 +71,15 @@ def land(project: Project, *, clear: bool) -> tuple[dict[str, Tensor], dict[str,
     **TRAINS,
     reproducer="""
 from copy import deepcopy
-start, rates, landed = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict()), []
+landed = []
 for clear in (False, True):
-    model.load_state_dict(start)
-    optimizer.load_state_dict(deepcopy(rates))
-    optimizer.zero_grad()
+    twin, own = deepcopy((model, optimizer))  # without gradients
     torch.manual_seed(0)
     for _ in range(2):
-        train_step(model, loss_fn, optimizer, inputs, targets)
+        train_step(twin, loss_fn, own, inputs, targets)
         if clear:
-            optimizer.zero_grad()
-    landed.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+            own.zero_grad()
+    landed.append(torch.cat([p.detach().flatten() for p in twin.parameters()]))
 assert torch.allclose(*landed, atol=1e-6)
 """,
 )
@@ -242,15 +228,14 @@ def check_the_loss_is_kept_as_a_number(project: Project) -> None:
     reproducer="""
 from copy import deepcopy
 import random, numpy
-start, rates, landed = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict()), []
+landed = []
 for noise in (1, 2):
     for disturb in (torch.manual_seed, numpy.random.seed, random.seed):
         disturb(noise)
     (seed or torch.manual_seed)(0)
-    model.load_state_dict(start)
-    optimizer.load_state_dict(deepcopy(rates))
-    fit(model, loader, loss_fn, optimizer)
-    landed.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    twin, own = deepcopy((model, optimizer))
+    fit(twin, loader, loss_fn, own)
+    landed.append(torch.cat([p.detach().flatten() for p in twin.parameters()]))
 assert torch.equal(*landed)
 """,
 )
@@ -273,13 +258,14 @@ def run(project: Project, noise: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draw other random numbers, then run from seed 0; return the weights before and after."""
     project.restore()
     seed_everything(noise)
-    is_factory = not isinstance(project.model, nn.Module)
-    if not is_factory:
+    if isinstance(project.model, nn.Module):
         model, optimizer = project.fresh_pair()
         seed_everything(noise)
-    (project.seed or seed_everything)(0)
-    if is_factory:
-        model = project.watch(project.moved(project.model()))
+        (project.seed or seed_everything)(0)
+    else:
+        (project.seed or seed_everything)(0)
+        model = project.moved(project.model())
+        project.roots[id(model)] = model
         optimizer = project.optimizer and build_optimizer(project.optimizer, model)
     before, n = state(model), project.count()
     # Two batches, but none of a single example, on which BatchNorm raises.

@@ -4,26 +4,17 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dlconcepts.checks.laws.learning import names
 from dlconcepts.checks.project import Project
 from dlconcepts.checks.registry import NotCheckedError, broken, law, not_checked
 from dlconcepts.checks.trees import bits, distance, floats, rounding
 
-__all__ = [
-    "check_the_mode_is_restored",
-    "check_validation_changes_nothing",
-    "check_validation_is_in_eval_mode",
-    "check_validation_records_no_gradients",
-]
-
-
 EITHER = ("evaluate", "predict")
 
 
 def evaluated(project: Project, model: nn.Module, batches: Any = None) -> Any:
-    """Return the result of the project's evaluate, or of its predict."""
     before = project.passes
     if project.evaluate is None:
         result = project.predict(model, project.inputs())
@@ -54,12 +45,8 @@ assert not any(modes)
 def check_validation_is_in_eval_mode(project: Project) -> None:
     """Check that no module in training mode changes the outputs during validation."""
     seen: set[str] = set()
-
-    def look(module: nn.Module, arguments: Any) -> None:
-        seen.update(name for name, part in module.named_modules() if part.training)
-
     model = project.fresh(training=True)
-    project.before_forward = look
+    project.before_forward = lambda module, _: seen.update(in_training(module))
     evaluated(project, model)
     project.before_forward = None
     if seen and (apart := mode_difference(project, seen)):
@@ -85,15 +72,8 @@ def mode_difference(project: Project, training: set[str]) -> float:
     return max((far for path, far in apart.items() if far > rounding(right[path])), default=0.0)
 
 
-def start_training(model: nn.Module) -> dict[str, bool]:
-    """Put a model into training mode, unless it is in a mixed mode already; return the modes."""
-    if not model.training:
-        model.train()
-    return modes(model)
-
-
-def modes(model: nn.Module) -> dict[str, bool]:
-    return {name: part.training for name, part in model.named_modules()}
+def in_training(model: nn.Module) -> set[str]:
+    return {name for name, part in model.named_modules() if part.training}
 
 
 @law(
@@ -116,37 +96,27 @@ else:
 )
 def check_the_mode_is_restored(project: Project) -> None:
     """Check that each module's mode is restored after evaluate, at the latest when fit trains."""
-    model = project.fresh()
-    before = start_training(model)
+    model, optimizer = project.fresh_pair()
+    if not model.training:  # unless it is in a mixed mode already
+        model.train()
+    every, before = [name for name, _ in model.named_modules()], in_training(model)
     evaluated(project, model)
-    after = modes(model)
+    after = in_training(model)
     if after != before and project.fit is not None:
+        passes: list[set[str]] = []
+        project.before_forward = lambda module, _: passes.append(in_training(module))
         with suppress(NotCheckedError):
-            after = modes_in_training(project) or before
-    wrong = [name for name in before if after.get(name) != before[name]]
-    if wrong and project.fit is None and not any(after.get(name) for name in wrong):
+            project.train(model, optimizer, project.repeated(1))
+            after = passes[0] if passes else before
+    wrong = [name for name in every if (name in after) != (name in before)]
+    if wrong and project.fit is None and not after.intersection(wrong):
         not_checked("needs fit: evaluate leaves eval mode on, and the loop may call train()")
     if wrong:
-        now = "training" if after.get(wrong[0]) else "eval"
+        now = "training" if wrong[0] in after else "eval"
         broken(
-            f"after evaluate {len(wrong)} of {len(before)} modules are in another mode: "
+            f"after evaluate {len(wrong)} of {len(every)} modules are in another mode: "
             f"{names([name or 'the model' for name in wrong])}, now in {now} mode"
         )
-
-
-def modes_in_training(project: Project) -> dict[str, bool]:
-    """Return the modes of the first forward pass in fit, after an evaluation."""
-    model, optimizer = project.fresh_pair()
-    start_training(model)
-    evaluated(project, model)
-    seen: dict[str, bool] = {}
-
-    def look(module: nn.Module, arguments: Any) -> None:
-        seen.update({} if seen else modes(module))
-
-    project.before_forward = look
-    project.train(model, optimizer, project.repeated(1))
-    return seen
 
 
 @law(
@@ -184,7 +154,7 @@ def check_validation_records_no_gradients(project: Project) -> None:
     if not torch.is_grad_enabled():
         broken(f"{evaluator(project)} switched gradients off and left them off")
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    touched = [name for name, p in named if p.grad is None or not bool((p.grad == 1).all())]
+    touched = [name for name, p in named if p.grad is None or bool((p.grad != 1).any())]
     if touched:
         broken(f"{evaluator(project)} changed the gradients of {names(touched)}")
 
@@ -204,13 +174,14 @@ assert all(torch.equal(value, before[name]) for name, value in model.state_dict(
 def check_validation_changes_nothing(project: Project) -> None:
     """Check that parameters and buffers are the same to the last bit after validation."""
     model = project.fresh(training=True)
-    before = {name: bits(x) for name, x in model_state(model).items()}
+
+    def state() -> dict[str, object]:
+        named = (*model.named_parameters(), *model.named_buffers())
+        return {name: bits(value) for name, value in named}
+
+    before = state()
     evaluated(project, model)
-    moved = [name for name, x in model_state(model).items() if bits(x) != before.get(name)]
+    moved = [name for name, value in state().items() if value != before.get(name)]
     if moved:
         kind = "BatchNorm statistics" if any("running" in n for n in moved) else "the model"
         broken(f"{evaluator(project)} changed {kind}: {len(moved)} tensors, {names(moved)}")
-
-
-def model_state(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
