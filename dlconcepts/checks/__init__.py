@@ -39,8 +39,9 @@ part           what it is, and how the checks call it
 =============  =====================================================================================
 
 A model that computes its own loss, as those of transformers do, needs no `loss_fn`.
-`check(**from_lightning(module, data))` takes the parts of a framework; see `from_transformers` and
-`from_skorch`, too. Files that your functions write go to a folder of their own.
+`check(**from_lightning(module, data))` takes the parts of a framework; see `from_fastai`,
+`from_skorch` and `from_transformers`, too. Files that your functions write go to a folder of their
+own.
 
 If your functions take other arguments, give a lambda. If a law does not apply, name it and say
 why: `except_for={"examples-stay-apart": "a contrastive model mixes examples on purpose"}`.

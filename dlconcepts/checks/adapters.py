@@ -1,4 +1,4 @@
-"""Parts of a project of Lightning, transformers or skorch: `check(**from_lightning(module, data))`.
+"""Parts of a project of a framework, as in `check(**from_lightning(module, data))`.
 
 The adapters call the framework's own loops on copies, so what it does by design is done here too.
 None of the frameworks is imported unless its adapter is called.
@@ -6,14 +6,63 @@ None of the frameworks is imported unless its adapter is called.
 
 import copy
 import importlib
+import random
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
-__all__ = ["from_lightning", "from_skorch", "from_transformers"]
+__all__ = ["from_fastai", "from_lightning", "from_skorch", "from_transformers"]
 
 Parts = dict[str, Any]
 HELD = ("module_", "criterion_", "optimizer_")  # what skorch keeps of a run
+# What a Learner of fastai was made with, besides its data, model and callbacks.
+MADE_WITH = ("loss_func", "opt_func", "lr", "splitter", "wd", "wd_bn_bias", "train_bn", "moms")
+
+
+def from_fastai(learner: Any) -> Parts:
+    """Return the parts of a Learner of fastai; its callbacks see the training of the copies."""
+    fastai = importlib.import_module("fastai.basics")
+    importlib.import_module("fastai.callback.progress")  # adds no_bar to Learner
+
+    class OnlyTrains(fastai.Callback):
+        def before_validate(self) -> None:
+            raise fastai.CancelValidException
+
+    bare = fastai.Learner(learner.dls, learner.model, loss_func=learner.loss_func)
+    known = {type(each) for each in bare.cbs}
+    callbacks = [each for each in learner.cbs if type(each) not in known]
+    settings = {name: getattr(learner, name) for name in MADE_WITH}
+
+    def of(model: Any, loader: Any = None) -> Any:
+        own = [copy.copy(each) for each in callbacks]
+        return fastai.Learner(fastai.DataLoaders(loader, loader), model, cbs=own, **settings)
+
+    def optimizer(model: Any) -> Any:
+        mine = of(model)
+        mine.create_opt()
+        return mine.opt
+
+    def fit(model: Any, loader: Any, loss_fn: Any, optimizer: Any) -> None:
+        mine = of(model, loader)
+        mine.opt = optimizer
+        with mine.no_bar(), mine.no_logging():
+            mine.fit(1, cbs=[OnlyTrains()])
+
+    def evaluate(model: Any, loader: Any, loss_fn: Any) -> float:
+        mine = of(model, loader)
+        with mine.no_bar(), mine.no_logging():
+            return float(mine.validate(dl=loader)[0])
+
+    loader = learner.dls.train.new(num_workers=0)  # the default has one for each core
+
+    def draw_order() -> None:
+        """Draw the order from the global generator; fastai has one that no seed repeats."""
+        loader.rng = random.Random(int(torch.randint(2**31, ())))
+
+    loader.randomize = draw_order
+    parts = {"model": learner.model, "loss_fn": learner.loss_func, "optimizer": optimizer}
+    return parts | {"loader": loader, "fit": fit, "evaluate": evaluate}
 
 
 def from_lightning(module: Any, data: Any = None, **settings: Any) -> Parts:

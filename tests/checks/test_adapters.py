@@ -1,4 +1,4 @@
-"""Projects of Lightning, transformers, accelerate and skorch; `tox -e adapters` installs them."""
+"""Projects of Lightning, transformers, accelerate, skorch and fastai; see `tox -e adapters`."""
 
 import pytest
 import torch
@@ -178,3 +178,38 @@ def test_a_net_of_skorch_is_judged_in_one_line(softmax, loss, broken):
     parts = checks.from_skorch(classifier, X.numpy(), Y.numpy())
 
     assert judged(parts, "a-step-follows-its-own-batch", "every-example-counts-once") == broken
+
+
+# ------------------------------------------------------------------------ fastai
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ("", set()),
+        ("softmax", {"cross-entropy-is-given-logits"}),
+        ("a part", {"the-optimizer-holds-the-model"}),
+        ("writes", {"inputs-are-left-alone"}),
+    ],
+)
+def test_a_learner_of_fastai_is_judged_in_one_line(change, broken):
+    """Its callbacks see the training of the copies, and the learner stays as it was."""
+    fastai = pytest.importorskip("fastai.basics", reason="needs fastai: tox -e adapters")
+
+    class Counts(fastai.Callback):
+        def after_batch(self):
+            self.learn.model[0].seen = True
+
+    items = [(x, int(y)) for x, y in zip(X, Y, strict=True)]
+    dls = fastai.DataLoaders.from_dsets(items, items, bs=8, device="cpu")
+    model = net(softmax=change == "softmax")
+    if change == "writes":
+        model.insert(0, nn.ReLU(inplace=True))
+    part = (lambda m: list(m[0].parameters())) if change == "a part" else fastai.trainable_params
+    loss = fastai.CrossEntropyLossFlat()
+    learner = fastai.Learner(dls, model, loss_func=loss, splitter=part, cbs=[Counts()])
+
+    passing = () if change else ("data-is-the-same-when-read-again", "every-example-counts-once")
+    assert judged(checks.from_fastai(learner), *passing) == broken
+    assert learner.opt is None
+    assert not hasattr(model[0], "seen")
