@@ -23,16 +23,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
+from dlconcepts.parity import reference
 from dlconcepts.parity.bounds import Arithmetic, Bounded, ulp
-from dlconcepts.parity.reference import (
-    forward,
-    gradients_of,
-    layers_of,
-    loss_of,
-    softmax_of,
-    step_of,
-    weights_of,
-)
 from dlconcepts.support.checkpoint_files import load_file, save_file
 from dlconcepts.support.runs import seeded
 from dlconcepts.training import train_step
@@ -54,8 +46,17 @@ class Subject:
     run: nn.Module
     rule: Arithmetic
 
+    def values_of(self, images: Tensor) -> list[Bounded]:
+        """Return the input of each layer and, last, the logits."""
+        layers, weights = reference.layers_of(self.model), reference.weights_of(self.model)
+        return reference.forward(self.rule, layers, weights, images)
+
     def logits_of(self, images: Tensor) -> Bounded:
-        return forward(self.rule, layers_of(self.model), weights_of(self.model), images)[-1]
+        return self.values_of(images)[-1]
+
+    def gradients_of(self, batch: Batch) -> reference.Weights:
+        layers, weights = reference.layers_of(self.model), reference.weights_of(self.model)
+        return reference.gradients_of(self.rule, layers, weights, *batch)
 
 
 Technique: TypeAlias = Callable[[Subject, Batch], Iterator[Triple]]
@@ -89,14 +90,17 @@ def forward_pass(subject: Subject, batch: Batch) -> Iterator[Triple]:
 def loss(subject: Subject, batch: Batch) -> Iterator[Triple]:
     """Yield the mean cross-entropy in training mode."""
     computed = F.cross_entropy(subject.run.train()(batch[0]), batch[1])
-    yield "loss", computed, loss_of(subject.rule, subject.logits_of(batch[0]), batch[1])[0]
+    yield (
+        "loss",
+        computed,
+        reference.loss_of(subject.rule, subject.logits_of(batch[0]), batch[1])[0],
+    )
 
 
 def gradients(subject: Subject, batch: Batch) -> Iterator[Triple]:
     subject.run.zero_grad()
     F.cross_entropy(subject.run.train()(batch[0]), batch[1]).backward()
-    weights = weights_of(subject.model)
-    expected = gradients_of(subject.rule, layers_of(subject.model), weights, *batch)
+    expected = subject.gradients_of(batch)
     for name, parameter in subject.model.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         yield name, gradient, expected[name]
@@ -111,20 +115,18 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
 
     def take_steps(subject: Subject, batch: Batch) -> Iterator[Triple]:
         """Yield the parameters and the optimizer state after each step."""
-        optimizer, layers = make(subject.model), layers_of(subject.model)
-        parameters = dict(subject.model.named_parameters())
+        model, rule, optimizer = subject.model, subject.rule, make(subject.model)
+        parameters = dict(model.named_parameters())
         for number in range(1, steps + 1):
-            before = weights_of(subject.model)
-            values = forward(subject.rule, layers, before, batch[0])
-            slopes = gradients_of(subject.rule, layers, before, *batch)
-            if number > 1 and not subject.rule.can_hold([*values, *slopes.values()]):
+            before, slopes = reference.weights_of(model), subject.gradients_of(batch)
+            values = [*subject.values_of(batch[0]), *slopes.values()]
+            if number > 1 and not rule.can_hold(values):
                 return
             states = {n: copy.deepcopy(optimizer.state.get(p, {})) for n, p in parameters.items()}
             train_step(subject.run.train(), F.cross_entropy, optimizer, *batch)
             for name, parameter in parameters.items():
-                expected, moments = step_of(
-                    subject.rule, optimizer, states[name], before[name], slopes[name]
-                )
+                given = states[name], before[name], slopes[name]
+                expected, moments = reference.step_of(rule, optimizer, *given)
                 yield f"{name}, step {number}", parameter.detach().clone(), expected
                 state = optimizer.state.get(parameter, {})
                 for part, moment in moments.items():
@@ -140,7 +142,7 @@ def evaluation(subject: Subject, batch: Batch) -> Iterator[Triple]:
     found = evaluate(subject.run, batch)
     logits = subject.logits_of(batch[0])
     loss = torch.tensor(found.loss, dtype=batch[0].dtype, device="cpu")
-    yield "loss", loss, loss_of(subject.rule, logits, batch[1])[0]
+    yield "loss", loss, reference.loss_of(subject.rule, logits, batch[1])[0]
     # An accuracy is in doubt where rounding may exchange the two best classes.
     best = logits.value.argmax(dim=1)
     least = (logits.value - logits.error).gather(1, best[:, None])
@@ -152,7 +154,7 @@ def evaluation(subject: Subject, batch: Batch) -> Iterator[Triple]:
 
 
 def prediction(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    expected = softmax_of(subject.rule, subject.logits_of(batch[0]))
+    expected = reference.softmax_of(subject.rule, subject.logits_of(batch[0]))
     yield "probabilities", predict(subject.run, batch[0]), expected
 
 

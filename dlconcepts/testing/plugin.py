@@ -10,10 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import platform
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -59,17 +57,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     os.environ.setdefault(devices.WORKSPACE, ":4096:8")  # laws of determinism need it
-    names = config.getoption("--device") or ["cpu"]
     try:
-        chosen = {name: devices.find_device(name) for name in names if name != "all"}
+        chosen = devices.find_devices(config.getoption("--device") or ["cpu"])
     except devices.DeviceUnavailableError as error:
         raise pytest.UsageError(str(error)) from None
-    if "all" in names:
-        for name in devices.DEVICES:
-            with suppress(devices.DeviceUnavailableError):
-                chosen[name] = devices.find_device(name)
-    config.stash[CHOSEN] = list(chosen.values())
-    modules = [getattr(torch, name, None) for name in chosen if name != "cpu"]
+    config.stash[CHOSEN] = chosen
+    modules = [getattr(torch, device.type, None) for device in chosen if device.type != "cpu"]
     torch_random.modules = [module for module in modules if module]  # "meta" has none
 
 
@@ -86,9 +79,7 @@ def hardware(
     """Record torch's version and the hardware behind each device."""
     record_testsuite_property("torch", str(torch.__version__))
     for device in request.config.stash[CHOSEN]:
-        module = getattr(torch, device.type, None)
-        describe = getattr(module, "get_device_name", platform.machine)
-        record_testsuite_property(str(device), describe())
+        record_testsuite_property(str(device), devices.hardware(device))
 
 
 def claim_at(config: pytest.Config, path: Path) -> claims.Claim | None:
@@ -101,7 +92,7 @@ def claim_at(config: pytest.Config, path: Path) -> claims.Claim | None:
         return None
     try:
         claim = claims.claim_of_file(path, config.rootpath / folder)
-        claims.check_marks(claim)
+        list(claim.laws)  # their marks may break a rule, too
         return claim
     except claims.ClaimError as error:
         raise pytest.Collector.CollectError(str(error)) from None
@@ -134,17 +125,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         path, line = metafunc.definition.path, inspect.unwrap(test).__code__.co_firstlineno
         raise pytest.Collector.CollectError(f"{path}:{line}: the law {test.__name__} {fault}")
     assert isinstance(law, Law)
-    metafunc.parametrize(
-        hypothesis_bridge.subject_argument(test),
-        [
-            pytest.param(
-                case.subject,
-                id=f"{'wrong' if case.reason else case.device}-{case.name}",
-                marks=case.marks,
-            )
-            for case in cases_of(law, metafunc.config.stash[CHOSEN])
-        ],
-    )
+    cases = [
+        pytest.param(case.subject, id=case.id, marks=case.marks)
+        for case in cases_of(law, metafunc.config.stash[CHOSEN])
+    ]
+    metafunc.parametrize(hypothesis_bridge.subject_argument(test), cases)
 
 
 def faults_of(metafunc: pytest.Metafunc, law: object) -> Generator[str]:
