@@ -18,7 +18,7 @@ from dlconcepts.checks.files import left_alone
 from dlconcepts.checks.project import PARTS
 from dlconcepts.checks.report import check, where
 from dlconcepts.support.atomic import write_report
-from dlconcepts.support.errors import UserError, nearest
+from dlconcepts.support.errors import UserError, explaining, nearest
 
 SHAPE = re.compile(r"([1-9]\d*(?:x[1-9]\d*)*)(?::int64<(\d+))?")
 
@@ -29,10 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     for part in ("batch", "loader"):
         if getattr(arguments, part) is not None:
             parts[part] = find_batch(getattr(arguments, part))
-    try:
+    with explaining(kinds=(TypeError, ValueError)):  # the parts or the exceptions are wrong
         report = check(except_for=reasons(arguments.except_for), **parts)
-    except (TypeError, ValueError) as error:  # the parts or the exceptions are wrong
-        raise UserError(str(error)) from error
     statuses = {result.status for result in report.results}
     if statuses <= {"not checked"}:
         raise UserError("nothing could be checked: give --batch, or more parts")

@@ -46,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(table(found))
             rows += found
     console.print(LEGEND)
-    write_json(arguments.json, to_record(rows, device, reason))
+    record: dict[str, Any] = {"schema": 1, "torch": str(torch.__version__)}
+    record |= {"device": f"{device} ({hardware(device)})", "not compiled": reason}
+    record["platform"] = f"{platform.system()} {platform.machine()}"
+    write_json(arguments.json, {**record, "rows": [asdict(row) for row in rows]})
     return 0 if all(c.holds for row in rows for c in row.backends.values()) else 1
 
 
@@ -66,15 +69,3 @@ def table(rows: Sequence[Row]) -> Table:
         least, middle = row.backends["eager"].ulps
         found.add_row(row.technique, *cells, f"{least:,.0f} - {middle:,.0f}", ", ".join(row.missed))
     return found
-
-
-def to_record(rows: Sequence[Row], device: torch.device, reason: str | None) -> dict[str, Any]:
-    """Return all figures, with torch's version and the hardware."""
-    return {
-        "schema": 1,
-        "torch": str(torch.__version__),
-        "device": f"{device} ({hardware(device)})",
-        "platform": f"{platform.system()} {platform.machine()}",
-        "not compiled": reason,
-        "rows": [asdict(row) for row in rows],
-    }

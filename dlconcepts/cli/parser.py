@@ -18,6 +18,13 @@ import dlconcepts
 from dlconcepts.support.errors import nearest
 from dlconcepts.testing.claims import LESSONS
 
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+SHARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "--device": ("cpu, cuda, mps or xpu (%(default)s)", {"default": "cpu"}),
+    "--force": ("replace what an earlier run wrote there", {}),
+    "--json": ("write the results as JSON; - prints them", FILE),
+    "--junit": ("write the report as JUnit XML", FILE),
+}
 Add = Callable[..., None]  # Parser.add of a command
 PROFILES = ("dev", "ci", "thorough", "book")
 ONE_OF = f"{', '.join(LESSONS[:-1])} or {LESSONS[-1]}"
@@ -112,7 +119,7 @@ def verify(add: Add) -> None:
     add("--jobs", "number of processes (one for each core)", type=int, metavar="N")
     add("--fail-fast", "stop at the first failure; run first what failed before, then fast laws")
     add_out(add, "verify")
-    add_json(add)
+    add_shared(add, "--json")
 
 
 def compare(add: Add) -> None:
@@ -153,8 +160,8 @@ def practice(add: Add) -> None:
     limit = "time limit for one example of a law (%(default)g)"
     add("--limit", limit, type=float, default=20.0, metavar="SECONDS")
     add("--grade", "judge a folder that has a folder for each learner; print a table", **learned)
-    add("--csv", "with --grade: write a row for each answer", type=Path, metavar="FILE")
-    add_json(add)
+    add("--csv", "with --grade: write a row for each answer", **FILE)
+    add_shared(add, "--json")
 
 
 def check(add: Add) -> None:
@@ -175,8 +182,7 @@ def check(add: Add) -> None:
     add("--arg", argument, metavar="NAME=VALUE", **repeated)
     exception = "skip this check, for this reason; repeat the option for more"
     add("--except", exception, dest="except_for", metavar="CHECK=REASON", **repeated)
-    add_json(add)
-    add("--junit", "write the report as JUnit XML", type=Path, metavar="FILE")
+    add_shared(add, "--json", "--junit")
 
 
 def watch(add: Add) -> None:
@@ -188,9 +194,8 @@ def watch(add: Add) -> None:
     """
     add("script", "script, and its own arguments", nargs=argparse.REMAINDER, metavar="SCRIPT")
     add("-m", "SCRIPT is a module, as for python -m", dest="module", action="store_true")
-    add_json(add)
-    add("--junit", "write the report as JUnit XML", type=Path, metavar="FILE")
-    add("--sarif", "write the report as SARIF, for code hosts", type=Path, metavar="FILE")
+    add_shared(add, "--json", "--junit")
+    add("--sarif", "write the report as SARIF, for code hosts", **FILE)
     add("--exit-zero", "exit with status 0 if a law is broken")
 
 
@@ -219,8 +224,7 @@ def classify(add: Add) -> None:
     add("checkpoint", "file written by train or transfer", type=Path, metavar="CHECKPOINT")
     add("images", "image file", type=Path, nargs="+", metavar="IMAGE")
     add_out(add, "runs/classify")
-    add_force(add)
-    add_json(add)
+    add_shared(add, "--force", "--json")
 
 
 def transfer(add: Add) -> None:
@@ -248,13 +252,15 @@ def parity(add: Add) -> None:
     For each dtype it prints how far each technique is from its float64 result on each backend, how
     far rounding can take it, and which planted faults that tolerance hides.
     """
-    add_device(add)
     add("--eager", "skip torch.compile, which takes a minute or two")
-    add_json(add)
+    add_shared(add, "--device", "--json")
 
 
-def add_device(add: Add) -> None:
-    add("--device", "cpu, cuda, mps or xpu (%(default)s)", default="cpu")
+def add_shared(add: Add, *names: str) -> None:
+    """Add options that several commands have."""
+    for name in names:
+        text, options = SHARED[name]
+        add(name, text, **options)
 
 
 def add_out(add: Add, folder: str) -> None:
@@ -268,18 +274,9 @@ def add_run(add: Add, folder: str, epochs: int, batch_size: int) -> None:
     add("--batch-size", "images in a step (%(default)s)", type=positive, default=batch_size)
     add("--lr", "learning rate of Adam (%(default)s)", type=rate, default=1e-3)
     add("--seed", "of all that is random (%(default)s)", type=seed, default=0)
-    add_device(add)
+    add_shared(add, "--device")
     add_out(add, folder)
-    add_force(add)
-    add_json(add)
-
-
-def add_force(add: Add) -> None:
-    add("--force", "replace what an earlier run wrote there")
-
-
-def add_json(add: Add) -> None:
-    add("--json", "write the results as JSON; - prints them", type=Path, metavar="FILE")
+    add_shared(add, "--force", "--json")
 
 
 def number(

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -186,10 +186,10 @@ class RunFolder:
                 self.write(self.path)
             self.write = None
 
-    def draw(self, pictures: Mapping[str, Figure]) -> None:
+    def draw(self, **pictures: Figure) -> None:
         with writing(self.final):
             for name, figure in pictures.items():
-                output.write_figure(self.working / name, figure)
+                output.write_figure(self.working / f"{name}.png", figure)
 
     def publish(self, classes: Sequence[str]) -> None:
         """Move the complete run into its place, beside files in it that are not of a run."""
@@ -215,9 +215,7 @@ class RunFolder:
         """Save the last epoch wherever there is room; say what is on disk, as read from there."""
         if self.complete:
             return f"{self.final} has the complete run"
-        path = self.path
-        if self.write is not None:
-            path = self.save_anywhere()
+        path = self.save_anywhere(self.write) if self.write else self.path
         old = self.final / "checkpoint.pt"
         before = f"{old} is as it was before" if old.exists() else ""
         if not path.exists():
@@ -235,20 +233,19 @@ class RunFolder:
         way = f"{again} with `python -m dlconcepts {shlex.join(line)}`"
         return "; ".join(filter(None, (before, said, way if stopped or self.write else "")))
 
-    def save_anywhere(self) -> Path:
+    def save_anywhere(self, write: Callable[[Path], None]) -> Path:
         """Write the last epoch into the folder of the run, or else of the system's temporary files.
 
         Return the path, which does not exist if there is no room there either.
         """
         with suppress(UserError):
             self.save()
-        if self.write is None:
             return self.path
-        folder = Path(tempfile.mkdtemp(prefix="dlconcepts-"))
+        path = Path(tempfile.mkdtemp(prefix="dlconcepts-"), "checkpoint.pt")
         with suppress(OSError):
-            self.write(folder / "checkpoint.pt")
-            return folder / "checkpoint.pt"
-        folder.rmdir()
+            write(path)
+            return path
+        path.parent.rmdir()
         return self.path
 
 

@@ -80,7 +80,7 @@ def write_results(place: RunFolder, model: Network, held_out: ImageSet) -> None:
     images, right = held_out.images[chosen], held_out.labels[chosen]
     probabilities = predict(model, normalize(images, **NORMALIZATION))
     predictions = view_predictions(images, probabilities, classes, right)
-    place.draw({"loss.png": loss_curves(place.history), "predictions.png": predictions})
+    place.draw(loss=loss_curves(place.history), predictions=predictions)
     folder = place.working / "images"
     with writing(place.final):
         folder.mkdir(exist_ok=True)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +34,12 @@ DRAWN = 12  # images in predictions.png
 
 def run(arguments: argparse.Namespace) -> int:
     """Train a head for the classes of a folder, write checkpoint and pictures, and return 0."""
-    check_outside(arguments.out, arguments.folder)
+    out, root = arguments.out.resolve(), arguments.folder.resolve()
+    if root in (out, *out.parents):
+        raise UserError(
+            f"{arguments.out} is inside {arguments.folder}, where the next run would take it for "
+            "images; choose another folder with --out"
+        )
     place = RunFolder(arguments, SETTINGS)
     device = output.find_device(arguments.device)
     folder = images.image_folder(arguments.folder, skip_damaged=arguments.skip_damaged)
@@ -61,31 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
         probabilities, labels = predict(model.head, features[0]), features[1]
         confusion = confusion_matrix(probabilities.argmax(dim=1), labels, len(folder.classes))
         print_accuracies(confusion, folder.classes)
-        place.draw(
-            {
-                "loss.png": loss_curves(place.history),
-                "confusion.png": view_confusion(confusion, folder.classes),
-                "predictions.png": draw_predictions(held_out, probabilities, labels, statistics),
-            }
-        )
+        confused = view_confusion(confusion, folder.classes)
+        predictions = draw_predictions(held_out, probabilities, labels, statistics)
+        place.draw(loss=loss_curves(place.history), confusion=confused, predictions=predictions)
         place.publish(folder.classes)
     return 0
 
 
-def check_outside(out: Path, folder: Path) -> None:
-    """Raise UserError if the folder to write to would be a class of the next run."""
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(
-            f"{out} is inside {folder}, where the next run would take it for images; choose "
-            "another folder with --out"
-        )
-
-
 @explaining()
 def build(
-    arguments: argparse.Namespace,
-    classes: Sequence[str],
-    before: checkpoints.Checkpoint | None,
+    arguments: argparse.Namespace, classes: Sequence[str], before: checkpoints.Checkpoint | None
 ) -> tuple[TransferNetwork, Statistics]:
     """Return the network with the chosen weights, and the statistics of its images."""
     if before:
@@ -97,12 +86,8 @@ def build(
     if arguments.weights == "imagenet":
         classifier, weights = pretrained(arguments.model, download=arguments.download)
         preset = weights.transforms()
-        statistics = {
-            "size": preset.crop_size[0],
-            "resize": preset.resize_size[0],
-            "mean": list(preset.mean),
-            "std": list(preset.std),
-        }
+        statistics = {"size": preset.crop_size[0], "resize": preset.resize_size[0]}
+        statistics |= {"mean": list(preset.mean), "std": list(preset.std)}
     else:
         classifier = untrained(arguments.model)
         if arguments.weights != "none":
@@ -156,10 +141,9 @@ def compute_features(
 def print_accuracies(confusion: Tensor, classes: Sequence[str]) -> None:
     """Print how many held-out images of each class are predicted correctly."""
     width, shares = max(map(len, classes)), class_accuracies(confusion)
-    for name, row, right, share in zip(
-        classes, confusion, confusion.diagonal(), shares, strict=True
-    ):
-        print(f"  {name:{width}}  {right:4d} of {row.sum():4d}  {share:6.1%}")
+    for n, (name, share) in enumerate(zip(classes, shares, strict=True)):
+        right, total = confusion[n, n], confusion[n].sum()
+        print(f"  {name:{width}}  {right:4d} of {total:4d}  {share:6.1%}")
 
 
 def draw_predictions(

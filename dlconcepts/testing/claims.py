@@ -11,13 +11,6 @@ A claim is a file, `tests/<lesson>/test_<claim>.py`. Its docstring is the head:
     Truth: The tensor object is new, its memory is not: a write through either shows in both.
     """
 
-The verdict is one of
-
-- holds: true for every valid input
-- holds-if: true under the condition that Truth states
-- corrected: the notes are wrong or misleading; Truth is what the laws prove
-- opinion: nothing can test it; it has no law
-
 `CLAIMS` in the `__init__.py` of the lesson lists the claims in course order.
 '''
 
@@ -38,6 +31,8 @@ LESSONS = (
     *("tensors", "networks", "autograd", "training", "validation"),
     *("checkpoints", "images", "transfer", "devices"),
 )
+# holds: true for every valid input; holds-if: true under the condition that Truth states;
+# corrected: the notes are wrong or misleading, Truth is right; opinion: nothing can test it.
 VERDICTS = ("holds", "holds-if", "corrected", "opinion")
 HEAD = re.compile(r'r?""".*?"""', re.DOTALL)
 FIELDS = re.compile(r"^(Notes|Verdict|Truth):[ \n]", re.MULTILINE)
@@ -55,17 +50,15 @@ class ClaimError(UserError):
 
 @dataclass(frozen=True)
 class Law:
-    """A law as its file says it: name, line, sentence, right subject, mistakes with reasons."""
+    """A law as its file says it; `wrong` has the reason of each mistake by its name."""
 
     name: str
-    line: int
     sentence: str
     right: str
     wrong: dict[str, str]
 
     @property
     def title(self) -> str:
-        """Name of the law as a sentence."""
         return title_of(self.name)
 
 
@@ -273,7 +266,7 @@ def law_of(
 
     options = {word.arg: word.value for word in mark.keywords}
     right = ast.unparse(options["right"]) if "right" in options else ""
-    law = Law(node.name, node.lineno, sentence_of(node), right, {})
+    law = Law(node.name, sentence_of(node), right, {})
     pairs = resolved(options.get("wrong", mark))
     if isinstance(pairs, ast.Dict):
         for key, value in zip(pairs.keys, map(resolved, pairs.values), strict=True):

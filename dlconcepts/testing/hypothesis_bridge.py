@@ -78,8 +78,8 @@ def limit_shrinking(runs: int) -> None:
 def draw_every_example_anew() -> None:
     """Turn off the variants that Hypothesis tries of each example it draws.
 
-    Up to five variants follow each example. Of 100 examples only a few are then draws of their own:
-    a law over the 20 valid combinations of SGD's settings met 8 of them, and 19 without variants.
+    Of 100 examples only a few are otherwise draws of their own: of the 20 valid combinations of
+    SGD's settings a law met 8, and 19 without variants.
     """
 
     def no_mutations(runner: Any, data: Any) -> None: ...

@@ -59,8 +59,11 @@ def verify(
     """
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
-    if fail_fast:
-        require_readable(out / "results.xml")
+    results = out / "results.xml"
+    said = f"cannot read {results}, which orders the laws: ", "; delete it, or choose another --out"
+    with explaining(*said, (ET.ParseError, OSError)):
+        if fail_fast and results.exists():
+            ET.parse(results)
     if list(devices) != ["cpu"]:
         devices = list(find_devices(devices))
     # A folder of its own, so that `out` has no partial file.
@@ -68,7 +71,7 @@ def verify(
         folder = Path(name).resolve()
         options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in devices)]
         if fail_fast:
-            options += ["-x", f"--first-failure={(out / 'results.xml').resolve()}"]
+            options += ["-x", f"--first-failure={results.resolve()}"]
         if jobs > 1:
             # A claim stays in one process, unless the first failure is wanted as soon as possible.
             whole = ["--dist=loadfile", "--no-loadscope-reorder"]
@@ -167,18 +170,6 @@ def require_tests() -> None:
             f"there are no laws in {TESTS}, since the installed package does not include them; "
             "clone the repository and run `pip install -e .` there"
         )
-
-
-def require_readable(results: Path) -> None:
-    """Raise UserError if the results of an earlier run are there, but not whole."""
-    try:
-        if results.exists():
-            ET.parse(results)
-    except (ET.ParseError, OSError) as error:
-        raise UserError(
-            f"cannot read {results}, which orders the laws: {error}; delete it, or choose another "
-            "--out"
-        ) from error
 
 
 def find_devices(names: Sequence[str]) -> dict[str, str]:
