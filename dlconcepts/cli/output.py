@@ -19,7 +19,6 @@ from dlconcepts.support.errors import UserError, explaining, writing
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; raise UserError if it is unknown or unavailable."""
     with explaining():
         return devices.find_device(name)
 

@@ -54,7 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Return the table of one arithmetic."""
     style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
     found = Table(title=rows[0].arithmetic, **style)
     found.add_column("technique", min_width=10, overflow="fold")

@@ -180,7 +180,6 @@ class RunFolder:
         print_epoch(record)
 
     def save(self) -> None:
-        """Write the last epoch that ended."""
         if self.write is not None:
             with writing(self.final), making(self.working):
                 self.write(self.path)
@@ -250,7 +249,6 @@ class RunFolder:
 
 
 def remove_run(folder: Path) -> None:
-    """Remove what a run writes from a folder."""
     shutil.rmtree(folder / "images", ignore_errors=True)
     for name in OURS:
         with suppress(IsADirectoryError, PermissionError):  # a folder that is not ours

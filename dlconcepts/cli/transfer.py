@@ -139,7 +139,6 @@ def compute_features(
 
 
 def print_accuracies(confusion: Tensor, classes: Sequence[str]) -> None:
-    """Print how many held-out images of each class are predicted correctly."""
     width, shares = max(map(len, classes)), class_accuracies(confusion)
     for n, (name, share) in enumerate(zip(classes, shares, strict=True)):
         right, total = confusion[n, n], confusion[n].sum()

@@ -70,7 +70,6 @@ def processes(claims: int) -> int:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """Return the results for --json."""
     names = ("id", "verdict", "outcome", "devices", "examples", "rejected", "seconds")
     report, environment = run.report, dict(run.environment)
     claims = [
@@ -142,7 +141,6 @@ class Display:
 
 
 def show(report: Report) -> None:
-    """Print a table for each lesson, then failures, skips and totals."""
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDEST
     console = Console(width=min(columns, WIDEST), highlight=False)
     for lesson, claims in report.lessons.items():

@@ -23,8 +23,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
-from dlconcepts.parity import reference
 from dlconcepts.parity.bounds import Arithmetic, Bounded, ulp
+from dlconcepts.parity.reference import Reference, loss_of, softmax_of, step_of
 from dlconcepts.support.checkpoint_files import load_file, save_file
 from dlconcepts.support.runs import seeded
 from dlconcepts.training import train_step
@@ -46,17 +46,12 @@ class Subject:
     run: nn.Module
     rule: Arithmetic
 
-    def values_of(self, images: Tensor) -> list[Bounded]:
-        """Return the input of each layer and, last, the logits."""
-        layers, weights = reference.layers_of(self.model), reference.weights_of(self.model)
-        return reference.forward(self.rule, layers, weights, images)
+    @property
+    def reference(self) -> Reference:
+        return Reference.of(self.rule, self.model)
 
     def logits_of(self, images: Tensor) -> Bounded:
-        return self.values_of(images)[-1]
-
-    def gradients_of(self, batch: Batch) -> reference.Weights:
-        layers, weights = reference.layers_of(self.model), reference.weights_of(self.model)
-        return reference.gradients_of(self.rule, layers, weights, *batch)
+        return self.reference.forward(images)[-1]
 
 
 Technique: TypeAlias = Callable[[Subject, Batch], Iterator[Triple]]
@@ -90,17 +85,13 @@ def forward_pass(subject: Subject, batch: Batch) -> Iterator[Triple]:
 def loss(subject: Subject, batch: Batch) -> Iterator[Triple]:
     """Yield the mean cross-entropy in training mode."""
     computed = F.cross_entropy(subject.run.train()(batch[0]), batch[1])
-    yield (
-        "loss",
-        computed,
-        reference.loss_of(subject.rule, subject.logits_of(batch[0]), batch[1])[0],
-    )
+    yield "loss", computed, loss_of(subject.rule, subject.logits_of(batch[0]), batch[1])[0]
 
 
 def gradients(subject: Subject, batch: Batch) -> Iterator[Triple]:
     subject.run.zero_grad()
     F.cross_entropy(subject.run.train()(batch[0]), batch[1]).backward()
-    expected = subject.gradients_of(batch)
+    expected = subject.reference.gradients(*batch)
     for name, parameter in subject.model.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         yield name, gradient, expected[name]
@@ -115,18 +106,18 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
 
     def take_steps(subject: Subject, batch: Batch) -> Iterator[Triple]:
         """Yield the parameters and the optimizer state after each step."""
-        model, rule, optimizer = subject.model, subject.rule, make(subject.model)
-        parameters = dict(model.named_parameters())
+        rule, optimizer = subject.rule, make(subject.model)
+        parameters = dict(subject.model.named_parameters())
         for number in range(1, steps + 1):
-            before, slopes = reference.weights_of(model), subject.gradients_of(batch)
-            values = [*subject.values_of(batch[0]), *slopes.values()]
-            if number > 1 and not rule.can_hold(values):
+            before = subject.reference
+            values, slopes = before.forward(batch[0]), before.gradients(*batch)
+            if number > 1 and not rule.can_hold([*values, *slopes.values()]):
                 return
             states = {n: copy.deepcopy(optimizer.state.get(p, {})) for n, p in parameters.items()}
             train_step(subject.run.train(), F.cross_entropy, optimizer, *batch)
             for name, parameter in parameters.items():
-                given = states[name], before[name], slopes[name]
-                expected, moments = reference.step_of(rule, optimizer, *given)
+                given = states[name], before.weights[name], slopes[name]
+                expected, moments = step_of(rule, optimizer, *given)
                 yield f"{name}, step {number}", parameter.detach().clone(), expected
                 state = optimizer.state.get(parameter, {})
                 for part, moment in moments.items():
@@ -142,7 +133,7 @@ def evaluation(subject: Subject, batch: Batch) -> Iterator[Triple]:
     found = evaluate(subject.run, batch)
     logits = subject.logits_of(batch[0])
     loss = torch.tensor(found.loss, dtype=batch[0].dtype, device="cpu")
-    yield "loss", loss, reference.loss_of(subject.rule, logits, batch[1])[0]
+    yield "loss", loss, loss_of(subject.rule, logits, batch[1])[0]
     # An accuracy is in doubt where rounding may exchange the two best classes.
     best = logits.value.argmax(dim=1)
     least = (logits.value - logits.error).gather(1, best[:, None])
@@ -154,7 +145,7 @@ def evaluation(subject: Subject, batch: Batch) -> Iterator[Triple]:
 
 
 def prediction(subject: Subject, batch: Batch) -> Iterator[Triple]:
-    expected = reference.softmax_of(subject.rule, subject.logits_of(batch[0]))
+    expected = softmax_of(subject.rule, subject.logits_of(batch[0]))
     yield "probabilities", predict(subject.run, batch[0]), expected
 
 

@@ -42,7 +42,6 @@ DEMONSTRATION_NAMES = {"torch": torch, "nn": nn, "F": F, "np": np}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --device and the ini option claims."""
     parser.addini("claims", "folder whose test files hold the claims of a course", default="")
     parser.addoption(
         "--device",
@@ -67,7 +66,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Name torch's version, the devices and the profile above every run."""
     names = ", ".join(str(device) for device in config.stash[CHOSEN])
     return f"torch {torch.__version__} on {names}, profile {settings.get_current_profile_name()}"
 

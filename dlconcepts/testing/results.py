@@ -194,7 +194,6 @@ def judge(items: Iterable[Item], claims: Iterable[Claim]) -> Report:
 
 
 def read_item(case: ET.Element) -> Item:
-    """Read one item of the JUnit XML."""
     name, _, parameters = case.get("name", "").partition("[")
     faults = [fault for fault in case if fault.tag in ("failure", "error", "skipped")]
     skipped = all(fault.tag == "skipped" for fault in faults)
@@ -215,7 +214,6 @@ def xml_text(value: object) -> str:
 
 
 def add_properties(parent: ET.Element, values: Mapping[str, object]) -> None:
-    """Add properties to an element of JUnit XML."""
     properties = ET.SubElement(parent, "properties")
     for name, value in values.items():
         ET.SubElement(properties, "property", name=name, value=xml_text(value))

@@ -141,7 +141,6 @@ def signal_group(process: subprocess.Popen[bytes], name: str) -> None:
 
 
 def take(run: Run, element: ET.Element) -> None:
-    """Add to the run what pytest wrote."""
     if element.tag == "start":
         run.watch(element.get("nodeid", ""))
     elif element.tag == "testcase":
@@ -164,7 +163,6 @@ def write(run: Run, file: Path) -> None:
 
 
 def require_tests() -> None:
-    """Raise UserError if the laws are missing."""
     if not any((TESTS / lesson).is_dir() for lesson in LESSONS):
         raise UserError(
             f"there are no laws in {TESTS}, since the installed package does not include them; "
