@@ -291,10 +291,9 @@ def print_epoch(record: Epoch) -> None:
 
 def check_finite(record: Epoch, model: nn.Module) -> None:
     """Raise DivergedError unless the losses of an epoch and all weights are finite numbers."""
-    what = ""
+    losses = {"training": record.train_loss, "held-out": record.held_out_loss}
+    wrong = [f"the {name} loss is {x}" for name, x in losses.items() if not math.isfinite(x or 0)]
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-        what = "weights are not finite"
-    elif record.held_out_loss is not None and not math.isfinite(record.held_out_loss):
-        what = f"the held-out loss is {record.held_out_loss}"
-    if what:
-        raise DivergedError(f"epoch {record.epoch}: {what}; lower the learning rate")
+        wrong.insert(0, "weights are not finite")
+    if wrong:
+        raise DivergedError(f"epoch {record.epoch}: {wrong[0]}; lower the learning rate")

@@ -182,9 +182,9 @@ def _displayable(
         raise TypeError(f"an image is uint8 or floating point, not {image.dtype}")
     values = image.detach().cpu().double()
     pixels = (values.movedim(0, -1) if in_colour else values.reshape(image.shape[-2:])).numpy()
-    if image.dtype == torch.uint8:
-        mean, std = 0, 1 / 255
-    return np.asarray(pixels * np.asarray(std) + np.asarray(mean))
+    return (
+        pixels / 255 if image.dtype == torch.uint8 else pixels * np.asarray(std) + np.asarray(mean)
+    )
 
 
 def view_augmentations(

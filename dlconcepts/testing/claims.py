@@ -267,9 +267,9 @@ def law_of(
     options = {word.arg: word.value for word in mark.keywords}
     right = ast.unparse(options["right"]) if "right" in options else ""
     law = Law(node.name, sentence_of(node), right, {})
-    pairs = resolved(options.get("wrong", mark))
-    if isinstance(pairs, ast.Dict):
-        for key, value in zip(pairs.keys, map(resolved, pairs.values), strict=True):
+    wrong = resolved(options["wrong"]) if "wrong" in options else None
+    if isinstance(wrong, ast.Dict):
+        for key, value in zip(wrong.keys, map(resolved, wrong.values), strict=True):
             if key is None:  # of **others
                 continue
             name = ast.unparse(key)

@@ -69,15 +69,19 @@ def find(word: str) -> Path:
 
 def find_version(version: str, device: str) -> Path:
     """Return the newest record of this version of torch; raise UserError if there is none."""
-    files = RESULTS.glob(f"torch-*-{device}.xml")
+    files = sorted(RESULTS.glob(f"torch-*-{device}.xml"), key=numbers_in)
     found = {file.stem.removesuffix(f"-{device}").removeprefix("torch-"): file for file in files}
-    same = [name for name in found if f"{name}.".startswith(f"{version}.")]
+    same = [file for name, file in found.items() if f"{name}.".startswith(f"{version}.")]
     if not same:
         raise UserError(
             f"no run of torch {version} on {device} is recorded in {RESULTS}, which has "
-            f"{', '.join(sorted(found)) or 'none'}; name one of these, or two files"
+            f"{', '.join(found) or 'none'}; name one of these, or two files"
         )
-    return found[max(same, key=lambda name: [*map(int, re.findall(r"\d+", name))])]
+    return same[-1]
+
+
+def numbers_in(file: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", file.name)]
 
 
 def load(file: Path) -> ET.Element:
