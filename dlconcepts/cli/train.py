@@ -5,6 +5,7 @@ All user errors are found before the training starts.
 
 import argparse
 import io
+import re
 from contextlib import redirect_stdout
 from functools import partial
 
@@ -85,4 +86,5 @@ def write_results(place: RunFolder, model: Network, held_out: ImageSet) -> None:
     with writing(place.final):
         folder.mkdir(exist_ok=True)
         for image, name in zip(images, classes, strict=True):
-            output.write_image(folder / f"{output.slug(name)}.png", image)
+            safe = re.sub("[^a-z0-9]+", "-", name.lower())  # as the name of a file
+            output.write_image(folder / f"{safe}.png", image)

@@ -36,9 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = processes(len(claims)) if arguments.jobs is None else arguments.jobs
     # Each process computes with one thread: the tensors of the laws are small.
     print(f"claims: {len(claims)}, processes of one thread: {jobs}")
-    with Display(claims) as display:
-        found = Run(claims, watch=display)
-        options = {name: getattr(arguments, name) for name in ("profile", "out", "fail_fast")}
+    display = Display(claims)
+    found = Run(claims, watch=display)
+    options = {name: getattr(arguments, name) for name in ("profile", "out", "fail_fast")}
+    with display.bar:
         verify(found, arguments.device or ["cpu"], jobs=jobs, **options)
     show(found.report)
     print(f"wrote {out / 'results.xml'}\nwrote {out / 'report.html'}")
@@ -97,20 +98,12 @@ class Display:
     def __init__(self, claims: Sequence[Claim]) -> None:
         self.items: dict[str, list[Item]] = {claim.id: [] for claim in claims}
         self.claims = {claim.id: claim for claim in claims}
-        self.done = 0
         console = Console(highlight=False, soft_wrap=True)
         columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         no_bar = not console.is_terminal or console.is_dumb_terminal
         text = TextColumn("{task.description}")
         self.bar = Progress(*columns, text, console=console, transient=True, disable=no_bar)
         self.task = self.bar.add_task("starting", total=len(claims))
-
-    def __enter__(self) -> "Display":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def __call__(self, event: Item | str) -> None:
         """Show that an item started, by its id, or ended."""
@@ -122,19 +115,17 @@ class Display:
             said = event.message.partition("\n")[0]
             self.say(f"FAILED {event.title} [{event.parameters}]: {said}", "bold red")
         name = event.record.get("claim", "")
-        if name in self.items:
-            self.items[name].append(event)
-            claim = Judged(self.claims[name], self.items[name])
-            if claim.is_complete and any(item.kind == "demonstration" for item in claim.items):
-                self.finish(claim)
-
-    def finish(self, claim: Judged) -> None:
-        del self.items[claim.id]
-        self.done += 1
-        self.bar.update(self.task, completed=self.done)
-        if self.bar.disable:
-            place = f"{self.done:>{len(str(len(self.claims)))}}/{len(self.claims)}"
-            self.say(f"{place}  {claim.outcome:<10}  {claim.id}  {claim.seconds:.1f} s")
+        if name not in self.items:
+            return
+        self.items[name].append(event)
+        claim = Judged(self.claims[name], self.items[name])
+        if claim.is_complete and any(item.kind == "demonstration" for item in claim.items):
+            del self.items[name]
+            total, done = len(self.claims), len(self.claims) - len(self.items)
+            self.bar.update(self.task, completed=done)
+            if self.bar.disable:
+                place = f"{done:>{len(str(total))}}/{total}"
+                self.say(f"{place}  {claim.outcome:<10}  {claim.id}  {claim.seconds:.1f} s")
 
     def say(self, line: str, style: str = "") -> None:
         self.bar.console.print(Text(line, style))
