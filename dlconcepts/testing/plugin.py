@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import numpy as np
 import pytest
@@ -148,7 +147,7 @@ def faults_of(metafunc: pytest.Metafunc, law: object) -> Generator[str]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Record what is known of an item before it runs, so that a skipped one is recorded too."""
-    case = case_of(item)
+    case, test = case_of(item), item.dtest if isinstance(item, DoctestItem) else None
     claim = claim_at(item.config, item.path) if claims.is_claim_file(item.path) else None
     record: dict[str, object] = {}
     if claim is not None:
@@ -162,19 +161,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             "cpu_only": case.law.cpu_only,
             "torch": str(torch.__version__),  # a plain str, which pytest-xdist can send
         }
-    elif claim is not None and is_demonstration(item):
-        # The lines must run as they are printed, without the names of the test file.
-        item.dtest.globs = {**DEMONSTRATION_NAMES, "__name__": "demonstration"}
+    elif claim is not None and test and test.docstring == test.globs["__doc__"]:
+        # The lines at the top of the file run as they are printed, without the file's own names.
+        test.globs = {**DEMONSTRATION_NAMES, "__name__": "demonstration"}
         item.add_marker("demonstration")
         record["kind"] = "demonstration"
     if data := item.get_closest_marker("data"):
         record["data"] = data.args[0]
     item.user_properties.extend(record.items())
-
-
-def is_demonstration(item: pytest.Item) -> TypeGuard[DoctestItem]:
-    """Return whether an item is the doctest of a whole file, not of a function in it."""
-    return isinstance(item, DoctestItem) and item.dtest.docstring == item.dtest.globs["__doc__"]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -192,11 +186,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             outcome = yield
         except FAILURES as error:
             failure = error
-    record: dict[str, Any] = {
-        "examples": case.examples,
-        "counterexample": "\n".join(getattr(failure, "__notes__", [])),
-        "seconds": f"{time.perf_counter() - started:.3f}",
-    }
+    seconds, notes = time.perf_counter() - started, getattr(failure, "__notes__", [])
+    record: dict[str, object] = {"examples": case.examples, "counterexample": "\n".join(notes)}
+    record["seconds"] = f"{seconds:.3f}"
     item.user_properties.extend(record.items())
     case.judge(failure, item)
     return outcome
