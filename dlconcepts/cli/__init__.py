@@ -19,6 +19,7 @@ from dlconcepts.support.errors import UserError
 from dlconcepts.support.signals import NAMES, Stopped, heeding, settle, start_work
 
 USER_ERROR = 2
+REPORTS = ("json", "junit", "sarif", "csv")  # files to write, which are tried before the work
 CLOSED_PIPE = 141  # what shells report for `cat` if nobody reads its output
 
 
@@ -60,8 +61,12 @@ def run(line: list[str]) -> int:
             parsed.line, parsed.keep = line, arguments.keep
             command = importlib.import_module(f"dlconcepts.cli.{parsed.command}")
             arguments = parsed
+            from dlconcepts.support.atomic import check_report
         quiet = arguments.quiet and arguments.command != "watch"  # that runs a script
         start_work()
+        for name, value in vars(arguments).items():
+            if name in REPORTS and isinstance(value, Path):
+                check_report(value, f"--{name}")
         nowhere = Path(os.devnull).open("w")  # noqa: SIM115 the next line closes it
         with nowhere, redirect_stdout(nowhere) if quiet else nullcontext():
             status: int = command.run(arguments)

@@ -5,8 +5,8 @@ import ast
 import importlib
 import re
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,35 +17,29 @@ from torch import nn
 from dlconcepts.checks.files import left_alone
 from dlconcepts.checks.project import PARTS
 from dlconcepts.checks.report import check, where
-from dlconcepts.support.atomic import check_report, write_report
-from dlconcepts.support.errors import UserError, nearest
+from dlconcepts.support.atomic import write_report
+from dlconcepts.support.errors import UserError, explaining, nearest
 
 SHAPE = re.compile(r"([1-9]\d*(?:x[1-9]\d*)*)(?::int64<(\d+))?")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the checks and return 1 if a law is broken, 2 if a part could not be used, else 0."""
-    check_report(arguments.json, "--json")
-    check_report(arguments.junit, "--junit")
     parts = find_parts(arguments.project, dict(map(setting, arguments.arg)))
-    if arguments.batch is not None:
-        parts["batch"] = find_batch(arguments.batch)
-    if arguments.loader is not None:
-        parts["loader"] = find_batch(arguments.loader)
-    try:
+    for part in ("batch", "loader"):
+        if getattr(arguments, part) is not None:
+            parts[part] = find_batch(getattr(arguments, part))
+    with explaining(kinds=(TypeError, ValueError)):  # the parts or the exceptions are wrong
         report = check(except_for=reasons(arguments.except_for), **parts)
-    except (TypeError, ValueError) as error:  # the parts or the exceptions are wrong
-        raise UserError(str(error)) from error
-    if all(result.status == "not checked" for result in report.results):
+    statuses = {result.status for result in report.results}
+    if statuses <= {"not checked"}:
         raise UserError("nothing could be checked: give --batch, or more parts")
     print(report, flush=True)  # first, since the files may fail
-    if arguments.json:
-        write_report(arguments.json, report.to_json(), "--json")
-    if arguments.junit:
-        write_report(arguments.junit, report.to_junit(), "--junit")
-    if not any(result.status in ("passed", "FAILED") for result in report.results):
+    write_report(arguments.json, report.to_json(), "--json")
+    write_report(arguments.junit, report.to_junit(), "--junit")
+    if not statuses & {"passed", "FAILED"}:
         raise UserError("no check could run; does the batch fit the model?")
-    return 1 if any(found.status == "FAILED" for found in report.failed) else 2 * (not report.ok)
+    return 1 if "FAILED" in statuses else 2 * (not report.ok)
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -62,7 +56,7 @@ def find_parts(project: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a project: a factory returns a dictionary of them, or a model."""
     found = look_up(project)
     found = partial(found, **settings) if settings else found
-    parts = call(project, found) if callable(found) and not isinstance(found, nn.Module) else found
+    parts = found if isinstance(found, nn.Module) else called(project, found)
     if isinstance(parts, nn.Module):
         # The checks want the factory itself, so that they can build the model again.
         parts = {"model": found}
@@ -74,42 +68,46 @@ def find_parts(project: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(parts)
 
 
-def look_up(name: str) -> Any:
-    """Import the object that package.module:name refers to, also from the current folder."""
-    module_name, colon, path = name.partition(":")
-    if not colon or not module_name or not path:
-        raise UserError(f"{name!r} does not have the form package.module:factory")
-    file = Path(module_name) if module_name.endswith(".py") else None
-    folder = str(file.resolve().parent if file else Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+@contextmanager
+def foreign(said: str) -> Iterator[None]:
+    """Turn whatever the user's code raises in a block into a UserError."""
     try:
         with left_alone():
-            found: Any = importlib.import_module(file.stem if file else module_name)
-    except (Exception, SystemExit) as error:  # a module may raise anything
-        raise UserError(f"{module_name} cannot be imported: {where(error)}") from error
+            yield
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{said} {where(error)}") from error
+
+
+def look_up(name: str) -> Any:
+    """Import the object that package.module:name refers to, also from the current folder."""
+    module, colon, path = name.partition(":")
+    if not colon or not module or not path:
+        raise UserError(f"{name!r} does not have the form package.module:factory")
+    file = Path(module).resolve() if module.endswith(".py") else None
+    folder = str(file.parent if file else Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    with foreign(f"{module} cannot be imported:"):
+        found: Any = importlib.import_module(file.stem if file else module)
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             near = nearest(attribute, vars(found) if hasattr(found, "__dict__") else ())
-            raise UserError(f"{module_name} has no {path}{near}")
+            raise UserError(f"{module} has no {path}{near}")
         found = getattr(found, attribute)
     return found
 
 
-def call(name: str, factory: Any) -> Any:
-    try:
-        with left_alone():
-            return factory()
-    except (Exception, SystemExit) as error:  # the user's function may raise anything
-        raise UserError(f"{name}() raised {where(error)}") from error
+def called(name: str, found: Any) -> Any:
+    """Return what a function of the user returns, and anything else as it is."""
+    with foreign(f"{name}() raised"):
+        return found() if callable(found) else found
 
 
 def find_batch(text: str) -> Any:
     """Return random inputs of a shape such as 4x3x224x224, or the batch that a name refers to."""
-    if ":" in text and not SHAPE.fullmatch(text.lower()):
-        found = look_up(text)
-        return call(text, found) if callable(found) else found
     found = SHAPE.fullmatch(text.lower())
+    if ":" in text and not found:
+        return called(text, look_up(text))
     if not found:
         raise UserError(
             f"--batch {text} is neither a shape such as 4x3x224x224, or 4x10:int64<100, nor a "

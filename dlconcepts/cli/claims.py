@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dlconcepts.support.errors import UserError, nearest
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims
 
-WIDTH = 100
+WRAPPER = textwrap.TextWrapper(width=100, subsequent_indent="    ", break_long_words=False)
+WRAPPER.break_on_hyphens = False  # names such as `a-b` stay whole
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,17 +46,13 @@ def unknown(name: str, claims: Sequence[Claim]) -> str:
 
 def as_object(claim: Claim) -> dict[str, object]:
     names = ("id", "lesson", "title", "demonstration", "notes", "verdict", "truth", "file")
-    return {
-        **{name: getattr(claim, name) for name in names},
-        "laws": [
-            {"name": law.name, "sentence": law.sentence, "right": law.right} for law in claim.laws
-        ],
-        "mistakes": [
-            {"name": name, "sentence": claim.mistakes.get(name, ""), "law": law.name, "reason": why}
-            for law in claim.laws
-            for name, why in law.wrong.items()
-        ],
-    }
+    laws, mistakes = [], []
+    for law in claim.laws:
+        laws.append({"name": law.name, "sentence": law.sentence, "right": law.right})
+        for name, why in law.wrong.items():
+            about = {"name": name, "sentence": claim.mistakes.get(name, "")}
+            mistakes.append({**about, "law": law.name, "reason": why})
+    return {**{n: getattr(claim, n) for n in names}, "laws": laws, "mistakes": mistakes}
 
 
 def whole(claim: Claim) -> Iterator[str]:
@@ -64,22 +61,10 @@ def whole(claim: Claim) -> Iterator[str]:
     yield textwrap.indent(claim.demonstration, "    ") + "\n"
     for name in ("notes", "verdict", "truth"):
         if text := getattr(claim, name):
-            yield wrapped(f"{name.capitalize()}: {text}")
+            yield WRAPPER.fill(f"{name.capitalize()}: {text}")
     for law in claim.laws:
-        yield "\n" + wrapped(f"Law: {law.sentence}")
+        yield "\n" + WRAPPER.fill(f"Law: {law.sentence}")
         for name, reason in law.wrong.items():
             sentence = claim.mistakes.get(name, "")
-            yield wrapped(f"rejects {name}: {sentence} Fails with {reason!r}.", "  - ")
+            yield WRAPPER.fill(f"  - rejects {name}: {sentence} Fails with {reason!r}.")
     yield f"\npython -m pytest {claim.file}"
-
-
-def wrapped(text: str, first: str = "") -> str:
-    # Names such as `a-b` stay whole.
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -10,7 +10,7 @@ from dlconcepts import checkpoints
 from dlconcepts.cli import output
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
-from dlconcepts.support.atomic import check_report, making, write_json
+from dlconcepts.support.atomic import making, write_json
 from dlconcepts.support.datasets import read_image
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.plots import view_classify
@@ -20,7 +20,6 @@ from dlconcepts.validation import predict
 def run(arguments: argparse.Namespace) -> int:
     """Print and draw the class probabilities of image files, and return 0."""
     output.check_folder(arguments.out)
-    check_report(arguments.json, "--json")
     # Images from different folders may have the same name; the number tells them apart.
     drawings = [
         arguments.out / f"{n}-{path.stem}.png" for n, path in enumerate(arguments.images, 1)

@@ -1,7 +1,6 @@
 """Shared by the commands: find a device, guard a run's folder, write figures and images."""
 
 import io
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from dlconcepts.support.errors import UserError, explaining, writing
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of that name; raise UserError if it is unknown or unavailable."""
     with explaining():
         return devices.find_device(name)
 
@@ -60,15 +58,6 @@ def write_image(path: Path, image: torch.Tensor) -> None:
     buffer = io.BytesIO()
     Image.fromarray(image.numpy()).save(buffer, format="png")
     write_atomically(path, buffer.getvalue())
-
-
-def slug(name: str) -> str:
-    """Return a name that is safe as a file name.
-
-    >>> slug("T-shirt/top")
-    't-shirt-top'
-    """
-    return re.sub("[^a-z0-9]+", "-", name.lower())
 
 
 def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

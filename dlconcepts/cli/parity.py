@@ -21,7 +21,8 @@ from torch import nn
 from dlconcepts.cli.output import find_device
 from dlconcepts.parity.comparison import why_not_compiled
 from dlconcepts.parity.measure import Row, kinds_of, measure
-from dlconcepts.support.atomic import check_report, write_json
+from dlconcepts.support.atomic import write_json
+from dlconcepts.support.devices import hardware
 from dlconcepts.support.runs import one_thread
 
 LEGEND = """error / bound: of the element that is closest to its bound, or furthest beyond it.
@@ -33,7 +34,6 @@ that stay within the bound on all probes."""
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables; return 0, or 1 if an error exceeds its bound."""
     device = find_device(arguments.device)
-    check_report(arguments.json, "--json")
     reason = "skipped" if arguments.eager else why_not_compiled()
     console = Console(width=shutil.get_terminal_size((150, 40)).columns, highlight=False)
     console.print(f"torch {torch.__version__} on {device}; compiled: {reason or 'TorchInductor'}")
@@ -46,18 +46,18 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(table(found))
             rows += found
     console.print(LEGEND)
-    write_json(arguments.json, to_record(rows, device, reason))
+    record: dict[str, Any] = {"schema": 1, "torch": str(torch.__version__)}
+    record |= {"device": f"{device} ({hardware(device)})", "not compiled": reason}
+    record["platform"] = f"{platform.system()} {platform.machine()}"
+    write_json(arguments.json, {**record, "rows": [asdict(row) for row in rows]})
     return 0 if all(c.holds for row in rows for c in row.backends.values()) else 1
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Return the table of one arithmetic."""
-    backends = list(rows[0].backends)
-    found = Table(
-        title=rows[0].arithmetic, title_justify="left", title_style="bold", box=SIMPLE_HEAD
-    )
+    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
+    found = Table(title=rows[0].arithmetic, **style)
     found.add_column("technique", min_width=10, overflow="fold")
-    for heading in (*(f"{backend}: error / bound" for backend in backends), "ulps"):
+    for heading in (*(f"{backend}: error / bound" for backend in rows[0].backends), "ulps"):
         found.add_column(heading, justify="right", overflow="fold")
     found.add_column("not noticed", overflow="fold")
     for row in rows:
@@ -68,16 +68,3 @@ def table(rows: Sequence[Row]) -> Table:
         least, middle = row.backends["eager"].ulps
         found.add_row(row.technique, *cells, f"{least:,.0f} - {middle:,.0f}", ", ".join(row.missed))
     return found
-
-
-def to_record(rows: Sequence[Row], device: torch.device, reason: str | None) -> dict[str, Any]:
-    """Return all figures, with torch's version and the hardware."""
-    describe = getattr(torch.get_device_module(device), "get_device_name", platform.machine)
-    return {
-        "schema": 1,
-        "torch": str(torch.__version__),
-        "device": f"{device} ({describe()})",
-        "platform": f"{platform.system()} {platform.machine()}",
-        "not compiled": reason,
-        "rows": [asdict(row) for row in rows],
-    }

@@ -9,21 +9,22 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
 from dlconcepts.support import signals
-from dlconcepts.support.atomic import check_report, exchange, making, write_json
+from dlconcepts.support.atomic import exchange, making, write_json
 from dlconcepts.support.errors import UserError, writing
-from dlconcepts.support.runs import Epoch, History
-from dlconcepts.training import DivergedError
+from dlconcepts.support.runs import Epoch, History, make_generator
+from dlconcepts.training import DivergedError, fit
 
+Examples = tuple[Tensor, Tensor]
+Save = Callable[..., None]
 OURS = ("checkpoint.pt", "loss.png", "predictions.png", "confusion.png", "images")
 
 
@@ -36,7 +37,8 @@ class RunFolder:
     """
 
     def __init__(self, arguments: argparse.Namespace, settings: Sequence[str]) -> None:
-        self.arguments, self.settings = arguments, settings
+        self.arguments = arguments
+        self.settings = {name: getattr(arguments, name) for name in settings}
         out: Path = arguments.out
         self.final: Path = out.resolve() if out.is_symlink() else out
         if out.resolve() in (Path.cwd(), *Path.cwd().parents) or os.path.ismount(out):
@@ -52,7 +54,6 @@ class RunFolder:
         self.history = History()
         for folder in (self.final, self.working):
             output.check_folder(folder)
-        check_report(arguments.json, "--json")
         self.refuse_to_replace()
         arguments.keep = self.keep
 
@@ -94,9 +95,10 @@ class RunFolder:
             if found.training is None:
                 raise UserError(f"{path} has no training state; train without --resume")
             had = {name: found.training.settings.get(name) for name in self.settings}
-            if other := [n for n in self.settings if had[n] != getattr(self.arguments, n)]:
-                said = ", ".join(f"{name} {had[name]}" for name in other)
-                raise UserError(f"{path} was trained with {said}; use the same settings")
+            if other := [f"{name} {had[name]}" for name in had if had[name] != self.settings[name]]:
+                raise UserError(
+                    f"{path} was trained with {', '.join(other)}; use the same settings"
+                )
             self.history = [Epoch(**record) for record in found.training.history]
             numbers = [value for epoch in self.history for value in vars(epoch).values()]
             if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
@@ -121,47 +123,72 @@ class RunFolder:
                 "room, or choose another folder with --out"
             )
 
-    def resume(self, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
-        """Restore the state of the optimizer and of the random generators, if a run is resumed."""
+    def start(self, model: nn.Module, optimizer: Optimizer, save: Save, *, at_once: bool) -> None:
+        """Take what is trained; if a run is resumed, restore its optimizer and random generators.
+
+        `save` writes a checkpoint, given a path and the training state: of each epoch `at_once`, or
+        of the last one when the run ends.
+        """
+        self.model, self.optimizer, self.save_checkpoint = model, optimizer, save
+        self.at_once, self.generator = at_once, make_generator(self.arguments.seed)
         if self.training is None:
             return
         with output.using(self.arguments.resume):
-            checkpoints.resume(self.training, optimizer, generator)
+            checkpoints.resume(self.training, optimizer, self.generator)
             for parameter, state in optimizer.state.items():
                 if any(state[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
                     raise ValueError("its optimizer is for parameters of other shapes")
 
-    def end_epoch(
-        self,
-        record: Epoch,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
-        save: Callable[..., None],
-        *,
-        now: bool,
-    ) -> None:
-        """Print an epoch; `save` writes it, given a path and the training state, now or later."""
-        check_finite(record, model)
+    def train(self, examples: Examples, held_out: Examples, epochs: int) -> None:
+        """Train up to this number of epochs; raise KeyboardInterrupt where Ctrl-C ends `fit`."""
+        if len(self.history) < epochs:
+            fit(
+                self.model,
+                examples,
+                epochs=epochs,
+                start_epoch=len(self.history),
+                batch_size=self.arguments.batch_size,
+                optimizer=self.optimizer,
+                validate=held_out,
+                generator=self.generator,
+                progress=self.at_once,
+                callback=self.end_epoch,
+            )
+        if len(self.history) < epochs:
+            raise KeyboardInterrupt
+
+    def end_epoch(self, record: Epoch) -> None:
+        """Print an epoch, and write it, now or later."""
+        check_finite(record, self.model)
         self.history.append(record)
         training = checkpoints.capture(
-            optimizer,
-            generator,
+            self.optimizer,
+            self.generator,
             epoch=len(self.history),
-            settings={name: getattr(self.arguments, name) for name in self.settings},
+            settings=self.settings,
             history=[asdict(epoch) for epoch in self.history],
         )
-        self.write = partial(save, training=training)
-        if now:
+        state = checkpoints.snapshot(self.model)
+
+        def write(path: Path) -> None:
+            checkpoints.restore(self.model, state)  # the next epoch may have changed it
+            self.save_checkpoint(path, training=training)
+
+        self.write = write
+        if self.at_once:
             self.save()
         print_epoch(record)
 
     def save(self) -> None:
-        """Write the last epoch that ended."""
         if self.write is not None:
             with writing(self.final), making(self.working):
                 self.write(self.path)
             self.write = None
+
+    def draw(self, **pictures: Figure) -> None:
+        with writing(self.final):
+            for name, figure in pictures.items():
+                output.write_figure(self.working / f"{name}.png", figure)
 
     def publish(self, classes: Sequence[str]) -> None:
         """Move the complete run into its place, beside files in it that are not of a run."""
@@ -179,18 +206,15 @@ class RunFolder:
         for path in sorted(self.final.iterdir()):
             if path.name in OURS:
                 print(f"wrote {path}")
-        record: dict[str, Any] = {"schema": 1, "folder": str(self.final), "classes": list(classes)}
-        record["settings"] = {name: getattr(self.arguments, name) for name in self.settings}
-        record["epochs"] = [asdict(epoch) for epoch in self.history]
+        record = {"schema": 1, "folder": str(self.final), "classes": list(classes)}
+        record |= {"settings": self.settings, "epochs": [asdict(epoch) for epoch in self.history]}
         write_json(self.arguments.json, record)
 
     def keep(self, stopped: bool) -> str:
         """Save the last epoch wherever there is room; say what is on disk, as read from there."""
         if self.complete:
             return f"{self.final} has the complete run"
-        path = self.path
-        if self.write is not None:
-            path = self.save_anywhere()
+        path = self.save_anywhere(self.write) if self.write else self.path
         old = self.final / "checkpoint.pt"
         before = f"{old} is as it was before" if old.exists() else ""
         if not path.exists():
@@ -208,25 +232,23 @@ class RunFolder:
         way = f"{again} with `python -m dlconcepts {shlex.join(line)}`"
         return "; ".join(filter(None, (before, said, way if stopped or self.write else "")))
 
-    def save_anywhere(self) -> Path:
+    def save_anywhere(self, write: Callable[[Path], None]) -> Path:
         """Write the last epoch into the folder of the run, or else of the system's temporary files.
 
         Return the path, which does not exist if there is no room there either.
         """
         with suppress(UserError):
             self.save()
-        if self.write is None:
             return self.path
-        folder = Path(tempfile.mkdtemp(prefix="dlconcepts-"))
+        path = Path(tempfile.mkdtemp(prefix="dlconcepts-"), "checkpoint.pt")
         with suppress(OSError):
-            self.write(folder / "checkpoint.pt")
-            return folder / "checkpoint.pt"
-        folder.rmdir()
+            write(path)
+            return path
+        path.parent.rmdir()
         return self.path
 
 
 def remove_run(folder: Path) -> None:
-    """Remove what a run writes from a folder."""
     shutil.rmtree(folder / "images", ignore_errors=True)
     for name in OURS:
         with suppress(IsADirectoryError, PermissionError):  # a folder that is not ours
@@ -269,10 +291,9 @@ def print_epoch(record: Epoch) -> None:
 
 def check_finite(record: Epoch, model: nn.Module) -> None:
     """Raise DivergedError unless the losses of an epoch and all weights are finite numbers."""
-    losses = [loss for loss in (record.train_loss, record.held_out_loss) if loss is not None]
-    weights = all(bool(value.isfinite().all()) for value in model.state_dict().values())
-    if not (weights and all(map(math.isfinite, losses))):
-        what = (
-            f"the held-out loss is {record.held_out_loss}" if weights else "weights are not finite"
-        )
-        raise DivergedError(f"epoch {record.epoch}: {what}; lower the learning rate")
+    losses = {"training": record.train_loss, "held-out": record.held_out_loss}
+    wrong = [f"the {name} loss is {x}" for name, x in losses.items() if not math.isfinite(x or 0)]
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        wrong.insert(0, "weights are not finite")
+    if wrong:
+        raise DivergedError(f"epoch {record.epoch}: {wrong[0]}; lower the learning rate")

@@ -5,9 +5,9 @@ All user errors are found before the training starts.
 
 import argparse
 import io
+import re
 from contextlib import redirect_stdout
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -19,8 +19,7 @@ from dlconcepts.networks import Network
 from dlconcepts.support.datasets import ImageSet, fashion_mnist
 from dlconcepts.support.errors import writing
 from dlconcepts.support.plots import loss_curves, view_predictions
-from dlconcepts.support.runs import Epoch, History, make_generator, seeded, torchrun_group
-from dlconcepts.training import fit
+from dlconcepts.support.runs import seeded, torchrun_group
 from dlconcepts.validation import predict
 
 NORMALIZATION = {"mean": 0.5, "std": 0.5}
@@ -53,7 +52,6 @@ def train(
     print(f"{len(examples.labels):,} images to train on, {len(held_out.labels):,} held out")
     print(f"device: {device}")
     with seeded(arguments.seed, device):
-        generator = make_generator(arguments.seed)
         model = Network(784, arguments.hidden, 10, dropout=arguments.dropout).to(device)
         if before:
             with output.using(arguments.resume):
@@ -61,45 +59,32 @@ def train(
         if writes:
             place.check_room(model)
         optimizer = torch.optim.Adam(model.parameters(), lr=arguments.lr, fused=True)
-        place.resume(optimizer, generator)
         save = partial(
             checkpoints.save, model=model, classes=held_out.classes, normalization=NORMALIZATION
         )
-
-        def end_epoch(record: Epoch) -> None:
-            place.end_epoch(record, model, optimizer, generator, save, now=writes)
-
-        if len(place.history) < arguments.epochs:
-            fit(
-                model,
-                (examples.images, examples.labels),
-                epochs=arguments.epochs,
-                start_epoch=len(place.history),
-                batch_size=arguments.batch_size,
-                optimizer=optimizer,
-                validate=(held_out.images, held_out.labels),
-                generator=generator,
-                progress=writes,
-                callback=end_epoch,
-            )
-    if len(place.history) < arguments.epochs:
-        raise KeyboardInterrupt  # as `fit` ends early
+        place.start(model, optimizer, save, at_once=writes)
+        place.train(
+            (examples.images, examples.labels),
+            (held_out.images, held_out.labels),
+            arguments.epochs,
+        )
     print(f"trained in {sum(epoch.seconds for epoch in place.history):.1f} seconds")
     if writes:
-        with writing(arguments.out):
-            write_results(place.working, model, place.history, held_out)
+        write_results(place, model, held_out)
         place.publish(held_out.classes)
 
 
-def write_results(out: Path, model: Network, history: History, held_out: ImageSet) -> None:
+def write_results(place: RunFolder, model: Network, held_out: ImageSet) -> None:
     """Write the pictures, and one held-out image of each class for `classify`."""
     labels, classes = held_out.labels.tolist(), held_out.classes
     chosen = [labels.index(label) for label in range(len(classes))]
-    images = held_out.images[chosen]
+    images, right = held_out.images[chosen], held_out.labels[chosen]
     probabilities = predict(model, normalize(images, **NORMALIZATION))
-    predictions = view_predictions(images, probabilities, classes, held_out.labels[chosen])
-    (out / "images").mkdir(exist_ok=True)
-    output.write_figure(out / "loss.png", loss_curves(history))
-    output.write_figure(out / "predictions.png", predictions)
-    for image, name in zip(images, classes, strict=True):
-        output.write_image(out / "images" / f"{output.slug(name)}.png", image)
+    predictions = view_predictions(images, probabilities, classes, right)
+    place.draw(loss=loss_curves(place.history), predictions=predictions)
+    folder = place.working / "images"
+    with writing(place.final):
+        folder.mkdir(exist_ok=True)
+        for image, name in zip(images, classes, strict=True):
+            safe = re.sub("[^a-z0-9]+", "-", name.lower())  # as the name of a file
+            output.write_image(folder / f"{safe}.png", image)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlconcepts.cli.claims import unknown
-from dlconcepts.support.atomic import check_report, write_json
+from dlconcepts.support.atomic import write_json
 from dlconcepts.support.errors import UserError
 from dlconcepts.support.signals import Stopped
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim, all_claims, name_of_file
@@ -32,26 +32,20 @@ FEW = 5  # claims to name one by one; of more, the lessons
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the laws; return 0 if all is well, 1 if anything failed."""
-    check_report(arguments.json, "--json")
-    claims = chosen(arguments)
+    claims, out = chosen(arguments), arguments.out
     jobs = processes(len(claims)) if arguments.jobs is None else arguments.jobs
     # Each process computes with one thread: the tensors of the laws are small.
-    print(f"{plural(len(claims), 'claim')}, {plural(jobs, 'process', 'es')} of one thread")
-    with Display(claims) as display:
-        found = verify(
-            claims,
-            arguments.device or ["cpu"],
-            profile=arguments.profile,
-            jobs=jobs,
-            out=arguments.out,
-            fail_fast=arguments.fail_fast,
-            watch=display,
-        )
+    print(f"claims: {len(claims)}, processes of one thread: {jobs}")
+    display = Display(claims)
+    found = Run(claims, watch=display)
+    options = {name: getattr(arguments, name) for name in ("profile", "out", "fail_fast")}
+    with display.bar:
+        verify(found, arguments.device or ["cpu"], jobs=jobs, **options)
     show(found.report)
-    print(f"wrote {arguments.out / 'results.xml'}\nwrote {arguments.out / 'report.html'}")
+    print(f"wrote {out / 'results.xml'}\nwrote {out / 'report.html'}")
     write_json(arguments.json, record(found))
     if found.stopped_by is not None:
-        kept = f"{arguments.out} has what was judged; resume with `{rest_of(found)}`"
+        kept = f"{out} has what was judged; resume with `{rest_of(found)}`"
         arguments.keep = lambda stopped: kept
         raise Stopped(found.stopped_by)
     return 1 if found.status or found.report.failed or found.report.unfinished else 0
@@ -76,36 +70,25 @@ def processes(claims: int) -> int:
     return min(cores or 1, claims)
 
 
-def plural(number: int, name: str, ending: str = "s") -> str:
-    """Return a number of things in words.
-
-    >>> plural(1, "claim"), plural(2, "process", "es")
-    ('1 claim', '2 processes')
-    """
-    return f"{number} {name}{'' if number == 1 else ending}"
-
-
 def record(run: Run) -> dict[str, Any]:
-    """Return the results for --json."""
     names = ("id", "verdict", "outcome", "devices", "examples", "rejected", "seconds")
+    report, environment = run.report, dict(run.environment)
     claims = [
-        {**{name: getattr(claim, name) for name in names}, "mistakes": len(claim.mistakes)}
-        for claim in run.report.claims
+        {name: getattr(claim, name) for name in names} | {"mistakes": len(claim.mistakes)}
+        for claim in report.claims
     ]
     failures = [
         {"law": item.function, "case": item.parameters, "message": item.details or item.message}
-        for item in run.report.failed
+        for item in report.failed
     ]
-    environment = dict(run.environment)
     return {"schema": 1, "environment": environment, "claims": claims, "failures": failures}
 
 
 def rest_of(run: Run) -> str:
     """Return the command that runs the claims of an interrupted run that it did not finish."""
     names = [claim.id for claim in run.report.unfinished]
-    left = list(dict.fromkeys(name.partition(".")[0] for name in names))
     if len(names) > FEW:
-        return f"python -m dlconcepts verify --lesson {' '.join(left)}"
+        names = ["--lesson", *dict.fromkeys(name.partition(".")[0] for name in names)]
     return f"python -m dlconcepts verify {' '.join(names)}"
 
 
@@ -115,25 +98,12 @@ class Display:
     def __init__(self, claims: Sequence[Claim]) -> None:
         self.items: dict[str, list[Item]] = {claim.id: [] for claim in claims}
         self.claims = {claim.id: claim for claim in claims}
-        self.done = 0
         console = Console(highlight=False, soft_wrap=True)
-        self.bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal or console.is_dumb_terminal,
-        )
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        no_bar = not console.is_terminal or console.is_dumb_terminal
+        text = TextColumn("{task.description}")
+        self.bar = Progress(*columns, text, console=console, transient=True, disable=no_bar)
         self.task = self.bar.add_task("starting", total=len(claims))
-
-    def __enter__(self) -> "Display":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def __call__(self, event: Item | str) -> None:
         """Show that an item started, by its id, or ended."""
@@ -145,28 +115,23 @@ class Display:
             said = event.message.partition("\n")[0]
             self.say(f"FAILED {event.title} [{event.parameters}]: {said}", "bold red")
         name = event.record.get("claim", "")
-        if name in self.items:
-            self.items[name].append(event)
-            claim = Judged(self.claims[name], self.items[name])
-            if claim.is_complete and any(item.kind == "demonstration" for item in claim.items):
-                self.finish(claim)
-
-    def finish(self, claim: Judged) -> None:
-        """Count a claim as judged."""
-        del self.items[claim.id]
-        self.done += 1
-        self.bar.update(self.task, completed=self.done)
-        if self.bar.disable:
-            place = f"{self.done:>{len(str(len(self.claims)))}}/{len(self.claims)}"
-            self.say(f"{place}  {claim.outcome:<10}  {claim.id}  {claim.seconds:.1f} s")
+        if name not in self.items:
+            return
+        self.items[name].append(event)
+        claim = Judged(self.claims[name], self.items[name])
+        if claim.is_complete and any(item.kind == "demonstration" for item in claim.items):
+            del self.items[name]
+            total, done = len(self.claims), len(self.claims) - len(self.items)
+            self.bar.update(self.task, completed=done)
+            if self.bar.disable:
+                place = f"{done:>{len(str(total))}}/{total}"
+                self.say(f"{place}  {claim.outcome:<10}  {claim.id}  {claim.seconds:.1f} s")
 
     def say(self, line: str, style: str = "") -> None:
-        """Print a line above the bar."""
         self.bar.console.print(Text(line, style))
 
 
 def show(report: Report) -> None:
-    """Print a table for each lesson, then failures, skips and totals."""
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDEST
     console = Console(width=min(columns, WIDEST), highlight=False)
     for lesson, claims in report.lessons.items():
@@ -184,15 +149,8 @@ def show(report: Report) -> None:
 
 
 def table(lesson: str, claims: Iterable[Judged]) -> Table:
-    rows = Table(
-        title=lesson,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-        expand=True,
-    )
+    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD}
+    rows = Table(title=lesson, collapse_padding=True, pad_edge=False, expand=True, **style)
     rows.add_column("claim", ratio=1, overflow="fold")  # on a narrow terminal only this one folds
     rows.add_column("verdict", no_wrap=True, min_width=9)
     rows.add_column("device", no_wrap=True)
@@ -200,14 +158,13 @@ def table(lesson: str, claims: Iterable[Judged]) -> Table:
         rows.add_column(heading, justify="right", no_wrap=True)
     rows.add_column("result", no_wrap=True, min_width=7)
     for claim in claims:
-        ran = bool(claim.right)
+        rejected = f"{claim.rejected}/{len(claim.mistakes)}"
+        counts = f"{claim.examples:,}", rejected, f"{claim.seconds:.1f}"
         rows.add_row(
             claim.id,
             Text(claim.verdict, COLOURS[claim.verdict]),
             claim.devices,
-            f"{claim.examples:,}" if ran else "",
-            f"{claim.rejected}/{len(claim.mistakes)}" if ran else "",
-            f"{claim.seconds:.1f}" if ran else "",
+            *(counts if claim.right else ("", "", "")),
             Text(claim.outcome, COLOURS[claim.outcome]),
         )
     return rows

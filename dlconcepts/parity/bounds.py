@@ -160,7 +160,6 @@ class Arithmetic:
         return rows.rearranged(lambda part: part.reshape(places).permute(0, 3, 1, 2))
 
     def total(self, terms: Bounded, dim: int) -> Bounded:
-        """Sum along a dimension."""
         count = (terms.largest > 0).sum(dim)
         return self._summed(
             terms.value.sum(dim), terms.error.sum(dim), terms.largest.sum(dim), count, factors=0
@@ -170,7 +169,6 @@ class Arithmetic:
         return self.stored(Bounded(a.value + b.value, a.error + b.error))
 
     def multiply(self, a: Bounded, b: Bounded) -> Bounded:
-        """Multiply element by element."""
         error = a.error * b.largest + a.value.abs() * b.error
         return self.stored(Bounded(a.value * b.value, error))
 

@@ -24,15 +24,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from dlconcepts.loading import normalize
 from dlconcepts.networks import Network
 from dlconcepts.parity.bounds import Arithmetic, Bounded, ulp
-from dlconcepts.parity.reference import (
-    forward,
-    gradients_of,
-    layers_of,
-    loss_of,
-    softmax_of,
-    step_of,
-    weights_of,
-)
+from dlconcepts.parity.reference import Reference, loss_of, softmax_of, step_of
 from dlconcepts.support.checkpoint_files import load_file, save_file
 from dlconcepts.support.runs import seeded
 from dlconcepts.training import train_step
@@ -54,8 +46,12 @@ class Subject:
     run: nn.Module
     rule: Arithmetic
 
+    @property
+    def reference(self) -> Reference:
+        return Reference.of(self.rule, self.model)
+
     def logits_of(self, images: Tensor) -> Bounded:
-        return forward(self.rule, layers_of(self.model), weights_of(self.model), images)[-1]
+        return self.reference.forward(images)[-1]
 
 
 Technique: TypeAlias = Callable[[Subject, Batch], Iterator[Triple]]
@@ -95,8 +91,7 @@ def loss(subject: Subject, batch: Batch) -> Iterator[Triple]:
 def gradients(subject: Subject, batch: Batch) -> Iterator[Triple]:
     subject.run.zero_grad()
     F.cross_entropy(subject.run.train()(batch[0]), batch[1]).backward()
-    weights = weights_of(subject.model)
-    expected = gradients_of(subject.rule, layers_of(subject.model), weights, *batch)
+    expected = subject.reference.gradients(*batch)
     for name, parameter in subject.model.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         yield name, gradient, expected[name]
@@ -111,20 +106,18 @@ def steps_with(make: Callable[[nn.Module], Optimizer], steps: int) -> Technique:
 
     def take_steps(subject: Subject, batch: Batch) -> Iterator[Triple]:
         """Yield the parameters and the optimizer state after each step."""
-        optimizer, layers = make(subject.model), layers_of(subject.model)
+        rule, optimizer = subject.rule, make(subject.model)
         parameters = dict(subject.model.named_parameters())
         for number in range(1, steps + 1):
-            before = weights_of(subject.model)
-            values = forward(subject.rule, layers, before, batch[0])
-            slopes = gradients_of(subject.rule, layers, before, *batch)
-            if number > 1 and not subject.rule.can_hold([*values, *slopes.values()]):
+            before = subject.reference
+            values, slopes = before.forward(batch[0]), before.gradients(*batch)
+            if number > 1 and not rule.can_hold([*values, *slopes.values()]):
                 return
             states = {n: copy.deepcopy(optimizer.state.get(p, {})) for n, p in parameters.items()}
             train_step(subject.run.train(), F.cross_entropy, optimizer, *batch)
             for name, parameter in parameters.items():
-                expected, moments = step_of(
-                    subject.rule, optimizer, states[name], before[name], slopes[name]
-                )
+                given = states[name], before.weights[name], slopes[name]
+                expected, moments = step_of(rule, optimizer, *given)
                 yield f"{name}, step {number}", parameter.detach().clone(), expected
                 state = optimizer.state.get(parameter, {})
                 for part, moment in moments.items():

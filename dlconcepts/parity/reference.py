@@ -6,7 +6,7 @@ autograd nor torch's optimizers.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,49 +50,61 @@ def weights_of(model: nn.Module) -> Weights:
     return {name: Bounded.exact(parameter) for name, parameter in model.named_parameters()}
 
 
-def forward(
-    rule: Arithmetic, layers: list[Layer], weights: Weights, images: Tensor
-) -> list[Bounded]:
-    """Return the input of each layer and, last, the logits."""
-    values = [Bounded.exact(images)]
-    for kind, name in layers:
-        before = values[-1]
-        if kind == "flatten":
-            values.append(before.reshape(len(images), -1))
-        elif kind == "relu":
-            values.append(relu(before))
-        else:
-            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            if kind == "linear":
-                result = rule.matmul(before, weight.t(), bias)
+@dataclass(frozen=True)
+class Reference:
+    """A network in an arithmetic, with the weights that it had when this was made."""
+
+    rule: Arithmetic
+    layers: list[Layer]
+    weights: Weights
+
+    @classmethod
+    def of(cls, rule: Arithmetic, model: nn.Module) -> Reference:
+        return cls(rule, layers_of(model), weights_of(model))
+
+    def forward(self, images: Tensor) -> list[Bounded]:
+        """Return the input of each layer and, last, the logits."""
+        values = [Bounded.exact(images)]
+        for kind, name in self.layers:
+            before = values[-1]
+            if kind == "flatten":
+                values.append(before.reshape(len(images), -1))
+            elif kind == "relu":
+                values.append(relu(before))
             else:
-                result = rule.convolve(before, weight, bias)
-            values.append(rule.stored(result))
-    return values
+                weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+                if kind == "linear":
+                    result = self.rule.matmul(before, weight.t(), bias)
+                else:
+                    result = self.rule.convolve(before, weight, bias)
+                values.append(self.rule.stored(result))
+        return values
 
+    def backward(self, values: list[Bounded], slope: Bounded) -> Weights:
+        """Return the gradient of each parameter, given the gradient `slope` of the logits."""
+        rule, gradients = self.rule, Weights()
+        for (kind, name), before in reversed(list(zip(self.layers, values, strict=False))):
+            if kind == "flatten":
+                slope = slope.reshape(*before.value.shape)
+            elif kind == "relu":
+                slope = relu_backward(slope, before)
+            else:
+                weight, rows = self.weights[f"{name}.weight"], before
+                if kind == "convolution":
+                    # A row for each place in each image: the patch, and the slope of each channel.
+                    rows = before.patches(weight)
+                    slope = slope.rearranged(lambda part: part.movedim(1, -1).flatten(0, -2))
+                gradient = rule.stored(rule.matmul(slope.t(), rows))
+                gradients[f"{name}.weight"] = gradient.reshape(*weight.value.shape)
+                gradients[f"{name}.bias"] = rule.stored(rule.total(slope, 0))
+                if kind == "linear":  # a convolution is the first layer: no gradient leaves it
+                    slope = rule.stored(rule.matmul(slope, weight))
+        return gradients
 
-def backward(
-    rule: Arithmetic, layers: list[Layer], weights: Weights, values: list[Bounded], slope: Bounded
-) -> Weights:
-    """Return the gradient of each parameter, given the gradient `slope` of the logits."""
-    gradients: Weights = {}
-    for (kind, name), before in reversed(list(zip(layers, values, strict=False))):
-        if kind == "flatten":
-            slope = slope.reshape(*before.value.shape)
-        elif kind == "relu":
-            slope = relu_backward(slope, before)
-        else:
-            weight, rows = weights[f"{name}.weight"], before
-            if kind == "convolution":
-                # A row for each place in each image: the patch, and the slope of each channel.
-                rows = before.patches(weight)
-                slope = slope.rearranged(lambda part: part.movedim(1, -1).flatten(0, -2))
-            gradient = rule.stored(rule.matmul(slope.t(), rows))
-            gradients[f"{name}.weight"] = gradient.reshape(*weight.value.shape)
-            gradients[f"{name}.bias"] = rule.stored(rule.total(slope, 0))
-            if kind == "linear":  # a convolution is the first layer: no gradient leaves it
-                slope = rule.stored(rule.matmul(slope, weight))
-    return gradients
+    def gradients(self, images: Tensor, labels: Tensor) -> Weights:
+        """Return the gradient of a batch's mean cross-entropy with respect to each parameter."""
+        values = self.forward(images)
+        return self.backward(values, loss_of(self.rule, values[-1], labels)[1])
 
 
 def loss_of(rule: Arithmetic, logits: Bounded, labels: Tensor) -> tuple[Bounded, Bounded]:
@@ -115,15 +127,6 @@ def softmax_of(rule: Arithmetic, logits: Bounded) -> Bounded:
     """Return the class probabilities; their logarithms are not rounded to the dtype in between."""
     inner = replace(rule, unit=rule.sum_unit)
     return rule.stored(inner.exp(inner.log_softmax(logits)))
-
-
-def gradients_of(
-    rule: Arithmetic, layers: list[Layer], weights: Weights, images: Tensor, labels: Tensor
-) -> Weights:
-    """Return the gradient of a batch's mean cross-entropy with respect to each parameter."""
-    values = forward(rule, layers, weights, images)
-    _, slope = loss_of(rule, values[-1], labels)
-    return backward(rule, layers, weights, values, slope)
 
 
 def step_of(
@@ -161,7 +164,6 @@ def step_of(
 def _adam(
     rule: Arithmetic, options: dict[str, Any], state: dict[str, Any], slope: Bounded
 ) -> tuple[Bounded, Weights]:
-    """Return the change of a parameter, and the two moments."""
     (beta1, beta2), step = options["betas"], float(state.get("step", 0)) + 1
     zero = torch.zeros_like(slope.value)
     mean, square = (Bounded.exact(state.get(name, zero)) for name in ("exp_avg", "exp_avg_sq"))

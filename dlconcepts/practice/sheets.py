@@ -107,7 +107,7 @@ def judged(technique: Technique) -> str:
 
 def reasons_of(law: Law) -> Iterator[str]:
     """Yield what the assertions of a law, and of the helpers it calls, say."""
-    trees = (law.claim.shared, law.claim.tree)
+    trees = law.claim.trees
     helpers = {name: node for tree in trees for name, node in definitions(tree).items()}
     texts = {name: node for tree in trees for name, node in constants_of(tree).items()}
     node = helpers[law.name]

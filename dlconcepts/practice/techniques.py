@@ -109,7 +109,7 @@ def technique_at(path: str, laws: Sequence[Law]) -> Technique:
 
 def laws_of(claim: Claim) -> Iterator[Law]:
     """Yield the laws of a claim with their techniques; read the test files, import none."""
-    trees = (claim.shared, claim.tree)
+    trees = claim.trees
     imported = {name: path for tree in trees for name, path in imports_from_library(tree)}
     helpers = {name: node for tree in trees for name, node in definitions(tree).items()}
     for law in claim.laws:

@@ -43,8 +43,10 @@ def check_report(path: Path | None, option: str) -> None:
             TemporaryFile(dir=existing).close()
 
 
-def write_report(path: Path, text: str, option: str) -> None:
-    """Write a report, whole or not at all; raise UserError if it cannot be written."""
+def write_report(path: Path | None, text: str, option: str) -> None:
+    """Write a report, if asked for, whole or not at all; raise UserError if that is impossible."""
+    if path is None:
+        return
     if path == PRINTED:
         print(text, end="", file=sys.__stdout__)  # --quiet mutes sys.stdout
         return
@@ -58,8 +60,7 @@ def write_report(path: Path, text: str, option: str) -> None:
 
 def write_json(path: Path | None, record: object) -> None:
     """Write results to the file of --json, if there is one."""
-    if path is not None:
-        write_report(path, json.dumps(record, indent=1) + "\n", "--json")
+    write_report(path, json.dumps(record, indent=1) + "\n", "--json")
 
 
 @contextmanager
@@ -95,13 +96,9 @@ def exchange(new: Path, old: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` when the block ends.
+    """Open a temporary file that replaces `path` when the block ends, as `write_atomically` says.
 
-    A process that dies half-way leaves the old file as it was. It may leave the temporary file next
-    to it, whose name starts with a dot and ends with .tmp. Symbolic links are followed.
-
-    Raises OSError if the file cannot be written, or `path` is a folder or a device; the temporary
-    file is then deleted.
+    A process that dies half-way leaves the old file as it was, and perhaps the temporary one.
     Source: POSIX rename(2): it replaces an existing file at once, so that one is always there.
     """
     path = Path(path).resolve()

@@ -77,9 +77,8 @@ def load_file(path: str | Path) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read: {error.strerror}; {GIVE}"
-        ) from error
+        said = f"the checkpoint {path} cannot be read: {error.strerror}; {GIVE}"
+        raise CheckpointError(said) from error
     except CheckpointError:
         raise
     # A forged file with a valid checksum can make torch raise anything.
@@ -94,17 +93,12 @@ class Summed:
     """A file to write to that keeps the CRC-32 of all written bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.checksum = 0
+        self.file, self.checksum, self.flush = file, 0, file.flush
 
     def write(self, data: bytes) -> int:
         """Write data and return the number of bytes."""
         self.checksum = zlib.crc32(data, self.checksum)
         return self.file.write(data)
-
-    def flush(self) -> None:
-        """Flush the file."""
-        self.file.flush()
 
 
 def check_plain(value: Any, name: str = "content") -> None:

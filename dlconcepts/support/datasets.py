@@ -156,25 +156,17 @@ def _file(folder: Path, name: str) -> Path | None:
 
 def _read(folder: Path, name: str, digests: dict[str, str]) -> bytearray:
     """Return the uncompressed content of a data file whose digest is right."""
+    remedies = {SAMPLE: "reinstall dlconcepts"}
+    remedies[DEBIAN] = "run `apt-get install --reinstall dataset-fashion-mnist`"
+    remedy = remedies.get(folder, "delete it and run again with --download")
     path = _file(folder, name)
     if path is None:
-        raise DataError(f"the data file {folder / name}.gz is missing; {_remedy(folder)}")
+        raise DataError(f"the data file {folder / name}.gz is missing; {remedy}")
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"the data file {path} cannot be read: {error}; {_remedy(folder)}"
-        ) from error
+        raise DataError(f"the data file {path} cannot be read: {error}; {remedy}") from error
     if hashlib.sha256(content).hexdigest() != digests[name]:
-        raise DataError(f"the data file {path} is damaged: wrong checksum; {_remedy(folder)}")
+        raise DataError(f"the data file {path} is damaged: wrong checksum; {remedy}")
     return bytearray(content)
-
-
-def _remedy(folder: Path) -> str:
-    if folder == SAMPLE:
-        return "reinstall dlconcepts"
-    if folder == DEBIAN:
-        return "run `apt-get install --reinstall dataset-fashion-mnist`"
-    return "delete it and run again with --download"

@@ -1,6 +1,8 @@
 """Find a device by its PyTorch name, or explain why it cannot be used."""
 
+import platform
 import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -47,14 +49,30 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def find_devices(names: Sequence[str]) -> list[torch.device]:
+    """Return the devices called `names`, once each; "all" stands for those that can be used."""
+    found = []
+    for name in dict.fromkeys(DEVICES if "all" in names else names):
+        try:
+            found.append(find_device(name))
+        except DeviceUnavailableError:
+            if name in names:
+                raise
+    return found
+
+
+def hardware(device: torch.device, otherwise: Callable[[], str] = platform.machine) -> str:
+    """Return the name of the hardware behind a device, or what `otherwise` returns for the CPU."""
+    module = getattr(torch, device.type, None)
+    return str(getattr(module, "get_device_name", otherwise)())
+
+
 def _is_built(name: str) -> bool:
     if name == "cuda":
         return torch.version.cuda is not None or torch.version.hip is not None
     if name == "mps":
         return torch.backends.mps.is_built()
-    if name == "xpu":
-        return getattr(torch.version, "xpu", None) is not None
-    return True
+    return name != "xpu" or getattr(torch.version, "xpu", None) is not None
 
 
 def _explain(error: str) -> str:

@@ -26,11 +26,13 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 @contextmanager
-def explaining(before: str = "", after: str = "") -> Iterator[None]:
-    """Turn a ValueError in a block into a UserError, with text before and after its message."""
+def explaining(
+    before: str = "", after: str = "", kinds: tuple[type[Exception], ...] = (ValueError,)
+) -> Iterator[None]:
+    """Turn an error in a block into a UserError, with text before and after its message."""
     try:
         yield
-    except ValueError as error:
+    except kinds as error:
         raise UserError(f"{before}{error}{after}") from error
 
 

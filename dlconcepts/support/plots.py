@@ -33,15 +33,12 @@ def loss_curves(history: History) -> Figure:
         raise ValueError("the history has no epoch to draw")
     validated = history[0].held_out_loss is not None
     figure, axes = row_of_axes(["Loss", "Held-out accuracy"] if validated else ["Loss"])
-    epochs = [record.epoch for record in history]
-    axes[0].plot(
-        epochs, [record.train_loss for record in history], "o-", color=BLUE, label="training"
-    )
+    columns = {name: [getattr(each, name) for each in history] for name in vars(history[0])}
+    epochs = columns["epoch"]
+    axes[0].plot(epochs, columns["train_loss"], "o-", color=BLUE, label="training")
     if validated:
-        losses = np.array([record.held_out_loss for record in history])
-        axes[0].plot(epochs, losses, "s-", color=ORANGE, label="held-out")
-        shares = np.array([record.held_out_accuracy for record in history])
-        axes[1].plot(epochs, shares, "s-", color=ORANGE)
+        axes[0].plot(epochs, columns["held_out_loss"], "s-", color=ORANGE, label="held-out")
+        axes[1].plot(epochs, columns["held_out_accuracy"], "s-", color=ORANGE)
         axes[1].yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_ylim(bottom=0)
     axes[0].legend(frameon=False)
@@ -95,10 +92,7 @@ def view_classify(
 
 
 def view_predictions(
-    images: torch.Tensor,
-    probabilities: torch.Tensor,
-    classes: Sequence[str],
-    labels: torch.Tensor,
+    images: torch.Tensor, probabilities: torch.Tensor, classes: Sequence[str], labels: torch.Tensor
 ) -> Figure:
     """Draw `view_classify` for several images in one figure, two in a row.
 
@@ -127,13 +121,11 @@ def view_confusion(confusion: torch.Tensor, classes: Sequence[str]) -> Figure:
     shares = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares.numpy()):
-        color = "white" if share > 0.5 else "black"
-        text = str(int(confusion[row, column]))
+        text, color = f"{confusion[row, column]}", "white" if share > 0.5 else "black"
         axes.text(column, row, text, ha="center", va="center", color=color)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
@@ -144,8 +136,18 @@ def _draw(
     classes: Sequence[str],
     label: int | None,
 ) -> None:
-    _check_probabilities(probabilities, classes)
-    if label is not None and not 0 <= label < len(classes):
+    shares, positions = probabilities.tolist(), range(len(classes))
+    if probabilities.shape != (len(classes),):
+        raise ValueError(
+            f"{len(classes)} classes need {len(classes)} probabilities, "
+            f"but these have shape {tuple(probabilities.shape)}"
+        )
+    if not (all(share >= 0 for share in shares) and abs(sum(shares) - 1) < 0.01):
+        raise ValueError(
+            "these are no probabilities, since they are negative or do not sum to 1: take the "
+            "softmax of logits, or the exponential of log-probabilities"
+        )
+    if label is not None and label not in positions:
         raise ValueError(f"the label must be from 0 to {len(classes) - 1}, but is {label}")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     left.imshow(pixels, cmap="gray", vmin=0, vmax=1)
@@ -156,17 +158,14 @@ def _draw(
         title += f"\ntrue class: {classes[label]}"
         colour = GREEN if predicted == label else ORANGE
     left.set_title(title, color=colour)
-    positions = range(len(classes))
     colours = [colour if position == predicted else PALE_BLUE for position in positions]
-    bars = right.barh(positions, probabilities.tolist(), color=colours)
-    percentages = [f"{value:.1%}" if value >= 0.001 else "" for value in probabilities.tolist()]
+    bars = right.barh(positions, shares, color=colours)
+    percentages = [f"{value:.1%}" if value >= 0.001 else "" for value in shares]
     right.bar_label(bars, percentages, padding=3)
     right.set_yticks(positions, classes)
     right.invert_yaxis()
     # Leave room for the number to the right of the longest bar.
-    right.set_xlim(0, 1.2)
-    right.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    right.set_xlabel("probability")
+    right.set(xlim=(0, 1.2), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="probability")
     right.spines[["top", "right"]].set_visible(False)
 
 
@@ -174,31 +173,18 @@ def _displayable(
     image: torch.Tensor, mean: float | Sequence[float], std: float | Sequence[float]
 ) -> NDArray[np.float64]:
     """Return a copy without the normalisation, with values from 0, black, to 1, white."""
-    if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) not in (1, 3)):
+    in_colour = image.ndim == 3 and len(image) == 3
+    if not in_colour and (image.ndim < 2 or image.shape[:-2] not in ((), (1,))):
         raise ValueError(
             f"an image has shape (H, W), (1, H, W) or (3, H, W), not {tuple(image.shape)}"
         )
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"an image is uint8 or floating point, not {image.dtype}")
     values = image.detach().cpu().double()
-    in_colour = image.ndim == 3 and len(image) == 3
     pixels = (values.movedim(0, -1) if in_colour else values.reshape(image.shape[-2:])).numpy()
     return (
         pixels / 255 if image.dtype == torch.uint8 else pixels * np.asarray(std) + np.asarray(mean)
     )
-
-
-def _check_probabilities(probabilities: torch.Tensor, classes: Sequence[str]) -> None:
-    if probabilities.shape != (len(classes),):
-        raise ValueError(
-            f"{len(classes)} classes need {len(classes)} probabilities, "
-            f"but these have shape {tuple(probabilities.shape)}"
-        )
-    if not (bool((probabilities >= 0).all()) and abs(float(probabilities.sum()) - 1) < 0.01):
-        raise ValueError(
-            "these are no probabilities, since they are negative or do not sum to 1: take the "
-            "softmax of logits, or the exponential of log-probabilities"
-        )
 
 
 def view_augmentations(

@@ -11,13 +11,6 @@ A claim is a file, `tests/<lesson>/test_<claim>.py`. Its docstring is the head:
     Truth: The tensor object is new, its memory is not: a write through either shows in both.
     """
 
-The verdict is one of
-
-- holds: true for every valid input
-- holds-if: true under the condition that Truth states
-- corrected: the notes are wrong or misleading; Truth is what the laws prove
-- opinion: nothing can test it; it has no law
-
 `CLAIMS` in the `__init__.py` of the lesson lists the claims in course order.
 '''
 
@@ -38,6 +31,8 @@ LESSONS = (
     *("tensors", "networks", "autograd", "training", "validation"),
     *("checkpoints", "images", "transfer", "devices"),
 )
+# holds: true for every valid input; holds-if: true under the condition that Truth states;
+# corrected: the notes are wrong or misleading, Truth is right; opinion: nothing can test it.
 VERDICTS = ("holds", "holds-if", "corrected", "opinion")
 HEAD = re.compile(r'r?""".*?"""', re.DOTALL)
 FIELDS = re.compile(r"^(Notes|Verdict|Truth):[ \n]", re.MULTILINE)
@@ -55,17 +50,15 @@ class ClaimError(UserError):
 
 @dataclass(frozen=True)
 class Law:
-    """A law as its file says it: name, line, sentence, right subject, mistakes with reasons."""
+    """A law as its file says it; `wrong` has the reason of each mistake by its name."""
 
     name: str
-    line: int
     sentence: str
     right: str
     wrong: dict[str, str]
 
     @property
     def title(self) -> str:
-        """Name of the law as a sentence."""
         return title_of(self.name)
 
 
@@ -92,27 +85,22 @@ class Claim:
         return f"tests/{self.lesson}/{self.path.name}"
 
     @property
-    def tree(self) -> ast.Module:
-        """The syntax tree of the file."""
-        return parsed(self.path)
-
-    @property
-    def shared(self) -> ast.Module:
-        """The syntax tree of the lesson's `common.py`, empty if there is none."""
-        path = self.path.with_name("common.py")
-        return parsed(path) if path.is_file() else ast.Module([], [])
+    def trees(self) -> list[ast.Module]:
+        """The syntax trees of the lesson's `common.py`, if there is one, and of the file."""
+        common = self.path.with_name("common.py")
+        return [parsed(path) for path in (common, self.path) if path.is_file()]
 
     @cached_property
     def laws(self) -> list[Law]:
-        """The laws, in the order of the file."""
-        constants = constants_of(self.shared) | constants_of(self.tree)
-        return [law_of(node, mark, constants) for node, mark in marked(self.tree)]
+        """The laws, in the order of the file; ClaimError if a mark has one mistake twice."""
+        constants = dict(pair for tree in self.trees for pair in constants_of(tree).items())
+        return [law_of(node, mark, constants, self.path) for node, mark in marked(self.trees[-1])]
 
     @cached_property
     def mistakes(self) -> dict[str, str]:
         """The first sentence of each mistake, by its name."""
+        found = dict(pair for tree in self.trees for pair in definitions(tree).items())
         names = dict.fromkeys(name for law in self.laws for name in law.wrong)
-        found = definitions(self.shared) | definitions(self.tree)
         return {name: sentence_of(found[name]) if name in found else "" for name in names}
 
 
@@ -151,11 +139,8 @@ def all_claims(tests: Path = TESTS, lessons: Sequence[str] = LESSONS) -> list[Cl
 
     Raises ClaimError for a claim that is listed but has no file, or a file that breaks a rule.
     """
-    return [
-        claim_of_file(file_of(f"{lesson}.{name}", tests), tests)
-        for lesson in lessons
-        for name in listed(lesson, tests)
-    ]
+    names = [f"{lesson}.{name}" for lesson in lessons for name in listed(lesson, tests)]
+    return [claim_of_file(file_of(name, tests), tests) for name in names]
 
 
 def listed(lesson: str, tests: Path = TESTS) -> list[str]:
@@ -172,11 +157,12 @@ def listed(lesson: str, tests: Path = TESTS) -> list[str]:
     names: list[str] = []
     for part in node.elts:
         name = ast.literal_eval(part)
+        file = file_of(f"{lesson}.{name}", tests)
         if name in names:
             raise ClaimError(path, part.lineno, f"{name!r} is listed twice; delete one")
-        if not file_of(f"{lesson}.{name}", tests).is_file():
-            file = file_of(f"{lesson}.{name}", tests).name
-            raise ClaimError(path, part.lineno, f"{name!r} has no file; write {file} beside this")
+        if not file.is_file():
+            said = f"{name!r} has no file; write {file.name} beside this"
+            raise ClaimError(path, part.lineno, said)
         names.append(name)
     return names
 
@@ -192,39 +178,30 @@ def claim_of_file(path: Path, tests: Path = TESTS) -> Claim:
 @cache
 def _read_claim(path: Path, tests: Path, saved: int) -> Claim:
     """Read a claim file, once for each time it is saved."""
-    docstring = head_of(path)
+    # The head alone: to parse the whole files of all claims takes longer.
+    head = HEAD.match(path.read_text(encoding="utf-8"))
+    if head is None:
+        raise ClaimError(path, 1, "has no head; begin with a docstring, as CONTRIBUTING.md shows")
+    docstring = inspect.cleandoc(ast.literal_eval(head[0]))
     above, *rest = FIELDS.split(docstring)
-    values = {
-        key: " ".join(value.split()) for key, value in zip(rest[::2], rest[1::2], strict=True)
-    }
-    title, demonstration = split_at_prompt(above)
-    fields = (values.get(name, "") for name in ("Notes", "Verdict", "Truth"))
-    claim = Claim(path, path.parent.name, title, demonstration, *fields)
+    title, prompt, typed = above.partition(">>>")
+    texts = [" ".join(text.split()) for text in rest[1::2]]
+    values = dict(zip(rest[::2], texts, strict=True))
+    claim = Claim(
+        path,
+        path.parent.name,
+        " ".join(title.split()).rstrip("."),
+        (prompt + typed).strip(),
+        *(values.get(name, "") for name in ("Notes", "Verdict", "Truth")),
+    )
     for sign, said in faults_of(claim):
         lines = docstring.splitlines()
         line = next((n for n, text in enumerate(lines, 1) if text.startswith(sign)), 1)
         raise ClaimError(path, line, said)
-    if name_of_file(path) not in listed(claim.lesson, tests):
+    if (name := name_of_file(path)) not in listed(claim.lesson, tests):
         where = path.with_name("__init__.py")
-        raise ClaimError(
-            path, 1, f"{name_of_file(path)!r} is not listed; add it to CLAIMS in {where}"
-        )
+        raise ClaimError(path, 1, f"{name!r} is not listed; add it to CLAIMS in {where}")
     return claim
-
-
-def split_at_prompt(text: str) -> tuple[str, str]:
-    """Return the sentence above the demonstration, without its full stop, and the demonstration."""
-    title, prompt, rest = text.partition(">>>")
-    return " ".join(title.split()).rstrip("."), (prompt + rest).strip()
-
-
-def head_of(path: Path) -> str:
-    """Return the docstring of a file, without parsing what is below it."""
-    text = path.read_text(encoding="utf-8")
-    found = HEAD.match(text)
-    if found is None:
-        raise ClaimError(path, 1, "has no head; begin with a docstring, as CONTRIBUTING.md shows")
-    return inspect.cleandoc(ast.literal_eval(found[0]))
 
 
 def faults_of(claim: Claim) -> Iterator[tuple[str, str]]:
@@ -244,9 +221,9 @@ def faults_of(claim: Claim) -> Iterator[tuple[str, str]]:
     except ValueError as error:
         yield ">>>", f"the demonstration does not parse: {error}"
         return
-    typed, few, many = sum(e.source.count("\n") for e in examples), TYPED_LINES[0], TYPED_LINES[-1]
+    typed = sum(example.source.count("\n") for example in examples)
     if typed not in TYPED_LINES or not any(example.want for example in examples):
-        lines = f"write {few} to {many} with >>>, and what they print"
+        lines = f"write {TYPED_LINES[0]} to {TYPED_LINES[-1]} with >>>, and what they print"
         yield ">>>", f"the demonstration types {typed} lines; {lines}"
     for example in examples:
         try:
@@ -254,17 +231,6 @@ def faults_of(claim: Claim) -> Iterator[tuple[str, str]]:
         except SyntaxError as error:
             first = example.source.splitlines()[0]
             yield f">>> {first}", f"the demonstration is no Python: {error.msg}; mend it"
-
-
-def check_marks(claim: Claim) -> None:
-    """Raise ClaimError for a mistake that stands twice in a mark, of which Python keeps one."""
-    for _, mark in marked(claim.tree):
-        wrong = next((word.value for word in mark.keywords if word.arg == "wrong"), None)
-        names = [ast.unparse(key) for key in getattr(wrong, "keys", ()) if key is not None]
-        for name in names:
-            if names.count(name) > 1:
-                said = f"has two mistakes named {name}; rename one"
-                raise ClaimError(claim.path, mark.lineno, said)
 
 
 def parsed(path: Path) -> ast.Module:
@@ -290,29 +256,28 @@ def marked(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
                     yield node, mark
 
 
-def law_of(node: ast.FunctionDef, mark: ast.Call, constants: dict[str, ast.expr]) -> Law:
+def law_of(
+    node: ast.FunctionDef, mark: ast.Call, constants: dict[str, ast.expr], path: Path
+) -> Law:
     """Return the law of a marked function; the mark may use constants of the file."""
+
+    def resolved(value: ast.expr) -> ast.expr:
+        return constants.get(value.id, value) if isinstance(value, ast.Name) else value
+
     options = {word.arg: word.value for word in mark.keywords}
-    wrong = resolved(options.get("wrong", ast.Dict([], [])), constants)
-    pairs = zip(wrong.keys, wrong.values, strict=True) if isinstance(wrong, ast.Dict) else ()
-    return Law(
-        name=node.name,
-        line=node.lineno,
-        sentence=sentence_of(node),
-        right=ast.unparse(options["right"]) if "right" in options else "",
-        wrong={ast.unparse(key): reason_of(value, constants) for key, value in pairs if key},
-    )
-
-
-def reason_of(node: ast.expr, constants: dict[str, ast.expr]) -> str:
-    """Return the text of a reason, which may be a constant of the file."""
-    node = resolved(node, constants)
-    return str(node.value) if isinstance(node, ast.Constant) else ast.unparse(node)
-
-
-def resolved(node: ast.expr, constants: dict[str, ast.expr]) -> ast.expr:
-    """Return the value of a name that is a constant of the file."""
-    return constants.get(node.id, node) if isinstance(node, ast.Name) else node
+    right = ast.unparse(options["right"]) if "right" in options else ""
+    law = Law(node.name, sentence_of(node), right, {})
+    wrong = resolved(options["wrong"]) if "wrong" in options else None
+    if isinstance(wrong, ast.Dict):
+        for key, value in zip(wrong.keys, map(resolved, wrong.values), strict=True):
+            if key is None:  # of **others
+                continue
+            name = ast.unparse(key)
+            if name in law.wrong:  # Python keeps one of the two
+                raise ClaimError(path, mark.lineno, f"has two mistakes named {name}; rename one")
+            reason = value.value if isinstance(value, ast.Constant) else ast.unparse(value)
+            law.wrong[name] = str(reason)
+    return law
 
 
 def constants_of(tree: ast.Module | Definition) -> dict[str, ast.expr]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlconcepts.support.errors import UserError
+from dlconcepts.support.errors import UserError, explaining
 from dlconcepts.testing.records import clean_case, load, sources
 from dlconcepts.testing.results import Item, read_item
 
@@ -69,10 +69,8 @@ def read_run(file: Path) -> Run:
     facts = {p.get("name", ""): p.get("value", "") for p in properties}
     if not any(name.startswith("source:") for name in facts):
         facts |= sources()  # `verify` ran the claims that are here
-    try:
+    with explaining(f"{file} is not as verify wrote it: ", "; run verify again"):
         items = [read_item(clean_case(case)) for case in suite.iter("testcase")]
-    except ValueError as error:
-        raise UserError(f"{file} is not as verify wrote it: {error}; run verify again") from error
     # A failure that names no claim is a file that pytest could not import, or a lost process.
     items = [item for item in items if "claim" in item.record or item.outcome == "FAILED"]
     names = [name_of(item, facts.get("device", "cpu")) for item in items]
@@ -136,7 +134,6 @@ def missing(run: Run, other: Run) -> dict[str, list[str]]:
 
 
 def module_of(name: str) -> str:
-    """Return the module of a test."""
     return name.partition("[")[0].rpartition(".")[0]
 
 

@@ -19,7 +19,7 @@ from hypothesis.internal.conjecture import shrinker as shrinking
 
 NEVER = 10**6  # seconds
 TRIED = "6.150 to 6.170"  # the versions that CI and `tox -e oldest` run
-EXHAUSTED = "nothing left to do"  # in the statistics of a test that ran out of examples
+EXHAUSTED = "nothing left to do"
 
 
 def missing_parts() -> list[str]:
@@ -37,16 +37,13 @@ def missing_parts() -> list[str]:
         (any_test, "hypothesis.inner_test"),
         (any_test, "_hypothesis_internal_use_settings"),
     )
-    return [f"{owner.__name__}.{name}" for owner, name in places if not has(owner, name)]
-
-
-def has(owner: object, name: str) -> bool:
-    """Return whether an object has an attribute, which may be one of an attribute."""
-    try:
-        attrgetter(name)(owner)
-    except AttributeError:
-        return False
-    return True
+    missing = []
+    for owner, name in places:
+        try:
+            attrgetter(name)(owner)
+        except AttributeError:
+            missing.append(f"{owner.__name__}.{name}")
+    return missing
 
 
 def check() -> None:
@@ -81,8 +78,8 @@ def limit_shrinking(runs: int) -> None:
 def draw_every_example_anew() -> None:
     """Turn off the variants that Hypothesis tries of each example it draws.
 
-    Up to five variants follow each example. Of 100 examples only a few are then draws of their own:
-    a law over the 20 valid combinations of SGD's settings met 8 of them, and 19 without variants.
+    Of 100 examples only a few are otherwise draws of their own: of the 20 valid combinations of
+    SGD's settings a law met 8, and 19 without variants.
     """
 
     def no_mutations(runner: Any, data: Any) -> None: ...
@@ -91,7 +88,6 @@ def draw_every_example_anew() -> None:
 
 
 def is_law(test: Callable[..., Any]) -> bool:
-    """Return whether a test is run by Hypothesis."""
     return hasattr(test, "hypothesis")
 
 
@@ -116,16 +112,13 @@ def replaced(
 
 
 def settings_of(test: Any) -> settings:
-    """Return the settings that a test runs with."""
     found: settings = test._hypothesis_internal_use_settings
     return found
 
 
-def ran_out_of_examples(item: object) -> bool:
-    """Return whether Hypothesis stopped because there was no other example to try."""
-    return EXHAUSTED in statistics_of(item)
-
-
 def statistics_of(item: object) -> str:
-    """Return what Hypothesis says of the examples of an item that has run."""
+    """Return what Hypothesis says of the examples of an item that has run.
+
+    It has EXHAUSTED if Hypothesis stopped because there was no other example to try.
+    """
     return str(getattr(item, "hypothesis_statistics", ""))

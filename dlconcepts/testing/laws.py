@@ -20,6 +20,7 @@ MISTAKE_EXAMPLES = 1_000
 SHRINKING_RUNS, FEWEST_RUNS = 250, 10
 FAILURES = (Exception, pytest.fail.Exception)  # the second is what pytest.raises fails with
 Subject = Callable[..., Any]
+Mistakes = Mapping[Subject, str]  # each with a piece of the message that it must fail with
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Law:
     """The arguments of the law mark."""
 
     right: Subject
-    wrong: Mapping[Subject, str]
+    wrong: Mistakes
     share: float = 1.0
     because: str = ""
     cpu_only: str = ""
@@ -49,12 +50,7 @@ class Law:
 
 
 def law(
-    *,
-    right: Subject,
-    wrong: Mapping[Subject, str],
-    share: float = 1.0,
-    because: str = "",
-    cpu_only: str = "",
+    *, right: Subject, wrong: Mistakes, share: float = 1.0, because: str = "", cpu_only: str = ""
 ) -> pytest.MarkDecorator:
     """Mark a test as a law: it must accept `right` and reject every mistake in `wrong`.
 
@@ -71,7 +67,6 @@ def law(
 
 
 def name_of(subject: Subject) -> str:
-    """Return the name of a subject: its own, or its type's."""
     return getattr(subject, "__name__", None) or type(subject).__name__
 
 
@@ -87,8 +82,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Name of the subject."""
         return name_of(self.subject)
+
+    @property
+    def id(self) -> str:
+        """The brackets behind the name of the law, as in `cpu-relu` and `wrong-leaks`."""
+        return f"{'wrong' if self.reason else self.device}-{self.name}"
 
     @property
     def marks(self) -> list[pytest.MarkDecorator]:
@@ -101,14 +100,10 @@ class Case:
         asked = settings.get_profile(settings.get_current_profile_name())
         if not self.reason:
             return settings(asked, max_examples=max(1, round(asked.max_examples * self.law.share)))
+        most = max(MISTAKE_EXAMPLES, asked.max_examples)
         # Derandomized: a mistake that is found by luck is not proven to be found.
-        return settings(
-            asked,
-            max_examples=max(MISTAKE_EXAMPLES, asked.max_examples),
-            derandomize=True,
-            database=None,
-            report_multiple_bugs=False,
-        )
+        always_the_same = settings(asked, max_examples=most, derandomize=True, database=None)
+        return settings(always_the_same, report_multiple_bugs=False)
 
     @contextmanager
     def running(self, test: Any) -> Generator[None]:
@@ -136,8 +131,8 @@ class Case:
             if failure is not None:
                 raise failure
             asked = self.settings().max_examples
-            if self.examples < asked and not hypothesis_bridge.ran_out_of_examples(item):
-                said = hypothesis_bridge.statistics_of(item)
+            said = hypothesis_bridge.statistics_of(item)
+            if self.examples < asked and hypothesis_bridge.EXHAUSTED not in said:
                 pytest.fail(f"too few examples: {self.examples} of {asked} ran. {said}")
         elif failure is None:
             pytest.fail(f"vacuous: {self.name} is a mistake, yet {self.examples} examples pass")

@@ -10,12 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import platform
 import time
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard
 
 import numpy as np
 import pytest
@@ -44,7 +41,6 @@ DEMONSTRATION_NAMES = {"torch": torch, "nn": nn, "F": F, "np": np}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --device and the ini option claims."""
     parser.addini("claims", "folder whose test files hold the claims of a course", default="")
     parser.addoption(
         "--device",
@@ -59,22 +55,16 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     os.environ.setdefault(devices.WORKSPACE, ":4096:8")  # laws of determinism need it
-    names = config.getoption("--device") or ["cpu"]
     try:
-        chosen = {name: devices.find_device(name) for name in names if name != "all"}
+        chosen = devices.find_devices(config.getoption("--device") or ["cpu"])
     except devices.DeviceUnavailableError as error:
         raise pytest.UsageError(str(error)) from None
-    if "all" in names:
-        for name in devices.DEVICES:
-            with suppress(devices.DeviceUnavailableError):
-                chosen[name] = devices.find_device(name)
-    config.stash[CHOSEN] = list(chosen.values())
-    modules = [getattr(torch, name, None) for name in chosen if name != "cpu"]
+    config.stash[CHOSEN] = chosen
+    modules = [getattr(torch, device.type, None) for device in chosen if device.type != "cpu"]
     torch_random.modules = [module for module in modules if module]  # "meta" has none
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Name torch's version, the devices and the profile above every run."""
     names = ", ".join(str(device) for device in config.stash[CHOSEN])
     return f"torch {torch.__version__} on {names}, profile {settings.get_current_profile_name()}"
 
@@ -86,9 +76,7 @@ def hardware(
     """Record torch's version and the hardware behind each device."""
     record_testsuite_property("torch", str(torch.__version__))
     for device in request.config.stash[CHOSEN]:
-        module = getattr(torch, device.type, None)
-        describe = getattr(module, "get_device_name", platform.machine)
-        record_testsuite_property(str(device), describe())
+        record_testsuite_property(str(device), devices.hardware(device))
 
 
 def claim_at(config: pytest.Config, path: Path) -> claims.Claim | None:
@@ -101,7 +89,7 @@ def claim_at(config: pytest.Config, path: Path) -> claims.Claim | None:
         return None
     try:
         claim = claims.claim_of_file(path, config.rootpath / folder)
-        claims.check_marks(claim)
+        list(claim.laws)  # their marks may break a rule, too
         return claim
     except claims.ClaimError as error:
         raise pytest.Collector.CollectError(str(error)) from None
@@ -134,17 +122,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         path, line = metafunc.definition.path, inspect.unwrap(test).__code__.co_firstlineno
         raise pytest.Collector.CollectError(f"{path}:{line}: the law {test.__name__} {fault}")
     assert isinstance(law, Law)
-    metafunc.parametrize(
-        hypothesis_bridge.subject_argument(test),
-        [
-            pytest.param(
-                case.subject,
-                id=f"{'wrong' if case.reason else case.device}-{case.name}",
-                marks=case.marks,
-            )
-            for case in cases_of(law, metafunc.config.stash[CHOSEN])
-        ],
-    )
+    cases = [
+        pytest.param(case.subject, id=case.id, marks=case.marks)
+        for case in cases_of(law, metafunc.config.stash[CHOSEN])
+    ]
+    metafunc.parametrize(hypothesis_bridge.subject_argument(test), cases)
 
 
 def faults_of(metafunc: pytest.Metafunc, law: object) -> Generator[str]:
@@ -165,7 +147,7 @@ def faults_of(metafunc: pytest.Metafunc, law: object) -> Generator[str]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Record what is known of an item before it runs, so that a skipped one is recorded too."""
-    case = case_of(item)
+    case, test = case_of(item), item.dtest if isinstance(item, DoctestItem) else None
     claim = claim_at(item.config, item.path) if claims.is_claim_file(item.path) else None
     record: dict[str, object] = {}
     if claim is not None:
@@ -179,19 +161,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             "cpu_only": case.law.cpu_only,
             "torch": str(torch.__version__),  # a plain str, which pytest-xdist can send
         }
-    elif claim is not None and is_demonstration(item):
-        # The lines must run as they are printed, without the names of the test file.
-        item.dtest.globs = {**DEMONSTRATION_NAMES, "__name__": "demonstration"}
+    elif claim is not None and test and test.docstring == test.globs["__doc__"]:
+        # The lines at the top of the file run as they are printed, without the file's own names.
+        test.globs = {**DEMONSTRATION_NAMES, "__name__": "demonstration"}
         item.add_marker("demonstration")
         record["kind"] = "demonstration"
     if data := item.get_closest_marker("data"):
         record["data"] = data.args[0]
     item.user_properties.extend(record.items())
-
-
-def is_demonstration(item: pytest.Item) -> TypeGuard[DoctestItem]:
-    """Return whether an item is the doctest of a whole file, not of a function in it."""
-    return isinstance(item, DoctestItem) and item.dtest.docstring == item.dtest.globs["__doc__"]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -209,11 +186,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             outcome = yield
         except FAILURES as error:
             failure = error
-    record: dict[str, Any] = {
-        "examples": case.examples,
-        "counterexample": "\n".join(getattr(failure, "__notes__", [])),
-        "seconds": f"{time.perf_counter() - started:.3f}",
-    }
+    seconds, notes = time.perf_counter() - started, getattr(failure, "__notes__", [])
+    record: dict[str, object] = {"examples": case.examples, "counterexample": "\n".join(notes)}
+    record["seconds"] = f"{seconds:.3f}"
     item.user_properties.extend(record.items())
     case.judge(failure, item)
     return outcome

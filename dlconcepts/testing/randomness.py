@@ -17,18 +17,15 @@ class TorchRandom:
         self.modules: list[Any] = []  # torch.cuda and the like
 
     def seed(self, seed: int) -> None:
-        """Seed every generator."""
         torch.default_generator.manual_seed(seed)
         for module in self.modules:
             module.manual_seed(seed)
 
     def getstate(self) -> list[torch.Tensor]:
-        """Return the state of every generator."""
         states = [module.get_rng_state() for module in self.modules]
         return [torch.default_generator.get_state(), *states]
 
     def setstate(self, states: list[torch.Tensor]) -> None:
-        """Restore the state of every generator."""
         torch.default_generator.set_state(states[0])
         for module, state in zip(self.modules, states[1:], strict=True):
             module.set_rng_state(state)

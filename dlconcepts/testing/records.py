@@ -16,6 +16,7 @@ from dlconcepts.testing.results import add_properties
 
 ROOT = TESTS.parent
 RESULTS = ROOT / "docs" / "results"
+CLAIM = ".//property[@name='claim']"
 DROPPED = {"seconds", "torch", "verdict"}  # timings, and facts recorded once for the run
 REMEDY = "give a results.xml that `verify` wrote, or a recorded version such as 2.14"
 
@@ -24,15 +25,13 @@ def clean_case(case: ET.Element) -> ET.Element:
     """Return a test case without paths, timings and addresses."""
     attributes = {key: clean_text(case.get(key, "")) for key in ("classname", "name")}
     cleaned = ET.Element("testcase", attributes)
-    kept = [p for p in case.iter("property") if p.get("name") not in DROPPED and p.get("value")]
-    kept.sort(key=lambda each: each.get("name", ""))
-    if kept:
-        texts = {each.get("name", ""): clean_text(each.get("value", "")) for each in kept}
+    found = sorted((p.get("name", ""), p.get("value", "")) for p in case.iter("property"))
+    texts = {name: clean_text(value) for name, value in found if value and name not in DROPPED}
+    if texts:
         add_properties(cleaned, texts)
     for fault in case:
         if fault.tag in ("failure", "error", "skipped"):
-            message = clean_text(fault.get("message", ""))
-            ET.SubElement(cleaned, fault.tag, message=message)
+            ET.SubElement(cleaned, fault.tag, message=clean_text(fault.get("message", "")))
     return cleaned
 
 
@@ -70,10 +69,7 @@ def find(word: str) -> Path:
 
 def find_version(version: str, device: str) -> Path:
     """Return the newest record of this version of torch; raise UserError if there is none."""
-    files = sorted(
-        RESULTS.glob(f"torch-*-{device}.xml"),
-        key=lambda file: [int(number) for number in re.findall(r"\d+", file.name)],
-    )
+    files = sorted(RESULTS.glob(f"torch-*-{device}.xml"), key=numbers_in)
     found = {file.stem.removesuffix(f"-{device}").removeprefix("torch-"): file for file in files}
     same = [file for name, file in found.items() if f"{name}.".startswith(f"{version}.")]
     if not same:
@@ -84,12 +80,14 @@ def find_version(version: str, device: str) -> Path:
     return same[-1]
 
 
+def numbers_in(file: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", file.name)]
+
+
 def load(file: Path) -> ET.Element:
     """Return the whole test suite of a run; raise UserError if the file holds none."""
     suite = parse(file)
-    if "like" in suite.attrib:
-        expand(suite, file)
-    return suite
+    return expand(suite, file) if "like" in suite.attrib else suite
 
 
 def parse(file: Path) -> ET.Element:
@@ -101,14 +99,12 @@ def parse(file: Path) -> ET.Element:
     except ET.ParseError as error:
         raise UserError(f"{file} is truncated or not XML: {error}; {REMEDY}") from error
     suite = root if root.tag == "testsuite" else root.find("testsuite")
-    if suite is not None and (
-        "like" in suite.attrib or suite.find(".//*[@name='claim']") is not None
-    ):
-        return suite
-    raise UserError(f"{file} is no run of the laws: no test in it names a claim; {REMEDY}")
+    if suite is None or ("like" not in suite.attrib and suite.find(CLAIM) is None):
+        raise UserError(f"{file} is no run of the laws: no test in it names a claim; {REMEDY}")
+    return suite
 
 
-def expand(suite: ET.Element, file: Path) -> None:
+def expand(suite: ET.Element, file: Path) -> ET.Element:
     """Add the test cases that a record shares with its reference."""
     reference = file.with_name(Path(suite.attrib.pop("like")).name)
     same = parse(reference)
@@ -126,6 +122,7 @@ def expand(suite: ET.Element, file: Path) -> None:
             others = [p for p in case.iter("property") if p.get("name") not in known]
             ET.SubElement(mine, "properties").extend(others)
             mine[:] = list(clean_case(mine))  # without the empty ones, which this case lacks
+    return suite
 
 
 def digest(suite: ET.Element) -> str:

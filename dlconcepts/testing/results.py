@@ -39,12 +39,10 @@ class Item:
 
     @property
     def is_mistake(self) -> bool:
-        """Whether the subject is a mistake, which the law must reject."""
         return self.kind == "wrong"
 
     @property
     def subject(self) -> str:
-        """Name of the subject of the law."""
         return self.record["subject"]
 
     @property
@@ -54,7 +52,6 @@ class Item:
 
     @property
     def title(self) -> str:
-        """Name of the test as a sentence."""
         return title_of(self.law)
 
 
@@ -67,12 +64,10 @@ class Judged:
 
     @property
     def id(self) -> str:
-        """Id of the claim."""
         return self.claim.id
 
     @property
     def verdict(self) -> str:
-        """Verdict on the claim."""
         return self.claim.verdict
 
     @property
@@ -97,21 +92,19 @@ class Judged:
 
     @property
     def devices(self) -> str:
-        """Devices that the laws ran on."""
         return ", ".join(dict.fromkeys(item.record["device"] for item in self.right))
 
     @property
     def seconds(self) -> float:
-        """Seconds that all items of the claim took."""
         return sum(item.seconds for item in self.items)
 
     @property
     def is_complete(self) -> bool:
         """Whether each law ran, and each of its mistakes, which run after it."""
-        right = {item.law for item in self.right}
-        wrong = Counter(item.law for item in self.mistakes)
+        ran = Counter((item.kind, item.law) for item in self.items)
         return all(
-            law.name in right and wrong[law.name] >= len(law.wrong) for law in self.claim.laws
+            ran["right", law.name] and ran["wrong", law.name] >= len(law.wrong)
+            for law in self.claim.laws
         )
 
     @property
@@ -140,12 +133,10 @@ class Report:
 
     @property
     def items(self) -> list[Item]:
-        """All items of the run."""
         return [*(item for claim in self.claims for item in claim.items), *self.others]
 
     @property
     def failed(self) -> list[Item]:
-        """Items that failed."""
         return [item for item in self.items if item.outcome == "FAILED"]
 
     @property
@@ -156,24 +147,22 @@ class Report:
 
     @property
     def unfinished(self) -> list[Judged]:
-        """Claims that were not judged to the end."""
         return [claim for claim in self.claims if not claim.is_complete]
 
     @property
     def totals(self) -> dict[str, str]:
-        """Totals by name."""
         right = [item for claim in self.claims for item in claim.right]
         laws = {item.function for item in right}
         broken = {item.function for item in right if item.outcome != "ok"}
         mistakes = [item.outcome == "ok" for claim in self.claims for item in claim.mistakes]
-        shown = [item.outcome for item in self.items if item.kind == "demonstration"]
         data = dict.fromkeys(item.record["data"] for item in right if "data" in item.record)
+        shown = count(item.outcome for item in self.items if item.kind == "demonstration")
         return {
             "claims": count(claim.outcome for claim in self.claims),
             "laws": f"{len(laws - broken)} of {len(laws)} hold",
             "examples": f"{sum(claim.examples for claim in self.claims):,}",
             "mistakes": f"{sum(mistakes)} of {len(mistakes)} rejected",
-            "demonstrations": count(shown) or "none",
+            "demonstrations": shown or "none",
             "other tests": count(item.outcome for item in self.others) or "none",
             **({"photographs": "; ".join(data)} if data else {}),
             "test time": f"{sum(item.seconds for item in self.items):.1f} s",
@@ -205,7 +194,6 @@ def judge(items: Iterable[Item], claims: Iterable[Claim]) -> Report:
 
 
 def read_item(case: ET.Element) -> Item:
-    """Read one item of the JUnit XML."""
     name, _, parameters = case.get("name", "").partition("[")
     faults = [fault for fault in case if fault.tag in ("failure", "error", "skipped")]
     skipped = all(fault.tag == "skipped" for fault in faults)
@@ -226,7 +214,6 @@ def xml_text(value: object) -> str:
 
 
 def add_properties(parent: ET.Element, values: Mapping[str, object]) -> None:
-    """Add properties to an element of JUnit XML."""
     properties = ET.SubElement(parent, "properties")
     for name, value in values.items():
         ET.SubElement(properties, "property", name=name, value=xml_text(value))
@@ -243,6 +230,5 @@ def render(report: Report, environment: Mapping[str, str]) -> str:
         "verdict": dict.fromkeys(claim.verdict for claim in report.claims),
         "result": dict.fromkeys(claim.outcome for claim in report.claims),
     }
-    return page.from_string(template).render(
-        report=report, environment=environment, choices=choices
-    )
+    values = {"report": report, "environment": environment, "choices": choices}
+    return page.from_string(template).render(values)

@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TextIO
 
 from dlconcepts.support.atomic import making
 from dlconcepts.support.errors import UserError, explaining, writing
-from dlconcepts.support.signals import Stopped, finishing
+from dlconcepts.support.signals import NAMES, Stopped, finishing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim
 from dlconcepts.testing.results import Item, Report, add_properties, judge, read_item, render
 
@@ -31,11 +31,15 @@ TAIL = 20  # lines of pytest's output to show if it ran nothing
 
 @dataclass
 class Run:
-    """A run of the laws of some claims, while it goes on and after it."""
+    """A run of the laws of some claims, while it goes on and after it.
+
+    `watch` is called with the id of a test when it starts, and with each item when it ends.
+    """
 
     claims: Sequence[Claim]
-    cases: list[ET.Element]
-    environment: Mapping[str, str]
+    watch: Callable[[Item | str], None]
+    cases: list[ET.Element] = field(default_factory=list)
+    environment: Mapping[str, str] = field(default_factory=dict)
     status: int = 0
     stopped_by: int | None = None  # the signal
 
@@ -46,25 +50,20 @@ class Run:
 
 
 def verify(
-    claims: Sequence[Claim],
-    devices: Sequence[str],
-    *,
-    profile: str,
-    jobs: int,
-    out: Path,
-    fail_fast: bool = False,
-    watch: Callable[[Item | str], None],
-) -> Run:
-    """Run the laws of these claims, write results.xml and report.html into `out`.
+    run: Run, devices: Sequence[str], *, profile: str, jobs: int, out: Path, fail_fast: bool = False
+) -> None:
+    """Run the laws of the claims of a run, write results.xml and report.html into `out`.
 
-    `watch` is called with the id of a test when it starts, and with each item when it ends.
     Ctrl-C and SIGTERM end the run within two seconds; the report then has what was judged before.
     Raises UserError if an argument is wrong, before a law runs, and if pytest runs nothing.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
-    if fail_fast:
-        require_readable(out / "results.xml")
+    results = out / "results.xml"
+    said = f"cannot read {results}, which orders the laws: ", "; delete it, or choose another --out"
+    with explaining(*said, (ET.ParseError, OSError)):
+        if fail_fast and results.exists():
+            ET.parse(results)
     if list(devices) != ["cpu"]:
         devices = list(find_devices(devices))
     # A folder of its own, so that `out` has no partial file.
@@ -72,26 +71,21 @@ def verify(
         folder = Path(name).resolve()
         options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in devices)]
         if fail_fast:
-            options += ["-x", f"--first-failure={(out / 'results.xml').resolve()}"]
+            options += ["-x", f"--first-failure={results.resolve()}"]
         if jobs > 1:
             # A claim stays in one process, unless the first failure is wanted as soon as possible.
-            options += ["-n", str(jobs)]
-            options += ["--maxschedchunk=1"] if fail_fast else ["--dist=loadfile"]
-            options += [] if fail_fast else ["--no-loadscope-reorder"]
-        run = Run(claims, [], {})
-        run_pytest(run, options, folder, watch)
+            whole = ["--dist=loadfile", "--no-loadscope-reorder"]
+            options += ["-n", str(jobs), *(["--maxschedchunk=1"] if fail_fast else whole)]
+        run_pytest(run, options, folder)
         with finishing():
             write(run, folder / "results.xml")
             page = render(run.report, run.environment)
             (folder / "report.html").write_text(page, encoding="utf-8")
             for file in ("results.xml", "report.html"):
                 (folder / file).replace(out / file)
-    return run
 
 
-def run_pytest(
-    run: Run, options: Sequence[str], folder: Path, watch: Callable[[Item | str], None]
-) -> None:
+def run_pytest(run: Run, options: Sequence[str], folder: Path) -> None:
     """Run pytest in a process group of its own, and add what it writes to the run."""
     stream, output = folder / "stream", folder / "output"
     stream.touch()
@@ -104,9 +98,9 @@ def run_pytest(
         nonlocal rest
         *lines, rest = (rest + new.read()).split("\n")
         for line in lines:
-            take(run, ET.fromstring(json.loads(line)), watch)
+            take(run, ET.fromstring(json.loads(line)))
 
-    with output.open("wb") as log, stream.open(encoding="utf-8") as new, stopping_at_signals():
+    with output.open("wb") as log, stream.open(encoding="utf-8") as new:
         process = subprocess.Popen(
             command, cwd=TESTS.parent, stdout=log, stderr=log, start_new_session=True
         )
@@ -116,6 +110,8 @@ def run_pytest(
                 time.sleep(POLL)
         except Stopped as error:
             run.stopped_by = error.number
+            for number in NAMES:  # another one must not leave processes behind
+                signal.signal(number, signal.SIG_IGN)
         finally:
             end(process)
             follow(new)
@@ -124,25 +120,6 @@ def run_pytest(
         text = output.read_text(encoding="utf-8", errors="replace")
         last = "\n".join(text.splitlines()[-TAIL:])
         raise UserError("pytest ran no law; its last lines are:", last)
-
-
-@contextmanager
-def stopping_at_signals() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into Stopped, and ignore the next ones."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, _: object) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -163,13 +140,12 @@ def signal_group(process: subprocess.Popen[bytes], name: str) -> None:
             os.killpg(process.pid, getattr(signal, name))
 
 
-def take(run: Run, element: ET.Element, watch: Callable[[Item | str], None]) -> None:
-    """Add to the run what pytest wrote."""
+def take(run: Run, element: ET.Element) -> None:
     if element.tag == "start":
-        watch(element.get("nodeid", ""))
+        run.watch(element.get("nodeid", ""))
     elif element.tag == "testcase":
         run.cases.append(element)
-        watch(read_item(element))
+        run.watch(read_item(element))
     else:
         run.environment = {p.get("name", ""): p.get("value", "") for p in element.iter("property")}
 
@@ -178,19 +154,15 @@ def write(run: Run, file: Path) -> None:
     """Write the run as JUnit XML, in the order of the claims whatever process was first."""
     places = {f"tests.{claim.lesson}.{claim.path.stem}": n for n, claim in enumerate(run.claims)}
     cases = sorted(run.cases, key=lambda case: places.get(case.get("classname", ""), len(places)))
-    counts = {
-        "tests": str(len(cases)),
-        "failures": str(sum(case.find("failure") is not None for case in cases)),
-        "skipped": str(sum(case.find("skipped") is not None for case in cases)),
-    }
-    suite = ET.Element("testsuite", {"name": "dlconcepts", **counts})
+    suite = ET.Element("testsuite", name="dlconcepts", tests=str(len(cases)))
+    for count, tag in (("failures", "failure"), ("skipped", "skipped")):
+        suite.set(count, str(sum(case.find(tag) is not None for case in cases)))
     add_properties(suite, run.environment)
     suite.extend(cases)
     ET.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
 
 
 def require_tests() -> None:
-    """Raise UserError if the laws are missing."""
     if not any((TESTS / lesson).is_dir() for lesson in LESSONS):
         raise UserError(
             f"there are no laws in {TESTS}, since the installed package does not include them; "
@@ -198,34 +170,12 @@ def require_tests() -> None:
         )
 
 
-def require_readable(results: Path) -> None:
-    """Raise UserError if the results of an earlier run are there, but not whole."""
-    try:
-        if results.exists():
-            ET.parse(results)
-    except (ET.ParseError, OSError) as error:
-        raise UserError(
-            f"cannot read {results}, which orders the laws: {error}; delete it, or choose another "
-            "--out"
-        ) from error
-
-
 def find_devices(names: Sequence[str]) -> dict[str, str]:
     """Return the chosen devices, each with the name of its hardware."""
-    import torch  # here, since it takes seconds, and usage errors should not wait for it
+    from dlconcepts.support import devices  # here, since torch takes seconds to import
 
-    from dlconcepts.support import devices
-
-    found = {}
-    for name in dict.fromkeys(devices.DEVICES if "all" in names else names):
-        try:
-            with explaining():
-                module = torch.get_device_module(devices.find_device(name))
-            found[name] = getattr(module, "get_device_name", processor)()
-        except devices.DeviceUnavailableError:
-            if name in names:
-                raise
-    return found
+    with explaining():
+        return {str(d): devices.hardware(d, processor) for d in devices.find_devices(names)}
 
 
 def processor() -> str:

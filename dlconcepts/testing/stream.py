@@ -11,14 +11,14 @@ import json
 import os
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from dlconcepts.testing.results import Item, add_properties, read_item, xml_text
+from dlconcepts.testing.results import add_properties, read_item, xml_text
 from dlconcepts.testing.run import environment, find_devices
 
 
@@ -55,19 +55,15 @@ def soonest_failure_first(items: list[pytest.Item], earlier: Path) -> None:
     Without an earlier run: the first law of each claim, then the second of each, and so on.
     """
     cases = ET.parse(earlier).iter("testcase") if earlier.is_file() else ()
-    known: Mapping[str, Item] = {name_of(case): read_item(case) for case in cases}
+    known = {name_of(case): read_item(case) for case in cases}
     places: dict[Path, int] = defaultdict(int)
 
-    def order(item: pytest.Item) -> tuple[bool, bool, float, bool, int]:
+    def order(item: pytest.Item) -> tuple[float, ...]:
         before = known.get(name_of(case_of(item.nodeid)))
+        failed = before is not None and before.outcome == "FAILED"
+        right, slow = (bool(item.get_closest_marker(name)) for name in ("right", "slow"))
         places[item.path] += 1
-        return (
-            not (before and before.outcome == "FAILED"),
-            not item.get_closest_marker("right"),
-            before.seconds if before else 0,
-            bool(item.get_closest_marker("slow")),
-            places[item.path],
-        )
+        return not failed, not right, before.seconds if before else 0, slow, places[item.path]
 
     items.sort(key=order)
 
@@ -86,14 +82,12 @@ def case_of(nodeid: str) -> ET.Element:
     """Return an item's test case, named as pytest's own JUnit XML names it."""
     path, bracket, parameters = nodeid.partition("[")
     file, *names = path.split("::")
-    parts = [file.removesuffix(".py").replace("/", "."), *names]
-    return ET.Element(
-        "testcase", classname=".".join(parts[:-1]), name=xml_text(parts[-1] + bracket + parameters)
-    )
+    *places, name = file.removesuffix(".py").replace("/", "."), *names
+    full = xml_text(name + bracket + parameters)
+    return ET.Element("testcase", classname=".".join(places), name=full)
 
 
 def name_of(case: ET.Element) -> str:
-    """Return the full name of a test case."""
     return f"{case.get('classname')}.{case.get('name')}"
 
 
@@ -107,7 +101,6 @@ class Stream:
         self.parent = os.getppid()
 
     def write(self, element: ET.Element) -> None:
-        """Write a line."""
         self.file.write(json.dumps(ET.tostring(element, encoding="unicode")) + "\n")
         if os.getppid() != self.parent:  # `verify` was killed, so nobody waits for the rest
             os._exit(1)
@@ -123,25 +116,22 @@ class Stream:
         self.write(run)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Write which item starts."""
         self.write(ET.Element("start", nodeid=nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write an item after its last phase; "???" is that of an item whose process died."""
         self.reports[report.nodeid].append(report)
         if report.when in ("teardown", "???"):
-            self.write_item(report.nodeid, self.reports.pop(report.nodeid))
+            self.write_item(self.reports.pop(report.nodeid))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Write a file that could not be collected."""
         if report.failed:
-            self.write_item(report.nodeid, [report])
+            self.write_item([report])
 
-    def write_item(
-        self, nodeid: str, reports: list[pytest.TestReport] | list[pytest.CollectReport]
-    ) -> None:
+    def write_item(self, reports: Sequence[pytest.TestReport | pytest.CollectReport]) -> None:
         """Write what the phases of an item say."""
-        case = case_of(nodeid)
+        case = case_of(reports[-1].nodeid)
         case.set("time", f"{sum(getattr(report, 'duration', 0) for report in reports):.3f}")
         add_properties(case, dict(getattr(reports[-1], "user_properties", ())))
         for report in reports:
@@ -149,9 +139,8 @@ class Stream:
                 reason = report.longrepr[2].removeprefix("Skipped: ")
                 ET.SubElement(case, "skipped", message=xml_text(reason))
             elif report.failed:
+                text = report.longreprtext
                 crash = getattr(report.longrepr, "reprcrash", None)
-                said = crash.message if crash else report.longreprtext.rpartition("\n")[2]
-                ET.SubElement(case, "failure", message=xml_text(said)).text = xml_text(
-                    report.longreprtext
-                )
+                said = xml_text(crash.message if crash else text.rpartition("\n")[2])
+                ET.SubElement(case, "failure", message=said).text = xml_text(text)
         self.write(case)

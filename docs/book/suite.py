@@ -142,7 +142,7 @@ class Source:
     """The text of a claim file, and its statements by name."""
 
     def __init__(self, claim: Claim) -> None:
-        self.tree, self.lines = claim.tree, claim.path.read_text(encoding="utf-8").splitlines()
+        self.tree, self.lines = claim.trees[-1], claim.path.read_text(encoding="utf-8").splitlines()
         self.nodes = {name: node for node in self.tree.body for name in names_of(node)}
 
     def code(self, node: ast.stmt) -> str:

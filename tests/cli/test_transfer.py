@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dlconcepts import checkpoints
-from dlconcepts.cli import transfer
+from dlconcepts.cli import run_folder
 from dlconcepts.cli.output import denormalize, write_figure
 from dlconcepts.images import eval_pipeline, image_folder, split
 from dlconcepts.support.bitwise import state_of
@@ -134,13 +134,13 @@ def test_augmented_images_are_new_in_each_epoch(
 ) -> None:
     """With --augment the features differ in each epoch, without it they stay the same."""
     given: list[torch.Tensor] = []
-    fit = transfer.fit
+    fit = run_folder.fit
 
-    def keeping(model: torch.nn.Module, data: transfer.Examples, **options: object) -> object:
+    def keeping(model: torch.nn.Module, data: run_folder.Examples, **options: object) -> object:
         given.append(data[0])
         return fit(model, data, **options)
 
-    monkeypatch.setattr(transfer, "fit", keeping)
+    monkeypatch.setattr(run_folder, "fit", keeping)
     for options in ("", "--augment"):
         line = f"transfer {photographs} {QUICK} --weights {weights} --out run{options}"
         assert run(f"{line} {options}") == 0

@@ -364,7 +364,7 @@ def test_one_claim_can_be_verified_alone(
     assert run(f"verify tensors.doubles --profile ci --out {tmp_path}") == 0
 
     printed = capsys.readouterr().out
-    assert "1 claim, 1 process of one thread" in printed
+    assert "claims: 1, processes of one thread: 1" in printed
     assert "laws: 1 of 1 hold" in printed
 
 

@@ -13,9 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from dlconcepts.networks import Network
 from dlconcepts.parity.bounds import Arithmetic, Bounded
 from dlconcepts.parity.reference import (
-    backward,
-    forward,
-    gradients_of,
+    Reference,
     layers_of,
     loss_of,
     softmax_of,
@@ -57,13 +55,13 @@ def test_without_rounding_the_reference_equals_torchs_float64(name: str) -> None
         for parameter in model.parameters():  # of both signs again
             parameter -= 0.3
     images -= 0.5
-    layers, weights = layers_of(model), weights_of(model)
+    reference = Reference.of(EXACT, model)
     logits = model(images)
     loss = F.cross_entropy(logits, LABELS)
     loss.backward()
 
-    found = forward(EXACT, layers, weights, images)[-1]
-    gradients = gradients_of(EXACT, layers, weights, images, LABELS)
+    found = reference.forward(images)[-1]
+    gradients = reference.gradients(images, LABELS)
 
     check(found, logits.tolist(), torch.zeros_like(logits).tolist())
     check(loss_of(EXACT, found, LABELS)[0], loss.item(), 0.0)
@@ -78,7 +76,7 @@ def test_without_rounding_the_reference_equals_torchs_float64(name: str) -> None
 def test_where_nothing_cancels_the_bound_is_the_worst_case(name: str) -> None:
     """If all numbers are positive, results are largest where weights and slopes are."""
     model, images = drawn(name)
-    layers, off = layers_of(model), 0.01
+    off = 0.01
     weights = {
         n: Bounded(w.value, torch.full_like(w.value, off)) for n, w in weights_of(model).items()
     }
@@ -87,8 +85,9 @@ def test_where_nothing_cancels_the_bound_is_the_worst_case(name: str) -> None:
         parameter.data += off
     slope = within([[1.0, 2.0, 4.0], [0.5, 1.0, 2.0], [3.0, 0.25, 1.0]], 0.125)
 
-    values = forward(EXACT, layers, weights, images)
-    gradients = backward(EXACT, layers, weights, values, slope)
+    reference = Reference(EXACT, layers_of(model), weights)
+    values = reference.forward(images)
+    gradients = reference.backward(values, slope)
 
     low, high = model(images), highest(images)
     check(values[-1], low.tolist(), (high - low).tolist())
