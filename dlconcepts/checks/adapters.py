@@ -22,13 +22,13 @@ MADE_WITH = ("loss_func", "opt_func", "lr", "splitter", "wd", "wd_bn_bias", "tra
 
 def from_fastai(learner: Any) -> Parts:
     """Return the parts of a Learner of fastai; its callbacks see the training of the copies."""
-    fastai = importlib.import_module("fastai.basics")
+    fastai: Any = importlib.import_module("fastai.basics")
     importlib.import_module("fastai.callback.progress")  # adds no_bar to Learner
 
-    class OnlyTrains(fastai.Callback):
-        def before_validate(self) -> None:
-            raise fastai.CancelValidException
+    def end(callback: Any) -> None:
+        raise fastai.CancelValidException
 
+    only_trains = type("OnlyTrains", (fastai.Callback,), {"before_validate": end})()
     bare = fastai.Learner(learner.dls, learner.model, loss_func=learner.loss_func)
     known = {type(each) for each in bare.cbs}
     callbacks = [each for each in learner.cbs if type(each) not in known]
@@ -47,7 +47,7 @@ def from_fastai(learner: Any) -> Parts:
         mine = of(model, loader)
         mine.opt = optimizer
         with mine.no_bar(), mine.no_logging():
-            mine.fit(1, cbs=[OnlyTrains()])
+            mine.fit(1, cbs=[only_trains])
 
     def evaluate(model: Any, loader: Any, loss_fn: Any) -> float:
         mine = of(model, loader)
