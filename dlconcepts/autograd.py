@@ -165,7 +165,8 @@ def accumulate(
 
     `loss_fn` returns a mean over a batch, as `as_sum` says, which is imported. The sum is the
     gradient of the whole batch, unless a layer mixes examples, as BatchNorm does. In a micro-batch
-    there may be no label that counts, so that it has no mean. `micro_batches` can be a generator.
+    there may be no label that counts, so that it has no mean; with label smoothing, labels of
+    weight 0 still have a gradient. `micro_batches` can be a generator.
 
     Raises the errors of `as_sum` before any gradient changes.
     Source: PyTorch documentation, "Automatic Mixed Precision examples", gradient accumulation.

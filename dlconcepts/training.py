@@ -235,7 +235,8 @@ def train_step(
     process gets the whole batch and computes its part of it; gradients and losses are summed over
     the group. Either way the step is the same as for the whole batch, if the model treats each
     example independently (BatchNorm does not) and `dlconcepts.autograd.as_sum`, which is imported,
-    knows the divisor of the loss. The model's mode stays as it is.
+    knows the divisor of the loss. With label smoothing, a piece whose labels all have weight 0
+    still counts. The model's mode stays as it is.
 
     Raises ValueError if images and labels differ in number, the errors of `as_sum` if the batch is
     cut, and DivergedError, before the step, if the loss is not finite.

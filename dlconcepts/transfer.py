@@ -140,8 +140,9 @@ def freeze(model: nn.Module, head: nn.Module) -> RemovableHandle:
 
     Afterwards exactly the head's parameters require grad. The other gradients become None: with a
     gradient, even zero, an optimizer would still apply its momentum and weight decay.
-    Before each forward pass the frozen part goes into eval mode, even after `model.train()`: in
-    train mode BatchNorm's running statistics move, and dropout makes the features random.
+    Before each forward pass every module outside the head goes into eval mode, the model itself
+    too, even after `model.train()`: in train mode BatchNorm's running statistics move, and dropout
+    makes the features random.
     Give the optimizer only the head's parameters: LBFGS can move any that it holds.
 
     To train a frozen layer after all, set its `requires_grad`. To let `model.train()` reach every

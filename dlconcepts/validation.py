@@ -125,9 +125,9 @@ def nll_loss(
             "probabilities" if positive and sums_to_one else "scores whose exp does not sum to 1"
         )
         raise ValueError(f"nll_loss got {found}: pass the log_softmax of the logits")
-    return F.nll_loss(
-        log_probabilities, labels, weight, ignore_index=ignore_index, reduction=reduction
-    )
+    # PyTorch's backward of (N, K, ...) refuses log-probabilities in another layout.
+    scores = log_probabilities.contiguous()
+    return F.nll_loss(scores, labels, weight, ignore_index=ignore_index, reduction=reduction)
 
 
 def check_labels(labels: Tensor, scores: Tensor, *, ignore_index: int | None = None) -> None:

@@ -136,6 +136,10 @@ def test_a_model_is_built_from_its_checkpoint(
     assert torch.get_rng_state().equal(random_state), "building leaves the random state as it was"
 
 
+# Faults of the names of two classes.
+NAMES = {"one too few": ["one"], "one too many": ["one", "two", "three"], "a number": ["one", 2]}
+
+
 class Wider(Network):
     """A subclass, which may have more than a Network has."""
 
@@ -143,6 +147,11 @@ class Wider(Network):
 def saves_what_it_can(path: Path, model: Network, **parts: Any) -> None:
     """Save a subclass as a Network, with other class names, without what is no plain value."""
     save(path, Network(**model.architecture), **parts_of(model))
+
+
+def accepts_more_names(path: Path, model: Network, **parts: Any) -> None:
+    """Save as many class names as there are outputs, and drop the others."""
+    save(path, model, **{**parts, "classes": parts["classes"][: model.out_features]})
 
 
 def empties_the_file_first(path: Path, model: Network, **parts: Any) -> None:
@@ -153,10 +162,14 @@ def empties_the_file_first(path: Path, model: Network, **parts: Any) -> None:
 
 @law(
     right=save,
-    wrong={saves_what_it_can: "DID NOT RAISE", empties_the_file_first: "the folder is as it was"},
+    wrong={
+        saves_what_it_can: "DID NOT RAISE",
+        accepts_more_names: "DID NOT RAISE",
+        empties_the_file_first: "the folder is as it was",
+    },
 )
 @given(
-    fault=st.sampled_from(["subclass", "object", "a name too few", "a name that is a number"]),
+    fault=st.sampled_from(["subclass", "object", *NAMES]),
     replaces=st.booleans(),
 )
 def test_what_load_could_not_rebuild_is_not_saved(
@@ -173,7 +186,7 @@ def test_what_load_could_not_rebuild_is_not_saved(
         parts["training"] = dataclasses.replace(TRAINING, settings=settings)
         message = r"content\['training'\]\['settings'\]\['device'\]"
     elif fault != "subclass":
-        parts["classes"] = ["one"] if fault == "a name too few" else ["one", 2]
+        parts["classes"] = NAMES[fault]
         error, message = ValueError, "2 outputs"
 
     with pytest.raises(error, match=message):

@@ -16,6 +16,7 @@ Truth: An image of any size and mode comes out upright, in RGB on white, as floa
     (3, size, size). Resize(s) keeps the aspect ratio, Resize((s, s)) squashes.
 """
 
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -286,13 +287,25 @@ NOT_ALIKE = {
 }
 
 
-@law(right=train_pipeline, wrong=NOT_ALIKE, cpu_only=HOST)
+def mirrors_by_pythons_generator(size: int) -> Transform:
+    """Draw whether to mirror from Python's generator, which torch's seed does not reach."""
+    mirror = v2.Lambda(lambda image: ImageOps.mirror(image) if random.random() < 0.5 else image)
+    return v2.Compose([mirror, train_pipeline(size, flip=0)])
+
+
+@law(
+    right=train_pipeline,
+    wrong=NOT_ALIKE | {mirrors_by_pythons_generator: "torch's seed repeats"},
+    cpu_only=HOST,
+)
 @given(image=pictures(max_side=12), size=st.integers(1, 12))
 def test_a_training_image_comes_out_like_any_other(
     pipeline: Callable[[int], Transform], image: Image.Image, size: int
 ) -> None:
     """An image of any size and mode gives (3, size, size), float32, between black and white."""
     check_output(pipeline, image, size)
+    one, again = ((torch.manual_seed(0), pipeline(size)(image))[1] for _ in range(2))
+    assert one.equal(again), "torch's seed repeats all that is drawn"
 
 
 @law(right=eval_pipeline, wrong=NOT_ALIKE, cpu_only=HOST)

@@ -25,6 +25,18 @@ def test_the_error_about_a_label_names_the_classes() -> None:
         nll_loss(torch.zeros(1, 3), torch.tensor([3]))
 
 
+def test_log_probabilities_in_another_layout_have_a_gradient():
+    """PyTorch's own loss raises in the backward pass: its gradient must be contiguous."""
+    scores = torch.full((2, 2, 2, 2), 0.5).log().mT.requires_grad_()
+    labels = torch.zeros(2, 2, 2, dtype=torch.int64)
+
+    with pytest.raises(RuntimeError, match="must be contiguous"):
+        F.nll_loss(scores, labels).backward()
+    nll_loss(scores, labels).backward()
+
+    assert scores.grad.sum() == -1
+
+
 @pytest.mark.parametrize(
     ("loss_fn", "torchs"), [(nll_loss, F.nll_loss), (cross_entropy, F.cross_entropy)]
 )

@@ -81,6 +81,8 @@ def losses_to_take(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, Any]]:
         weight = torch.ones_like(weight)
     reduction = draw(st.sampled_from(["mean", "sum", "none"]))
     options = {"weight": weight, "ignore_index": ignored, "reduction": reduction}
+    if extra:  # PyTorch's backward of (N, K, ...) refuses log-probabilities in another layout
+        logits = logits.contiguous()
     return logits.clone().requires_grad_(), torch.tensor(labels).view(n, *extra), options
 
 

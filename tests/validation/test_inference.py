@@ -18,6 +18,7 @@ Truth: Inference then gives the same result each time, records no graph, and ret
 import copy
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +72,15 @@ def stays_in_eval(model: nn.Module, images: Tensor) -> Tensor:
     return predict(model.eval(), images)
 
 
+def restores_only_after_success(model: nn.Module, images: Tensor) -> Tensor:
+    """Restore the modes below the forward pass, where an error does not arrive."""
+    modes = modes_of(model)
+    with torch.no_grad():
+        result = model.eval()(images).softmax(1).cpu()
+    set_modes(model, modes)
+    return result
+
+
 @st.composite
 def models_and_images(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     # A network with dropout, in training or in eval mode, and images for it.
@@ -110,6 +120,21 @@ def test_each_image_gets_probabilities_and_no_graph(
     assert not result.requires_grad, "no graph is kept"
     assert bits(images) == image_bits, "the images are unchanged"
     assert state_of(model) == before, "the model is unchanged"
+
+
+@law(right=predict, wrong={restores_only_after_success: "each module keeps its mode"})
+@given(drawn=models_and_images())
+def test_the_modes_survive_images_that_do_not_fit(
+    predict: Callable[[nn.Module, Tensor], Tensor], drawn: tuple[nn.Module, Tensor]
+) -> None:
+    """An error in the forward pass leaves each module in the mode it had."""
+    model, images = drawn
+    before = modes_of(model)
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        predict(model, torch.cat([images, images], dim=1))
+
+    assert modes_of(model) == before, "each module keeps its mode"
 
 
 @law(
