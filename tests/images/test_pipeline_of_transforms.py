@@ -279,10 +279,10 @@ def leaves_bytes(size: int) -> Transform:
     return v2.Compose([to_rgb, v2.Resize((size, size)), v2.PILToTensor()])
 
 
-def mirrors_by_pythons_generator(size: int) -> Transform:
-    """Draw whether to mirror from Python's generator, which torch's seed does not reach."""
-    mirror = v2.Lambda(lambda image: ImageOps.mirror(image) if random.random() < 0.5 else image)
-    return v2.Compose([mirror, train_pipeline(size, flip=0)])
+def rotates_by_pythons_generator(size: int) -> Transform:
+    """Draw the angle from Python's generator, which torch's seed does not reach."""
+    rotate = v2.Lambda(lambda image: image.rotate(random.uniform(-90, 90)))
+    return v2.Compose([rotate, train_pipeline(size, degrees=0)])
 
 
 NOT_ALIKE = {
@@ -290,7 +290,7 @@ NOT_ALIKE = {
     forgets_the_crop: "comes out (3, size, size)",
     leaves_bytes: "float32",
     normalises_before_scaling: "black and white are the limits",
-    mirrors_by_pythons_generator: "torch's seed repeats",
+    rotates_by_pythons_generator: "torch's seed repeats",
 }
 
 
