@@ -416,7 +416,7 @@ class Network__recursive(nn.Module):
                 raise ValueError(f"size {size} below 1")
         self._architecture = {
             "in_features": in_features,
-            "hidden_features": tuple(hidden_features),
+            "hidden_features": list(hidden_features),
             "out_features": out_features,
             "activation": activation,
             "dropout": dropout,
