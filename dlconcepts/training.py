@@ -59,7 +59,8 @@ def gradient_descent(
 ) -> Tensor:
     """Return the start and the points that gradient descent visits, (steps + 1, ...).
 
-    The result has no history, and the start stays as it was.
+    The result has no history, and the start stays as it was. Where the gradient is zero, each
+    further step repeats the point.
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 4.3.
 
     >>> gradient_descent(lambda x: x.square() / 2, torch.tensor(1.0), lr=1.5, steps=3)

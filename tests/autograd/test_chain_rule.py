@@ -222,6 +222,11 @@ def averages_the_bias(problem: Problem) -> Tensor:
     return with_rules(problem, lambda delta, x: delta * (x > 0), torch.mean)
 
 
+def of_images(problem: Problem) -> Problem:
+    model = nn.Sequential(nn.Flatten(), *problem.model)
+    return replace(problem, model=model, inputs=problem.inputs[:, None, :, None])
+
+
 @law(
     right=gradients_by_hand,
     wrong={
@@ -243,13 +248,50 @@ def test_the_backward_by_hand_equals_autograd(
         for parameter in problem.model[0].parameters():
             # With 1e-6, the first ReLU returns numbers just above zero; with 0, it gets zeros.
             parameter.mul_(scale)
-    if images:
-        model = nn.Sequential(nn.Flatten(), *problem.model)
-        problem = replace(problem, model=model, inputs=problem.inputs[:, None, :, None])
+    problem = of_images(problem) if images else problem
     grads = gradients_of(problem.model, problem.loss_fn, problem.inputs, problem.labels)
     expected = torch.cat([grad.flatten() for grad in grads])
 
     assert_close(by_hand(problem), expected, "each weight gets autograd's gradient")
+
+
+def input_gradient_by_hand(problem: Problem) -> Tensor | None:
+    inputs = problem.inputs.detach().requires_grad_()
+    problem.loss_fn(ByHand(problem.model)(inputs), problem.labels).backward()
+    return inputs.grad
+
+
+def stops_at_the_first_layer(problem: Problem) -> Tensor | None:
+    """Return the gradients of the parameters only, and none for the inputs."""
+    inputs = problem.inputs.detach().requires_grad_()
+    problem.loss_fn(ByHand(problem.model)(inputs.detach()), problem.labels).backward()
+    return inputs.grad
+
+
+def treats_the_inputs_as_relus(problem: Problem) -> Tensor | None:
+    """Stop the gradient where an input is not positive, as behind a ReLU."""
+    found = input_gradient_by_hand(problem)
+    return None if found is None else found * (problem.inputs > 0)
+
+
+@law(
+    right=input_gradient_by_hand,
+    wrong={
+        stops_at_the_first_layer: "inputs get autograd's gradient: there is none",
+        treats_the_inputs_as_relus: "inputs get autograd's gradient",
+    },
+)
+@given(problem=problems(dtype=float64), images=st.booleans())
+def test_the_backward_by_hand_reaches_the_inputs(
+    by_hand: Callable[[Problem], Tensor | None], problem: Problem, images: bool
+) -> None:
+    """Backpropagation by hand gives each input the gradient of autograd."""
+    problem = of_images(problem) if images else problem
+    inputs = problem.inputs.detach().requires_grad_()
+    loss = problem.loss_fn(problem.model(inputs), problem.labels)
+    (expected,) = torch.autograd.grad(loss, [inputs])
+
+    assert_close(by_hand(problem), expected, "the inputs get autograd's gradient")
 
 
 def skips_other_layers(model: nn.Sequential) -> ByHand:

@@ -98,13 +98,38 @@ def always_copies(images: Tensor, in_features: int) -> Tensor:
     return images.flatten(1).clone()
 
 
-@law(right=flatten, wrong={always_copies: "the rows are a view"})
-@given(batch=st.integers(1, 3), shape=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+def copies_what_is_not_contiguous(images: Tensor, in_features: int) -> Tensor:
+    """Copy every batch that is not contiguous, though a view can skip images."""
+    return images.contiguous().view(len(images), in_features)
+
+
+def copies_images_that_are_not_contiguous(images: Tensor, in_features: int) -> Tensor:
+    """Copy if the pixels of an image are not next to each other, though one stride may fit."""
+    return images.flatten(1) if images[0].is_contiguous() else images.flatten(1).clone()
+
+
+@law(
+    right=flatten,
+    wrong={
+        always_copies: "the rows are a view",
+        copies_what_is_not_contiguous: "the rows are a view",
+        copies_images_that_are_not_contiguous: "the rows are a view",
+    },
+)
+@given(
+    batch=st.integers(1, 3),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    step=st.integers(1, 2),
+    batch_last=st.booleans(),
+)
 def test_the_rows_are_a_view_if_the_strides_allow_one(
-    flatten: Callable[..., Tensor], batch: int, shape: tuple[int, int]
+    flatten: Callable[..., Tensor], batch: int, shape: tuple[int, int], step: int, batch_last: bool
 ) -> None:
-    """A write to the rows of a contiguous batch is seen in the images."""
-    images = torch.zeros(batch, *shape)
+    """A write to the rows is seen in the images, also if the batch is not contiguous."""
+    stored = torch.zeros(step * batch, *shape)
+    if batch_last:  # in memory, the same pixel of all images comes together
+        stored = torch.zeros(*shape, step * batch).movedim(-1, 0)
+    images = stored[::step]
 
     flatten(images, shape[0] * shape[1]).fill_(1)
 

@@ -222,6 +222,42 @@ def test_a_long_step_raises_the_loss_and_zigzags(
     assert_close(points, expected, "each step multiplies by 1 - lr * L")
 
 
+def stops_there(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
+    """Stop where the gradient is zero, and return fewer points."""
+    points = [start]
+    while len(points) <= steps and gradient(function, points[-1]).any():
+        points.append(points[-1] - lr * gradient(function, points[-1]))
+    return torch.stack(points)
+
+
+def divides_by_the_length(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
+    """Divide by the gradient's length, which gives NaN if it is zero."""
+    points = [start]
+    for _ in range(steps):
+        slope = gradient(function, points[-1])
+        points.append(points[-1] - lr * slope / slope.norm())
+    return torch.stack(points)
+
+
+@law(
+    right=gradient_descent,
+    wrong={stops_there: "steps + 1 points", divides_by_the_length: "stays where the gradient is"},
+)
+@given(
+    x=tensors((3,), float64, max_magnitude=9.0),
+    curvatures=tensors((3,), max_magnitude=9.0),
+    steps=st.integers(1, 4),
+)
+def test_descent_stays_where_the_gradient_is_zero(
+    descend: Callable[..., Tensor], x: Tensor, curvatures: Tensor, steps: int
+) -> None:
+    """At a minimum, a maximum or a saddle each step leads to the same point again."""
+    points = descend(lambda y: (curvatures * (y - x) ** 2).sum(), x, lr=0.5, steps=steps)
+
+    assert len(points) == steps + 1, "the start and each step make steps + 1 points"
+    assert points.tolist() == [x.tolist()] * (steps + 1), "descent stays where the gradient is zero"
+
+
 def adds_momentum(function: Function, start: Tensor, *, lr: float, steps: int) -> Tensor:
     """Add half of the step before, as momentum does."""
     points, velocity = [start], torch.zeros_like(start)

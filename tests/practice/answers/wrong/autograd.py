@@ -682,6 +682,13 @@ class ByHand__stops_at_the_flat_parameter(_ByHand):
         return _Chain.apply(self.flat.detach(), inputs, self)
 
 
+class ByHand__no_input_gradient(_ByHand):
+    """Give the parameters their gradients, but the inputs none."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.detach())
+
+
 def accumulate__sum_of_means(
     model: nn.Module, loss_fn: LossFunction, micro_batches: Iterable[tuple[Tensor, Tensor]]
 ) -> None:

@@ -474,6 +474,21 @@ def batches__fills_up(
         yield as_input(data[0][chosen]).to(device), data[1][chosen].to(device)
 
 
+def batches__length_of_the_data(
+    data: tuple[torch.Tensor, torch.Tensor],
+    batch_size: int,
+    *,
+    order: torch.Tensor | None = None,
+    device: torch.device | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Count the batches by the data and not by the order, which may skip or repeat positions."""
+    _check(data, batch_size)
+    order = torch.arange(len(data[0])) if order is None else order
+    for start in range(0, len(data[0]), batch_size):
+        chosen = order[start : start + batch_size]
+        yield as_input(data[0][chosen]).to(device), data[1][chosen].to(device)
+
+
 def make_generator__unseeded(seed: int) -> torch.Generator:
     """Forget the seed."""
     return torch.Generator()
@@ -880,6 +895,15 @@ def flatten__copies(images: torch.Tensor, in_features: int) -> torch.Tensor:
     if math.prod(images.shape[1:]) != in_features:
         raise ValueError("wrong width")
     return images.clone().reshape(len(images), in_features)
+
+
+def flatten__contiguous_first(images: torch.Tensor, in_features: int) -> torch.Tensor:
+    """Copy every batch that is not contiguous, as images[::2], though a view is possible."""
+    if not images.is_floating_point():
+        raise TypeError("floats only")
+    if math.prod(images.shape[1:]) != in_features:
+        raise ValueError("wrong width")
+    return images.contiguous().view(len(images), in_features)
 
 
 def flatten__integers(images: torch.Tensor, in_features: int) -> torch.Tensor:

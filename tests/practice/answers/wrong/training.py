@@ -242,6 +242,19 @@ def gradient_descent__stops_when_worse(
     return torch.stack(points)
 
 
+def gradient_descent__stops_early(
+    function: Callable[[Tensor], Tensor], start: Tensor, *, lr: float, steps: int
+) -> Tensor:
+    """Stop where the gradient is zero, and return fewer than steps + 1 points."""
+    points = [start.detach()]
+    for _ in range(steps):
+        slope = _gradient(function, points[-1])
+        if not slope.any():
+            break
+        points.append(points[-1] - lr * slope)
+    return torch.stack(points)
+
+
 def _share(model: nn.Module, loss: Tensor, workers: dist.ProcessGroup | None) -> None:
     """Sum a loss and the gradients over a group."""
     if workers is None:
