@@ -1,98 +1,73 @@
 """What is kept of a model: a copy, all of it, and the optimizer beside it."""
 
 import re
-import sys
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
+from dlconcepts.checks.trees import floats, tensors
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, nearest, place_of, user_frames
-from dlconcepts.watch.trace import Held
+from dlconcepts.watch.places import NOWHERE, Place, nearest
+from dlconcepts.watch.trace import Forward, Held, Trace
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 PROGRESS = ("epoch", "step", "iter", "iteration", "global_step", "iter_num", "start_epoch")
-KEEPING = re.compile(r"best|kept|keep|saved|snapshot|backup|initial|checkpoint|old|before", re.I)
-FILE = re.compile(r"path|file|name|acc|loss|score|epoch|step|metric", re.I)
+BEST = re.compile(r"\b((?:best|kept|saved)_?(?:model|net)|(?:model|net)_best)\b(?=[.(,)])")
 
 
 class KeptWeightsAreACopy(Law):
     """state_dict() returns the model's own tensors: what is to be kept has to be copied."""
 
-    # Where state_dict() was called, and before which step, by the memory of its first tensor.
-    taken: dict[int, tuple[Place, int]]
-    found: dict[str, tuple[Place, int, float]]
-    written: set[int]  # ids of what went to a file: no longer kept
+    first: tuple[int, Place] = 0, NOWHERE
+    lives: dict[Place, int]  # for how many steps something taken on a line was kept
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace)
+        self.taken = WeakIdKeyDictionary()  # by tensor: after which step, and where
 
     def on_state_taken(self, module: nn.Module, state: Any, place: Place) -> None:
+        self.first = self.first if self.seen else (self.trace.steps, place)
         self.seen = True
-        first = moving(state)
-        if first is not None:
-            self.taken.setdefault(first.data_ptr(), (place, self.trace.steps))
+        for step, line in self.taken.values():
+            self.lives[line] = max(self.lives.get(line, 0), self.trace.steps - step)
+        self.taken.update(dict.fromkeys(floats(state).values(), (self.trace.steps, place)))
+        self.look_at_names(module, [place])
+
+    def on_evaluated(self, forward: Forward) -> None:
+        self.look_at_names(forward.owner, [forward.place, *forward.callers])
+
+    def look_at_names(self, module: nn.Module, places: list[Place]) -> None:
+        """Look for the model that trains under a name of what is kept, such as best_model."""
+        for place in places if module in self.trace.trained else ():
+            for name in BEST.findall(place.code):
+                made = nearest(rf"^\s*{name}\s*=\s*(?!None)[\w.]+\s*$", place)
+                if made != place:
+                    proof = f"it has the weights of step {self.trace.steps}, the last one"
+                    self.broken(made, f"{name} is the model that trains, not a copy", proof)
 
     def on_state_loads(self, owner: Any, state: Any, place: Place) -> None:
-        if not isinstance(owner, nn.Module) or not isinstance(state, dict):
-            return
         self.seen = True
-        own = {p.data_ptr() for p in owner.parameters() if p.numel()}
-        shared = [x.data_ptr() for x in state.values() if isinstance(x, Tensor)]
-        shared = [pointer for pointer in shared if pointer in own]
-        if not shared or len(shared) < len(own) // 2 or not self.may_prove(place):
-            return
-        where, steps = self.taken.get(shared[0], (place, 0))
-        later = self.trace.steps - steps
-        if later > 0:
-            text = f"state_dict() was kept without a copy, and loaded again on line {place.line}"
-            proof = f"{later} steps later {len(shared)} tensors share memory with the model: "
-            self.broken(where, text, f"{proof}loading them changes nothing")
+        if isinstance(owner, nn.Module):
+            self.compare(state, owner, self.first, f"loaded again on line {place.line}")
 
     def on_saves(self, value: Any, place: Place) -> None:
-        self.look_at_names()
-        self.written.add(id(value))
+        now = self.trace.steps, place
+        for state in (value, *value.values()) if isinstance(value, dict) else ():
+            for model in self.trace.models:
+                self.compare(state, model, now, f"saved on line {place.line}")
 
-    def on_step_begins(self, held: Held) -> None:
-        if self.trace.close or held.steps % 50 == 0:
-            self.look_at_names()
-
-    def on_finished(self) -> None:
-        self.look(vars(sys.modules.get("__main__", sys)), NOWHERE)
-
-    def look_at_names(self) -> None:
-        for frame in list(user_frames(sys._getframe(1)))[:4]:
-            self.look(frame.f_locals, place_of(frame))
-
-    def look(self, names: dict[str, Any], place: Place) -> None:
-        """Look for the model, or its tensors, under a name that says that they are kept."""
-        models = self.trace.models()
-        for name, value in list(names.items()):
-            if not KEEPING.search(name) or FILE.search(name) or id(value) in self.written:
-                continue
-            first, what = moving(value), f"{name} holds the model's own tensors"
-            if any(value is model for model in models):
-                others = [n for n, v in names.items() if v is value and not KEEPING.search(n)]
-                first = moving(dict(value.named_parameters())) if others else None
-                what = f"{name} is the same object as {others[0]}" if others else ""
-            elif first is not None:
-                live = {p.data_ptr() for model in models for p in model.parameters()}
-                first = first if first.data_ptr() in live else None
-            if first is not None:
-                self.compare(name, first, what, place)
-
-    def compare(self, name: str, first: Tensor, what: str, place: Place) -> None:
-        now = float(first.detach().double().sum())
-        where, steps, before = self.found.setdefault(name, (place, self.trace.steps, now))
-        if self.trace.steps > steps and now != before and self.may_prove(name):
-            assigned = nearest(rf"\b{re.escape(name)}\s*=(?!=|.*None)", where)
-            later = self.trace.steps - steps
-            proof = f"{later} steps later its first tensor has moved with the model"
-            self.broken(assigned, f"{what}, not a copy", proof)
-
-
-def moving(state: Any) -> Tensor | None:
-    """Return the first tensor of a state that training can move."""
-    values = state.values() if isinstance(state, dict) else ()
-    found = (v for v in values if isinstance(v, Tensor) and v.is_floating_point())
-    return next((v for v in found if v.numel()), None)
+    def compare(self, state: Any, model: nn.Module, default: Any, use: str) -> None:
+        own = {p.data_ptr() for p in model.parameters() if p.numel()}
+        found = list(floats(state).values()) if isinstance(state, dict) else []
+        shared = [x for x in found if x.data_ptr() in own]
+        if len(shared) > len(found) // 2:
+            step, place = self.taken.get(shared[0], default)
+            later = max(self.trace.steps - step, self.lives.get(place, 0))
+            if later > 0:
+                text = f"state_dict() was kept without a copy, and {use}"
+                proof = f"{later} steps later {len(shared)} tensors share memory with the model: "
+                self.broken(place, text, f"{proof}they are its weights of now")
 
 
 class ACheckpointHoldsTheOptimizer(Law):
@@ -102,16 +77,17 @@ class ACheckpointHoldsTheOptimizer(Law):
     restored: set[int]
 
     def on_saves(self, value: Any, place: Place) -> None:
-        states = [held for held in self.trace.holders() if held.steps and size_of_state(held)]
-        if not is_checkpoint(value) or not states:
-            return
-        self.seen = True
-        missing = [held for held in states if not holds_state(value, held)]
-        if missing and self.may_prove(place):
-            names = ", ".join(map(repr, list(value)[:6]))
-            text = f"the checkpoint has {names}, and nothing of {missing[0].name}"
-            proof = f"none of the {size_of_state(missing[0])} tensors of its state is in the file"
-            self.broken(place, text, proof)
+        states = [held for held in self.trace.holders() if size_of_state(held)]
+        if is_checkpoint(value) and states:
+            self.seen = True
+            missing = [held for held in states if not holds_state(value, held)]
+            if missing:
+                names = ", ".join(map(repr, list(value)[:6]))
+                text = f"the checkpoint has {names}, and nothing of {missing[0].name}"
+                proof = (
+                    f"none of the {size_of_state(missing[0])} tensors of its state is in the file"
+                )
+                self.broken(place, text, proof)
 
     def on_read(self, value: Any, place: Place) -> None:
         if is_checkpoint(value):
@@ -122,12 +98,13 @@ class ACheckpointHoldsTheOptimizer(Law):
 
     def on_step_ends(self, held: Held) -> None:
         place, self.resumed = self.resumed, None
-        if place is None or not size_of_state(held) or not self.trace.loaded:
-            return
-        self.seen = True
-        if id(held.optimizer()) not in self.restored and self.may_prove(place):
-            proof = f"its state was empty before this step; it has {size_of_state(held)} tensors"
-            self.broken(place, f"training resumes without the state of {held.name}", proof)
+        if place is not None and size_of_state(held) and self.trace.loaded:
+            self.seen = True
+            if id(held.optimizer()) not in self.restored:
+                proof = (
+                    f"its state was empty before this step; it has {size_of_state(held)} tensors"
+                )
+                self.broken(place, f"training resumes without the state of {held.name}", proof)
 
 
 def is_checkpoint(value: Any) -> bool:
@@ -139,14 +116,13 @@ def is_checkpoint(value: Any) -> bool:
 
 
 def size_of_state(held: Held) -> int:
-    states = getattr(held.optimizer(), "state", {}).values()
-    found = [x for state in states if isinstance(state, dict) for x in state.values()]
-    return sum(isinstance(x, Tensor) and x.ndim > 0 for x in found)
+    state = dict(getattr(held.optimizer(), "state", {}))
+    return sum(x.ndim > 0 for part in state.values() for x in tensors(part).values())
 
 
 def holds_state(value: Any, held: Held) -> bool:
     """Return whether some part of a checkpoint is the state of an optimizer, or it itself."""
-    if value is held.optimizer() or (isinstance(value, dict) and value.keys() >= {"param_groups"}):
+    if value is held.optimizer() or (isinstance(value, dict) and "param_groups" in value):
         return True
     parts = value.values() if isinstance(value, dict) else value
     return isinstance(value, (dict, list, tuple)) and any(holds_state(p, held) for p in parts)
@@ -171,8 +147,8 @@ class APartialCheckpointIsRefused(Law):
         own: dict[str, Tensor] = {n: p for n, p in owner.named_parameters() if p.numel()}
         own |= {n: b for n, b in owner.named_buffers() if n.rpartition(".")[2] not in kept}
         given = {name: x for name, x in state.items() if isinstance(x, Tensor)}
-        pairs = [(n, x, own[n]) for n, x in given.items() if n in own and x.shape == own[n].shape]
-        loaded = [name for name, x, mine in pairs if x.data_ptr() != mine.data_ptr()]
+        fits = [name for name in own if name in given and given[name].shape == own[name].shape]
+        loaded = [name for name in fits if given[name].data_ptr() != own[name].data_ptr()]
         missing = [name for name in own if name not in loaded]
         # A state that is the model's own memory is for kept-weights-are-a-copy, unless it came from
         # a file.

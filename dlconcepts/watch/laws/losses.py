@@ -1,15 +1,14 @@
 """What becomes of a loss: it is finite, and kept as a number."""
 
-import ast
+import linecache
 import math
-from typing import Any
+import re
 
 import torch
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, function_at, loops_at
-from dlconcepts.watch.report import Explanation
+from dlconcepts.watch.places import NOWHERE, Place, function_at
 from dlconcepts.watch.trace import Held
 
 RARELY = 16  # on an accelerator, reading the loss waits for it
@@ -19,26 +18,20 @@ HELD = 4  # graphs of earlier steps; a loop may hold the last loss or two for a 
 class TheLossIsFinite(Law):
     """A loss that is NaN or infinite must not move the weights."""
 
-    explanation = Explanation(
-        claim="training.loss-goes-down",
-        concept="Loss that is NaN or infinite",
-        why="one such step makes the weights NaN, and they stay so",
-        fix="lower the learning rate, clip the gradients, use stable functions such as logsumexp",
-    )
+    claim = "training.loss-goes-down"
+    concept = "Loss that is NaN or infinite"
+    why = "one such step makes the weights NaN, and they stay so"
+    fix = "lower the learning rate, clip the gradients, use stable functions such as logsumexp"
 
     bad: tuple[Place, float] = NOWHERE, 0.0
     last = 0.0
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         on_cpu = loss.device.type == "cpu"
-        if loss.numel() != 1 or not (on_cpu or self.trace.backwards % RARELY == 1):
-            return
-        self.seen = True
-        value = float(loss.detach())
-        if math.isfinite(value):
-            self.last, self.bad = value, (NOWHERE, 0.0)
-        else:
-            self.bad = place, value
+        if loss.numel() == 1 and (on_cpu or self.trace.backwards % RARELY == 1):
+            self.seen, value = True, float(loss.detach())
+            self.bad = (NOWHERE, 0.0) if math.isfinite(value) else (place, value)
+            self.last = value if math.isfinite(value) else self.last
 
     def on_step_ends(self, held: Held) -> None:
         (place, value), self.bad = self.bad, (NOWHERE, 0.0)
@@ -60,7 +53,7 @@ class TheLossIsKeptAsANumber(Law):
         # The marks of a forward pass live as long as its graph.
         # Those of one step count once: it may collect several, and let go of them all.
         alive = len({mark.walked for mark in self.trace.marks if mark.walked})
-        if alive > HELD and alive > min(count, 64) // 2 and self.may_prove(place):
+        if alive > HELD and alive > min(count, 64) // 2:
             text = "losses are kept as tensors, each with its graph"
             proof = f"after backward {alive} graphs of {count} losses are still in memory"
             self.broken(keeper(place), text, proof)
@@ -68,31 +61,12 @@ class TheLossIsKeptAsANumber(Law):
 
 def keeper(place: Place) -> Place:
     """Return the line that adds up or collects the loss whose backward is on a line."""
-    loop: Any = loops_at(place)[-1] if loops_at(place) else function_at(place)
-    nodes: list[Any] = list(ast.walk(loop))
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
-    methods: list[Any] = [call for call in calls if isinstance(call.func, ast.Attribute)]
-    names = {
-        name.id
-        for call in methods
-        if call.func.attr == "backward" and call.lineno <= place.line <= call.end_lineno
-        for name in ast.walk(call.func.value)
-        if isinstance(name, ast.Name)
-    }
-
-    def uses(node: ast.AST) -> bool:
-        """Return whether a loss is used itself, not a method of it."""
-        nodes = list(ast.walk(node))
-        owners = {id(n.value) for n in nodes if isinstance(n, ast.Attribute)}
-        plain = [n for n in nodes if isinstance(n, ast.Name) and id(n) not in owners]
-        return any(n.id in names for n in plain)
-
-    for node in nodes:
-        is_sum = isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp)
-        is_sum = is_sum and node.lineno > place.line
-        if (is_sum or isinstance(node, ast.AugAssign)) and uses(node.value):
-            return Place(place.file, node.lineno)
-        collects = node in methods and node.func.attr in ("append", "add", "extend")
-        if collects and any(map(uses, node.args)):
-            return Place(place.file, node.lineno)
+    names = re.findall(r"[a-z]\w*", place.code.partition(".backward")[0])
+    loss = "|".join(name for name in names if name != "self") or "loss"
+    # The loss itself, not a method of it, and not a sum that it becomes.
+    adds = rf"^\s*(?!({loss})\b).*(\+=|= .*\+|\.(append|add|extend)\().*\b({loss})\b(?!\.)"
+    end = getattr(function_at(place), "end_lineno", None)
+    for number, text in enumerate(linecache.getlines(place.file)[place.line : end], place.line + 1):
+        if re.search(adds, text):
+            return Place(place.file, number)
     return place

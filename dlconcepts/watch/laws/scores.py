@@ -1,9 +1,6 @@
 """What a loss is given: scores of the kind it expects, one for each target."""
 
-import functools
 import math
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -58,18 +55,18 @@ class CrossEntropyIsGivenLogits(Law):
 
 def squashed(scores: Tensor, name: str) -> tuple[str, str] | None:
     """Return what made probabilities of scores, and what shows it."""
-    values = scores.detach()
+    values, inside = scores.detach(), "all scores lie in 0 to 1"
     if not values.numel() or bool(((values < 0) | (values > 1)).any()):
         return None
     squasher = operation(scores, {"Softmax", "Sigmoid"})
-    if squasher == "Softmax" and name != BINARY:
-        sums = values.double().sum(1)
-        if values.shape[1] > 1 and near_one(sums, 1e-2):
-            return "a softmax", f"{sums.numel()} rows sum to 1"
-        return "a softmax over another dimension", "all scores lie in 0 to 1"
     if squasher == "Sigmoid" and name != "log_softmax":
-        return "a sigmoid", "all scores lie in 0 to 1"
-    return None
+        return "a sigmoid", inside
+    if squasher != "Softmax" or name == BINARY:
+        return None
+    sums = values.double().sum(1)
+    if values.shape[1] > 1 and near_one(sums):
+        return "a softmax", f"{sums.numel()} rows sum to 1"
+    return "a softmax over another dimension", inside
 
 
 def gain(name: str, values: Tensor, target: Tensor | None) -> str:
@@ -77,14 +74,14 @@ def gain(name: str, values: Tensor, target: Tensor | None) -> str:
     if target is None:
         most = -math.log1p((values.shape[1] - 1) / math.e)
         return f"no log-probability of {values.shape[1]} classes can then exceed {most:.2f}"
-    values, target = values[:ROWS].float(), target.detach()[:ROWS]
-    right: Any = F.binary_cross_entropy_with_logits if name == BINARY else F.cross_entropy
-    wrong: Any = torch.sigmoid if name == BINARY else functools.partial(torch.softmax, dim=1)
-    inverse = torch.logit(values, eps=1e-6) if name == BINARY else values.clamp_min(LEAST).log()
+    values, target, is_binary = values[:ROWS].float(), target.detach()[:ROWS], name == BINARY
+    loss: Any = getattr(F, name)
+    inverse = torch.logit(values, eps=1e-6) if is_binary else values.clamp_min(LEAST).log()
     with torch.enable_grad():
         logits = inverse.requires_grad_()
-        losses = [right(logits, target), right(wrong(logits), target)]
-        sizes = [float(torch.autograd.grad(loss, logits)[0].norm()) for loss in losses]
+        shares = logits.sigmoid() if is_binary else logits.softmax(1)
+        losses = [loss(scores, target) for scores in (logits, shares)]
+        sizes = [float(torch.autograd.grad(x, logits)[0].norm()) for x in losses]
     text = f"without it the loss of the same batch is {losses[0]:.4g}, not {losses[1]:.4g}"
     return f"{text}, and its gradient {sizes[0] / max(sizes[1], 1e-30):.3g} times as large"
 
@@ -111,13 +108,14 @@ class ScoresAreNotCutAtZero(Law):
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         scores = named["input"]
-        if name not in SCORED or not scores.requires_grad or not scores.ndim:
-            return
-        self.seen = True
-        if found := self.each_time(place, lambda: cut(scores)):
-            text = f"the scores come from {found[0]}: none of {tuple(scores.shape)} is below zero"
-            proof = f"{found[1]:.0%} of them are cut off at one value, and get no gradient"
-            self.broken(place, text, proof)
+        if name in SCORED and scores.requires_grad and scores.ndim:
+            self.seen = True
+            if found := self.each_time(place, lambda: cut(scores)):
+                text = (
+                    f"the scores come from {found[0]}: none of {tuple(scores.shape)} is below zero"
+                )
+                proof = f"{found[1]:.0%} of them are cut off at one value, and get no gradient"
+                self.broken(place, text, proof)
 
 
 def cut(scores: Tensor) -> tuple[str, float] | None:
@@ -125,9 +123,8 @@ def cut(scores: Tensor) -> tuple[str, float] | None:
     normalised = bool(operation(scores, NORMALISING))
     by, share = cut_at_zero(scores, normalised=normalised)
     # Each row of normalised scores has one smallest value anyway, and masks have several.
-    if normalised and (share * scores.shape[1] <= 1 or by == "Where"):
-        return None
-    return (by, share) if by else None
+    is_usual = normalised and (share * scores.shape[1] <= 1 or by == "Where")
+    return (by, share) if by and not is_usual else None
 
 
 class TheLossPairsOutputsWithTargets(Law):
@@ -140,67 +137,58 @@ class TheLossPairsOutputsWithTargets(Law):
             self.outputs = {output.grad_fn: tuple(output.shape)}
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
-        output, target = named["input"].detach(), named["target"]
+        output, target = named["input"], named["target"]
         if name == "cross_entropy":
-            self.look_at_pixels(named["input"], target, place)
-        if name not in ELEMENTWISE or not named["input"].requires_grad:
-            return
-        self.seen = True
-        if output.shape == target.shape or output.numel() != target.numel():
-            return
-        try:
-            pairs = torch.broadcast_shapes(output.shape, target.shape).numel()
-        except RuntimeError:
-            return
-        if pairs > output.numel() and self.may_prove(place):
-            shapes = f"outputs {tuple(output.shape)} and targets {tuple(target.shape)}"
-            text, alike = f"{shapes} were compared as {pairs} pairs", target.reshape(output.shape)
-            losses = (getattr(F, name)(output, targets) for targets in (alike, target))
-            self.compare(place, text, "with one shape", losses)
+            self.look_at_pixels(output, target, place)
+        if name in ELEMENTWISE and output.requires_grad:
+            self.seen = True
+            if output.shape != target.shape and output.numel() == target.numel():
+                pairs = torch.broadcast_tensors(output.detach(), target)
+                text = f"outputs {tuple(output.shape)} and targets {tuple(target.shape)}"
+                text += f" were compared as {pairs[0].numel()} pairs"
+                alike = output.detach(), target.reshape(output.shape)
+                self.compare(place, text, "with one shape", getattr(F, name), alike, pairs)
 
     def look_at_pixels(self, scores: Tensor, target: Tensor, place: Place) -> None:
         """Look for maps (N, C, ...) that were reshaped to rows of C without a permutation."""
         whole = next((shape for node, shape in self.outputs.items() if is_view(scores, node)), ())
         if len(whole) < 3 or scores.ndim != 2 or whole[1] == whole[-1] or target.ndim != 1:
             return
-        if scores.shape[1] == whole[1] and self.may_prove(place):
+        if scores.shape[1] == whole[1]:
             values = scores.detach()
             maps = values.reshape(whole).movedim(1, -1).reshape(values.shape)
             text = f"outputs {whole} were reshaped to {tuple(values.shape)} without a permutation"
-            losses = (F.cross_entropy(rows, target) for rows in (maps, values))
-            self.compare(place, text, "with the classes moved last,", losses)
+            how = "with the classes moved last,"
+            self.compare(place, text, how, F.cross_entropy, (maps, target), (values, target))
 
-    def compare(self, place: Place, text: str, how: str, losses: Iterator[Tensor]) -> None:
+    def compare(self, place: Place, text: str, how: str, loss: Any, meant: Any, given: Any) -> None:
         """Compare the loss of what is meant with the loss of what was given."""
-        with self.trace.proving(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            right, given = losses
-        if not torch.allclose(right, given, atol=0, equal_nan=True):
-            proof = f"{how} the loss of the same batch is {right:.4g}, not {given:.4g}"
+        with self.trace.proving(), torch.no_grad():
+            right, wrong = loss(*meant), loss(*given)
+        if not torch.allclose(right, wrong, atol=0, equal_nan=True):
+            proof = f"{how} the loss of the same batch is {right:.4g}, not {wrong:.4g}"
             self.broken(place, text, proof)
 
     def on_backward_begins(self, loss: Tensor, place: Place) -> None:
         """Look for a difference of outputs and targets that was written by hand."""
         outputs, self.outputs = self.outputs, {}
-        waiting, seen = [(loss.grad_fn, 0)], set()
-        while outputs and waiting:
-            node, depth = waiting.pop()
-            if node is None or node in seen or depth > DEEP or node in outputs:
-                continue
-            seen.add(node)
-            after = [following for following, _ in node.next_functions]
-            waiting += [(following, depth + 1) for following in after]
-            shape = next((outputs[other] for other in after if other in outputs), None)
-            if not shape or not node.name().startswith("Sub"):
-                continue
-            self.seen = True
-            n, metadata = shape[0], getattr(node, "_input_metadata", None)
-            made = tuple(metadata[0].shape) if metadata else ()
-            # (N, 1) minus (N,) broadcasts to (N, N); only its diagonal makes sense.
-            if n > 1 and made == (n, n) and shape in ((n, 1), (n,)) and self.may_prove(place):
-                text = f"outputs {shape} minus targets of another shape gave {made}"
-                proof = f"the loss compares {n * n} pairs of {n} examples; {n} are meant"
-                self.broken(place, text, proof)
+        level = {loss.grad_fn} if outputs else set()
+        for _ in range(DEEP):
+            after = [(node, f) for node in level if node for f, _ in node.next_functions]
+            for node, shape in [(node, outputs[f]) for node, f in after if f in outputs]:
+                metadata = getattr(node, "_input_metadata", None) if is_difference(node) else None
+                self.seen = self.seen or bool(metadata)
+                made, n = tuple(metadata[0].shape) if metadata else (), shape[:1]
+                # (N, 1) minus (N,) broadcasts to (N, N); only its diagonal makes sense.
+                if made == n * 2 and n > (1,) and shape in ((*n, 1), n):
+                    text = f"outputs {shape} minus targets of another shape gave {made}"
+                    proof = f"the loss compares {n[0] ** 2} pairs of {n[0]} examples"
+                    self.broken(place, text, f"{proof}; {n[0]} are meant")
+            level = {f for _, f in after if f not in outputs}
+
+
+def is_difference(node: Any) -> bool:
+    return str(node.name()).startswith("Sub")
 
 
 def is_view(scores: Tensor, node: Any) -> bool:
