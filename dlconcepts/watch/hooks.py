@@ -19,23 +19,15 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    _global_forward_hooks_with_kwargs,
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
+from torch.nn.modules import module as modules
 from torch.nn.utils import clip_grad
-from torch.optim import lr_scheduler
-from torch.optim.optimizer import (
-    Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim import optimizer as optimizers
 from torch.utils.data import DataLoader, dataloader
 
 from dlconcepts.checks.trees import tensors
@@ -61,7 +53,6 @@ class Running(threading.local):
         self.stack: list[nn.Module] = []
         self.forward: Forward | None = None
         self.kinds: set[str] = set()  # of calls that are reported
-        self.direct: Any = None  # of a forward that was called as a method
 
 
 class Hooks:
@@ -77,15 +68,17 @@ class Hooks:
 
     def __enter__(self) -> "Hooks":
         for handle in (
-            register_module_forward_pre_hook(self.before_forward),
+            modules.register_module_forward_pre_hook(self.before_forward),
             # always_call: the stack of running modules must survive an exception.
-            register_module_forward_hook(self.after_forward, with_kwargs=True, always_call=True),
-            register_optimizer_step_pre_hook(self.before_step),
-            register_optimizer_step_post_hook(self.after_step),
+            modules.register_module_forward_hook(
+                self.after_forward, with_kwargs=True, always_call=True
+            ),
+            optimizers.register_optimizer_step_pre_hook(self.before_step),
+            optimizers.register_optimizer_step_post_hook(self.after_step),
         ):
             self.undo.callback(handle.remove)
             # remove() forgets a hook, but not that it took keyword arguments.
-            self.undo.callback(_global_forward_hooks_with_kwargs.pop, handle.id, None)
+            self.undo.callback(modules._global_forward_hooks_with_kwargs.pop, handle.id, None)
         self.replace_all()
         return self
 
@@ -117,15 +110,13 @@ class Hooks:
         if not local.stack and self.is_off:
             return
         with torch._C.DisableTorchFunction():
-            if local.stack:
-                self.note_layer(local.forward, module, args)
-            else:
+            if not local.stack:
                 local.forward = self.begin(module, args)
+            elif local.forward and (self.trace.close or not local.forward.training):
+                self.note_layer(local.forward, module, args)
         local.stack.append(module)
 
-    def note_layer(self, forward: Forward | None, module: nn.Module, args: Any) -> None:
-        if forward is None or (forward.training and not self.trace.close):
-            return
+    def note_layer(self, forward: Forward, module: nn.Module, args: Any) -> None:
         if forward.inner is None and module._parameters and args:
             forward.inner = args[0]
         if id(module) not in forward.called:
@@ -149,38 +140,27 @@ class Hooks:
         # Inside backward, a checkpoint is run again.
         if is_of_training or is_skipped(self.calls[key]) or "backward" in self.local.kinds:
             return None
-        owner = self.owner_in(caller, module)
-        if owner is None and next(module.parameters(), None) is None:
+        owner: Any = caller.f_locals.get("self") if caller else None
+        if not isinstance(owner, nn.Module) or not self.holds(owner, module):
+            owner = module
+        if owner is module and next(module.parameters(), None) is None:
             return None  # a loss, or an activation that is used as a function
-        frames = list(user_frames(caller))
-        direct = None
-        if owner is not None and caller is not None and caller.f_code.co_name == "forward":
+        first, frame, known = id(module), id(caller), self.local.forward
+        if owner is not module and caller and caller.f_code.co_name == "forward":
             # Somebody called model.forward(x), which runs no hooks of the model itself.
-            known = self.local.direct
-            if known and known[:2] == (id(caller), id(owner)) and known[2] != id(module):
-                return cast(Forward, known[3])
-            direct, module = (id(caller), id(owner), id(module)), owner
+            if known and (known.frame, known.owner) == (frame, owner) and known.first != first:
+                return known
             names = caller.f_code.co_varnames[1 : caller.f_code.co_argcount]
             args = tuple(caller.f_locals.get(name) for name in names)
-            frames = list(user_frames(caller.f_back))
+            module, caller = owner, caller.f_back
+        frames = list(user_frames(caller))[:8]
         place, *callers = [place_of(frame) for frame in frames[:4]] or [NOWHERE]
-        names = tuple(f.f_code.co_name for f in frames[:8] if f.f_code.co_name != "forward")
-        owner, kept = owner or module, args if size(args) <= KEPT else ()
-        modes = torch.is_grad_enabled(), owner.training
-        loader = self.trace.loader
-        forward = Forward(module, owner, place, names, tuple(callers), *modes, loader, kept)
-        forward.versions = versions(kept)
-        if direct:
-            self.local.direct = (*direct, forward)
+        functions = tuple(f.f_code.co_name for f in frames if f.f_code.co_name != "forward")
+        forward = Forward(module, owner, place, functions, tuple(callers), self.trace.loader)
+        forward.grad, forward.training = torch.is_grad_enabled(), owner.training
+        forward.args = args if size(args) <= KEPT else ()
+        forward.versions, forward.frame, forward.first = versions(forward.args), frame, first
         return forward
-
-    def owner_in(self, caller: FrameType | None, module: nn.Module) -> nn.Module | None:
-        """Return the module whose method called a module that it holds."""
-        if caller is None or caller.f_code.co_varnames[:1] != ("self",):
-            return None
-        owner: Any = caller.f_locals.get("self")
-        is_other = isinstance(owner, nn.Module) and owner is not module
-        return owner if is_other and self.holds(owner, module) else None
 
     def after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
@@ -195,32 +175,20 @@ class Hooks:
         with torch._C.DisableTorchFunction():
             if kwargs and forward.module is module:
                 forward.kwargs = kwargs if size(kwargs) <= KEPT else {}
-            self.mark(forward, output)
+            nodes = {path: x.grad_fn for path, x in tensors(output).items() if x.grad_fn}
+            for path, node in list(nodes.items())[:MARKED]:
+                mark = Mark(self.trace, forward)
+                node.register_prehook(mark.walk)
+                self.trace.marks.add(mark)
+                forward.marks[path] = weakref.ref(mark)
             if not forward.ended:  # the first of the layers, if forward was called directly
                 forward.ended = True
-                self.end(forward, output)
-
-    def mark(self, forward: Forward, output: Any) -> None:
-        """Attach marks to the graph of an output; they live, and are walked, with it."""
-        found = [(path, x.grad_fn) for path, x in tensors(output).items() if x.grad_fn is not None]
-        for path, node in found[:MARKED]:
-            mark = Mark(self.trace, forward)
-            node.register_prehook(mark.walk)
-            self.trace.marks.add(mark)
-            forward.marks[path] = weakref.ref(mark)
-
-    def end(self, forward: Forward, output: Any) -> None:
-        trace = self.trace
-        trace.models.add(forward.owner)
-        trace.settle()
-        trace.pending.append(forward)
-        for old in list(trace.pending)[1:-2]:  # three batches at most are kept alive
-            if not old.walked:
-                old.forget()
-        if not self.rests():
-            trace.tell("forward", forward, output)
-        if not forward.marks:
-            trace.unused(forward)
+                self.trace.settle()
+                self.trace.keep(forward)
+                if not self.rests():
+                    self.trace.tell("forward", forward, output)
+                if not forward.marks:
+                    self.trace.unused(forward)
 
     # Optimizer steps.
 
@@ -252,12 +220,8 @@ class Hooks:
     # What has no public hook.
 
     def replace_all(self) -> None:
-        schedules = [
-            kind
-            for kind in vars(lr_scheduler).values()
-            if isinstance(kind, type) and issubclass(kind, lr_scheduler.LRScheduler)
-            if "step" in vars(kind)
-        ]
+        found = [kind for kind in vars(lr_scheduler).values() if isinstance(kind, type)]
+        schedules = [kind for kind in found if "step" in vars(kind) and kind is not Optimizer]
         # The iterator's class is the only place where each batch passes.
         iterator = dataloader._BaseDataLoaderIter
         table: tuple[tuple[Any, ...], ...] = (

@@ -1,5 +1,6 @@
 """What a run has done so far, in bounded memory, and the laws that listen to it."""
 
+import math
 import time
 import weakref
 from collections import defaultdict, deque
@@ -60,9 +61,9 @@ class Forward:
     place: Place
     functions: tuple[str, ...]
     callers: tuple[Place, ...]  # the lines that led to it, outwards
-    grad: bool
-    training: bool
-    loader: Loader | None = None  # which gave the last batch
+    loader: Loader | None  # which gave the last batch
+    grad: bool = True
+    training: bool = True
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     marks: dict[str, "weakref.ref[Mark]"] = field(default_factory=dict)  # by path of an output
@@ -71,6 +72,8 @@ class Forward:
     ended: bool = False
     inner: Any = None  # what its first layer with weights was given
     versions: tuple[int, ...] = ()  # of its arguments, before
+    frame: int = 0  # the frame that called its first layer, if forward was called directly
+    first: int = 0  # that layer
 
     @property
     def site(self) -> tuple[Place, int]:
@@ -110,8 +113,7 @@ class Held:
     backward: Place = NOWHERE  # of the last of them
     before: list[Any] = field(default_factory=list)  # the signature before the last backward pass
     after: list[Any] = field(default_factory=list)  # and after it
-    kept: list[Tensor | None] = field(default_factory=list)  # the gradients before it
-    probed: tuple[int, list[Tensor]] = (0, [])
+    old: float = 0.0  # the norm of the gradients before the first of the new ones
 
     @property
     def name(self) -> str:
@@ -128,26 +130,22 @@ class Held:
     @property
     def probes(self) -> list[Tensor]:
         """A few parameters whose gradients stand for all of an optimizer."""
-        groups = len(self.groups)
-        if groups != self.probed[0]:
-            parameters = self.parameters
-            self.probed = groups, parameters[:: max(1, len(parameters) // PROBES)]
-        return self.probed[1]
+        parameters = self.parameters
+        return parameters[:: max(1, len(parameters) // PROBES)]
 
     def signature(self) -> list[Any]:
         """Return what changes if somebody writes to a gradient."""
         found = [p.grad for p in self.probes]
         return [(0, 0) if grad is None else (id(grad), grad._version) for grad in found]
 
-    def gradients(self) -> list[Tensor | None]:
-        """Return a part of each gradient of the probes."""
-        grads = [p.grad for p in self.probes]
-        dense = [None if g is None or g.layout != torch.strided else g.detach() for g in grads]
-        return [None if g is None else g.reshape(-1)[:PART] for g in dense]
+    def norm(self) -> float:
+        """Return the norm of a part of the gradients."""
+        return norm(p.grad for p in self.probes if p.grad is not None)
 
     def before_backward(self, *, close: bool) -> None:
-        self.before, grads = self.signature(), self.gradients() if close else []
-        self.kept = [None if grad is None else grad.clone() for grad in grads]
+        self.before = self.signature()
+        if not self.new:
+            self.old = self.norm() if close else 0.0
 
     def after_backward(self, place: Place) -> None:
         """Note whether backward reached the parameters."""
@@ -216,6 +214,13 @@ class Trace:
         finally:
             self.quiet -= 1
 
+    def keep(self, forward: Forward) -> None:
+        self.models.add(forward.owner)
+        self.pending.append(forward)
+        for old in list(self.pending)[1:-2]:  # three batches at most are kept alive
+            if not old.walked:
+                old.forget()
+
     def settle(self, *, final: bool = False) -> None:
         """Report the forward passes whose graph is gone without a backward pass."""
         waiting = list(self.pending)
@@ -283,9 +288,8 @@ class Trace:
 
 
 def norm(tensors: Iterable[Tensor]) -> float:
-    dense = [tensor.detach() for tensor in tensors if tensor.layout == torch.strided]
-    squares = [tensor.double().square().sum().cpu() for tensor in dense]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    dense = [x.detach().reshape(-1)[:PART] for x in tensors if x.layout == torch.strided]
+    return math.sqrt(sum(float(x.double().square().sum()) for x in dense))
 
 
 def size(value: Any) -> int:

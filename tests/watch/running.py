@@ -60,7 +60,7 @@ def keep_what_was_computed():
         elif isinstance(value, (bool, int, float, str)):
             found[path] = value
     found["torch's state"] = torch.get_rng_state()
-    found["numpy's state"] = str(numpy.random.get_state())
+    found["numpy's state"] = str(np.random.get_state())
     found["random's state"] = str(random.getstate())
     found["gradients are on"] = torch.is_grad_enabled()
     torch.save(found, os.path.join(os.path.dirname(os.path.abspath(__file__)), "computed.pt"))

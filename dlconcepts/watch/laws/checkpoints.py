@@ -8,10 +8,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from dlconcepts.checks.trees import floats, tensors
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, nearest
+from dlconcepts.watch.places import Place, nearest
 from dlconcepts.watch.trace import Forward, Held, Trace
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
 PROGRESS = ("epoch", "step", "iter", "iteration", "global_step", "iter_num", "start_epoch")
 BEST = re.compile(r"\b((?:best|kept|saved)_?(?:model|net)|(?:model|net)_best)\b(?=[.(,)])")
 
@@ -19,18 +18,12 @@ BEST = re.compile(r"\b((?:best|kept|saved)_?(?:model|net)|(?:model|net)_best)\b(
 class KeptWeightsAreACopy(Law):
     """state_dict() returns the model's own tensors: what is to be kept has to be copied."""
 
-    first: tuple[int, Place] = 0, NOWHERE
-    lives: dict[Place, int]  # for how many steps something taken on a line was kept
-
     def __init__(self, trace: Trace) -> None:
         super().__init__(trace)
         self.taken = WeakIdKeyDictionary()  # by tensor: after which step, and where
 
     def on_state_taken(self, module: nn.Module, state: Any, place: Place) -> None:
-        self.first = self.first if self.seen else (self.trace.steps, place)
         self.seen = True
-        for step, line in self.taken.values():
-            self.lives[line] = max(self.lives.get(line, 0), self.trace.steps - step)
         self.taken.update(dict.fromkeys(floats(state).values(), (self.trace.steps, place)))
         self.look_at_names(module, [place])
 
@@ -48,26 +41,30 @@ class KeptWeightsAreACopy(Law):
 
     def on_state_loads(self, owner: Any, state: Any, place: Place) -> None:
         self.seen = True
-        if isinstance(owner, nn.Module):
-            self.compare(state, owner, self.first, f"loaded again on line {place.line}")
+        shared = own_tensors(owner, state)
+        if shared and len(shared) == len(floats(state)) and self.trace.steps:
+            name = re.search(r"load_state_dict\((\w+)\)", place.code)
+            made = nearest(rf"\b{name[1]}\b.*=(?!=|.*None)", place) if name else place
+            text = f"state_dict() was kept without a copy, and loaded again on line {place.line}"
+            proof = f"{len(shared)} tensors share memory with the model: loading changes nothing"
+            self.broken(made, text, proof)
 
     def on_saves(self, value: Any, place: Place) -> None:
-        now = self.trace.steps, place
         for state in (value, *value.values()) if isinstance(value, dict) else ():
-            for model in self.trace.models:
-                self.compare(state, model, now, f"saved on line {place.line}")
+            for x in [x for model in self.trace.models for x in own_tensors(model, state)][:1]:
+                step, made = self.taken.get(x, (self.trace.steps, place))
+                if step < self.trace.steps:
+                    text = f"state_dict() was kept without a copy, and saved on line {place.line}"
+                    proof = f"what is saved are not the weights of step {step}, but of step "
+                    self.broken(made, text, f"{proof}{self.trace.steps}, by shared memory")
 
-    def compare(self, state: Any, model: nn.Module, default: Any, use: str) -> None:
-        own = {p.data_ptr() for p in model.parameters() if p.numel()}
-        found = list(floats(state).values()) if isinstance(state, dict) else []
-        shared = [x for x in found if x.data_ptr() in own]
-        if len(shared) > len(found) // 2:
-            step, place = self.taken.get(shared[0], default)
-            later = max(self.trace.steps - step, self.lives.get(place, 0))
-            if later > 0:
-                text = f"state_dict() was kept without a copy, and {use}"
-                proof = f"{later} steps later {len(shared)} tensors share memory with the model: "
-                self.broken(place, text, f"{proof}they are its weights of now")
+
+def own_tensors(model: Any, state: Any) -> list[Tensor]:
+    """Return the tensors of a state that are the model's own."""
+    if not isinstance(model, nn.Module) or not isinstance(state, dict):
+        return []
+    own = {x.data_ptr() for x in (*model.parameters(), *model.buffers()) if x.numel()}
+    return [x for x in floats(state).values() if x.data_ptr() in own]
 
 
 class ACheckpointHoldsTheOptimizer(Law):
@@ -159,8 +156,6 @@ class APartialCheckpointIsRefused(Law):
         heads = {name.partition(".")[0] for name in missing}
         near = [name for name in loaded if name.partition(".")[0] in heads]
         if not loaded:
-            known = [p for p in PREFIXES if any(name.startswith(p) for name in names)]
-            text += f": the names in the checkpoint start with {known[0]!r}" if known else ""
             found = ", ".join(names[:2]) or "nothing"
             self.broken(place, text, f"the model has {missing[0]}, the checkpoint {found}")
         elif near:  # people skip a new head on purpose, but then all of it

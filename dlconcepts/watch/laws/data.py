@@ -271,7 +271,7 @@ class TrainingDataIsShuffled(Law):
 
     def on_batch(self, loader: Loader, batch: Any) -> None:
         kept, is_pair = self.labels[loader], isinstance(batch, (list, tuple)) and len(batch) > 1
-        labels = batch[-1] if is_pair else None
+        labels: Any = batch[-1] if is_pair else None
         is_of_classes = isinstance(labels, Tensor) and labels.ndim == 1
         if is_of_classes and not labels.is_floating_point() and len(kept) < BATCHES:
             kept.append(set(labels.tolist()))

@@ -1,6 +1,5 @@
 """What becomes of a loss: it is finite, and kept as a number."""
 
-import linecache
 import math
 import re
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, function_at
+from dlconcepts.watch.places import NOWHERE, Place, function_at, nearest
 from dlconcepts.watch.trace import Held
 
 RARELY = 16  # on an accelerator, reading the loss waits for it
@@ -56,17 +55,8 @@ class TheLossIsKeptAsANumber(Law):
         if alive > HELD and alive > min(count, 64) // 2:
             text = "losses are kept as tensors, each with its graph"
             proof = f"after backward {alive} graphs of {count} losses are still in memory"
-            self.broken(keeper(place), text, proof)
-
-
-def keeper(place: Place) -> Place:
-    """Return the line that adds up or collects the loss whose backward is on a line."""
-    names = re.findall(r"[a-z]\w*", place.code.partition(".backward")[0])
-    loss = "|".join(name for name in names if name != "self") or "loss"
-    # The loss itself, not a method of it, and not a sum that it becomes.
-    adds = rf"^\s*(?!({loss})\b).*(\+=|= .*\+|\.(append|add|extend)\().*\b({loss})\b(?!\.)"
-    end = getattr(function_at(place), "end_lineno", None)
-    for number, text in enumerate(linecache.getlines(place.file)[place.line : end], place.line + 1):
-        if re.search(adds, text):
-            return Place(place.file, number)
-    return place
+            words = re.findall(r"\w+", place.code.partition(".backward")[0])
+            loss = "|".join(word for word in words if word != "self") or "loss"
+            # What adds it up or collects it: the loss itself, not a method of it.
+            adds = rf"^\s*(?!({loss})\b).*(\+|append\(|add\(|extend\().*\b({loss})\b(?![.\w])"
+            self.broken(nearest(adds, place, function_at(place)), text, proof)

@@ -27,28 +27,13 @@ def is_mean(named: dict[str, Any]) -> bool:
 class AStepFollowsItsOwnBatch(Law):
     """backward adds to what is in `grad`; a step must not follow the batches of earlier steps."""
 
-    norms: dict[int, tuple[float, float]]  # of old gradients and of new ones, since the last step
-
-    def on_backward_ends(self, loss: Tensor, place: Place) -> None:
-        for held in self.trace.holders():
-            pairs = list(zip(held.kept, held.gradients() if held.kept else (), strict=False))
-            both = [(old, now) for old, now in pairs if old is not None and now is not None]
-            if held.steps and held.kept and id(held) not in self.norms:
-                old, own = norm(x for x, _ in both), norm(y - x for x, y in both)
-                if own or not old:
-                    self.norms[id(held)] = old, own
-
-    def on_clears(self, owner: Any, place: Place) -> None:
-        self.norms.pop(id(self.trace.optimizers.get(id(owner))), None)
-
     def on_step_begins(self, held: Held) -> None:
         self.seen = self.seen or held.steps > 0
-        old, own = self.norms.pop(id(held), (0.0, 0.0))
         # The script may have put other gradients there.
         is_same = [i for i, _ in held.after] == [i for i, _ in held.signature()]
-        if old > LEAST * own and is_same:
+        if held.steps and held.new and is_same and held.old > LEAST * (whole := held.norm()):
             text = f"nothing cleared the gradients of {held.name} before step {held.steps + 1}"
-            proof = f"the old gradients have norm {old:.3g}, those of this batch {own:.3g}"
+            proof = f"the old ones have norm {held.old:.3g}, with those of this batch {whole:.3g}"
             self.broken(held.backward, text, proof)
 
 
@@ -60,7 +45,7 @@ class OneStepForEachBackward(Law):
     why = "a step without a new gradient repeats the last one; a gradient without one is lost"
     fix = "for each batch: zero_grad, forward, loss, backward, step, all inside the loop"
 
-    values: dict[int, list[float]]  # of the gradients after a step
+    norms: dict[int, float]  # of the gradients after a step
     unused: dict[int, list[Place]]  # backward passes cleared before a step
     cleared: dict[int, Place]
 
@@ -68,11 +53,10 @@ class OneStepForEachBackward(Law):
         given = self.trace.last.args if self.trace.last else ()
         # A backward pass may be for the gradient of an input, as in an attack.
         is_attack = any(isinstance(x, Tensor) and x.requires_grad and x.is_leaf for x in given)
-        groups = getattr(owner, "param_groups", ())
-        cleared = list(owner.parameters()) if isinstance(owner, nn.Module) else []
-        cleared += [p for group in groups for p in group["params"]]
+        cleared = [p for group in getattr(owner, "param_groups", ()) for p in group["params"]]
+        cleared += owner.parameters() if isinstance(owner, nn.Module) else ()
         for held in self.trace.holders():
-            if any(p is held.probes[0] for p in cleared if held.probes):
+            if any(p is first for p in cleared for first in held.probes[:1]):
                 self.cleared[id(held)] = place
                 if held.new and not is_attack:
                     self.unused.setdefault(id(held), []).append(held.backward)
@@ -84,18 +68,15 @@ class OneStepForEachBackward(Law):
         self.unused.clear()  # another optimizer used that backward pass, as in a GAN
         if held.has_closure:
             return
-        n, gradients = held.steps + 1, [p.grad for p in held.probes if p.grad is not None]
-        text = ""
+        n, norm, text = held.steps + 1, held.norm(), ""
         if not held.new and not unused:
-            values = sums(gradients)
-            if any(values) and values == self.values.get(key):
+            if norm and norm == self.norms.get(key):
                 text = f"{held.name} stepped again without a new gradient"
-                proof = f"at step {n} its gradients have the sums of the last ones, to the digit"
-            elif not gradients and not self.trace.backwards:
+                proof = f"at step {n} its gradients have the norm of the last ones, to the digit"
+            elif not norm and not self.trace.backwards:
                 text = f"{held.name} steps, and no backward pass came before"
                 proof = f"at step {n} every gradient is None: no parameter has moved"
-            self.values[key] = values
-        elif unused and not held.new and not any(bool(g.any()) for g in gradients):
+        elif unused and not held.new and not norm:
             text = "zero_grad stands between backward and this step"
             proof = f"at step {n} no gradient is left of backward on line {unused[-1].line}"
         elif len(unused) >= BATCHES and function_at(unused[-1]) is function_at(place):
@@ -105,8 +86,7 @@ class OneStepForEachBackward(Law):
             self.broken(place, text, proof)
 
     def on_step_ends(self, held: Held) -> None:
-        if held.new and self.trace.close:
-            self.values[id(held)] = sums([p.grad for p in held.probes if p.grad is not None])
+        self.norms[id(held)] = held.norm()
 
     def on_finished(self) -> None:
         stepping = {id(p) for held in self.trace.holders() if held.steps for p in held.parameters}
@@ -117,10 +97,6 @@ class OneStepForEachBackward(Law):
                 proof = f"the optimizer of line {held.place.line} took 0 steps and has no state"
                 near = self.cleared.get(id(held), held.place)
                 self.broken(near if self.trace.steps else held.backward, text, proof)
-
-
-def sums(gradients: list[Tensor]) -> list[float]:
-    return [float(g.detach().double().sum()) for g in gradients]
 
 
 class GradientsAreClippedBeforeTheStep(Law):
@@ -137,21 +113,20 @@ class GradientsAreClippedBeforeTheStep(Law):
         self.scale = factor
 
     def on_clips(self, parameters: list[Tensor], limit: Any, place: Place) -> None:
-        is_limit = isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0
-        clipped = {id(p) for p in parameters if is_limit}
+        if not isinstance(limit, (int, float)) or not 0 < limit < math.inf:
+            return
+        clipped = {id(p) for p in parameters}
         holders = [h for h in self.trace.holders() if any(id(p) in clipped for p in h.probes)]
         self.seen = self.seen or bool(holders)
-        total = norm([p.grad for p in parameters if p.grad is not None][:64])
-        text = ""
+        total, proof = norm([p.grad for p in parameters if p.grad is not None][:64]), ""
         if holders and self.scale > 1 and total > 0:
             text = f"the gradients are clipped while they are scaled by {self.scale:.6g}"
             real = total / self.scale
             proof = f"their norm is {total:.4g}; unscaled it is {real:.4g}, with a limit of {limit}"
         elif holders and not any(held.new or held.has_closure for held in holders):
             text = "no backward pass has come since the last step, so there is nothing to clip"
-            proof = f"their norm is {total:.3g}, and a step has used them"
-            proof = proof if total else "every gradient is None or zero"
-        if text and self.is_again(place):
+            proof = f"the norm of the gradients is {total:.3g}, as none or used by the last step"
+        if proof and self.is_again(place):
             self.broken(place, text, proof)
 
     def on_step_ends(self, held: Held) -> None:
@@ -200,9 +175,9 @@ class AccumulationKeepsTheMean(Law):
         if by <= 1 and not ACCUMULATES.search(ast.unparse(function_at(place)).lower()):
             self.note(place, f"{text}: a sum over tasks may be meant")
         else:
-            whole = norm(grad for grad in held.gradients() if grad is not None)
-            proof = f"the gradient has norm {whole:.3g}; the mean over all {k} has "
-            self.broken(place, text, f"{proof}{whole * by / k:.3g}")
+            whole, mean = held.norm(), held.norm() * by / k
+            proof = f"the gradient has norm {whole:.3g}; the mean over all {k} has {mean:.3g}"
+            self.broken(place, text, proof)
 
 
 def divisor(loss: Tensor) -> float:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, function_at, says_validation
+from dlconcepts.watch.places import NOWHERE, Place, says_validation
 from dlconcepts.watch.proofs import can_run, differences, moved, run_again
 from dlconcepts.watch.trace import Forward, Held
 
@@ -63,28 +63,15 @@ class TrainingIsInTrainingMode(Law):
         if not is_on and (key in self.trained or late) and self.may_prove(key):
             (far,) = differences(self.trace, forward, (True, 0), (False, 0))
             if far > SAME:
-                line = modes.get(False, NOWHERE).line
-                text = f"the model trains in eval mode{named(layers)}"
-                text += f": eval() on line {line} was not undone" if line else ""
+                place = modes.get(False, forward.place)
+                text = f"the model trains in eval mode{named(layers)}, set on line {place.line}"
                 proof = f"in training mode the outputs differ by {far:.2g} of the largest"
-                self.broken(to_change(modes, forward.place), text, proof)
+                self.broken(place, text, proof)
 
 
 def named(layers: list[nn.Module]) -> str:
     names = list(dict.fromkeys(type(layer).__name__ for layer in layers))
     return f", with {', '.join(names[:3])}" if names else ""
-
-
-def to_change(modes: dict[bool, Place], place: Place) -> Place:
-    """Return the line that is to change: of train() if it comes once too early, else of eval()."""
-    train, evaluate = modes.get(True, NOWHERE), modes.get(False, NOWHERE)
-    function = function_at(evaluate)
-    if not evaluate.line:
-        return place
-    if function is function_at(place):
-        return train if train.line and train.file == evaluate.file else evaluate
-    # An evaluation that does not restore the mode is mended at its end.
-    return Place(evaluate.file, getattr(function, "end_lineno", None) or evaluate.line)
 
 
 def is_switched(module: nn.Module) -> bool:
@@ -138,13 +125,11 @@ class ValidationChangesNothing(Law):
             if forward is None:
                 self.others += 1  # the script moves weights by itself, as a WGAN does
             elif not self.others:
-                evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
-                near = function_at(evaluates) is function_at(forward.place)
                 text = "the weights after an evaluation are not those before it"
                 proof = (
                     f"after step {held.steps} a parameter has changed, and no optimizer moved it"
                 )
-                self.broken(evaluates if near else forward.place, text, proof)
+                self.broken(forward.place, text, proof)
         if last is not None and says_validation(NOWHERE, last.functions[:1]):
             self.seen = True
             is_other = {place for place, _ in self.trace.training_sites} != {last.place}
