@@ -90,11 +90,6 @@ class Forward:
         """The first argument that is a batch."""
         return next((x for x in self.args if isinstance(x, Tensor) and x.ndim), None)
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether a backward pass may still reach it."""
-        return any(mark() is not None for mark in self.marks.values())
-
     def forget(self) -> None:
         self.args, self.kwargs = (), {}
 
@@ -168,7 +163,7 @@ class Trace:
         self.close = True  # whether to look closely until the end of the next step
         self.findings: dict[tuple[str, str, str, int], Finding] = {}
         self.errors: list[str] = []
-        self.optimizers: dict[int, Held] = {}
+        self.optimizers: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
         self.training_sites: set[tuple[Place, int]] = set()
         self.pending: deque[Forward] = deque(maxlen=64)
         self.last: Forward | None = None  # the last forward pass that backward went through
@@ -228,10 +223,10 @@ class Trace:
         for forward in waiting:
             if forward.walked and forward is not self.last:
                 forward.forget()
-            elif not forward.walked and forward.is_alive and not final:
-                self.pending.append(forward)
             elif not forward.walked and forward.marks:
-                self.unused(forward)
+                # Backward may still reach what is alive.
+                is_alive = any(mark() is not None for mark in forward.marks.values())
+                (self.unused if final or not is_alive else self.pending.append)(forward)
 
     def unused(self, forward: Forward) -> None:
         """Report a forward pass that no backward pass will use, if it evaluates a trained model."""
@@ -241,13 +236,10 @@ class Trace:
     # What the laws ask.
 
     def held(self, optimizer: Any, place: Place = NOWHERE) -> Held:
-        known = self.optimizers.get(id(optimizer))
-        if known is None or known.optimizer() is not optimizer:
-            known = self.optimizers[id(optimizer)] = Held(weakref.ref(optimizer), place)
-        return known
+        return self.optimizers.setdefault(optimizer, Held(weakref.ref(optimizer), place))
 
     def holders(self) -> list[Held]:
-        return [held for held in self.optimizers.values() if held.optimizer() is not None]
+        return list(self.optimizers.values())
 
     def in_optimizers(self) -> set[int]:
         return {id(p) for held in self.holders() for p in held.parameters}

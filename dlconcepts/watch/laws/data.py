@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset, SequentialSampler, Subset
 
 from dlconcepts.checks.trees import bits
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import TRAINING, Place, function_at, line_of_method, words_at
+from dlconcepts.watch.places import NOWHERE, TRAINING, Place, function_at, line_of_method, words_at
 from dlconcepts.watch.trace import Forward, Held, Loader, versions
 
 LOOKS = 3
@@ -71,7 +71,7 @@ class DataIsNormalisedOnce(Law):
         is_affine = float((scale * given + shift - data).abs().max()) < 1e-3 * largest
         if was_normal and is_affine and float(shift.abs().max()) > MOVED:
             text = "normalised batches of the loader are shifted and scaled again"
-            proof = f"they came with mean {mean.mean():.2f} and deviation {deviation.mean():.2f}, "
+            proof = f"they came with mean {given.mean():.2f} and deviation {given.std():.2f}, "
             proof += f"and enter the model with {data.mean():.2f} and {data.std():.2f}"
             self.broken(place, text, proof)
 
@@ -151,28 +151,25 @@ class SharedMemoryIsNotWrittenTo(Stored):
                 self.on_epoch(loader, loader.place)
 
     def on_forward(self, forward: Forward, output: Any) -> None:
-        inputs = forward.inputs
-        if inputs is None or not inputs.is_contiguous() or inputs.device.type != "cpu":
+        x = forward.inputs
+        if x is None or not forward.grad or x.requires_grad or x.device.type != "cpu":
             return
-        # A slice: a view of something larger that the script keeps, the stored data.
         writes = forward.versions != versions(forward.args)  # the model changes its input itself
-        base = inputs if writes else inputs._base
-        if base is None or not (writes or base.nbytes > inputs.nbytes):
-            return
-        if inputs.requires_grad or not forward.grad:
+        # Else a slice: a view of something larger that the script keeps, the stored data.
+        base = x if writes else x._base
+        if not x.is_contiguous() or base is None or not (writes or base.nbytes > x.nbytes):
             return
         self.seen = True
-        key = id(base), int(inputs.storage_offset()), tuple(inputs.shape)
-        now, step = fingerprint(inputs), self.trace.steps
-        owner, before, first = self.regions.get(key, (weakref.ref(base), now, step))
-        if owner() is not base:  # freed, and another in its place
-            owner, before, first = weakref.ref(base), now, step
-        if before != now:
-            text = f"somebody writes to a batch of shape {tuple(inputs.shape)}, a view of the data"
+        key = id(base), int(x.storage_offset()), tuple(x.shape)
+        now, step = fingerprint(x), self.trace.steps
+        owner, before, first = self.regions.get(key, (None, now, step))
+        if owner is None or owner() is not base:  # freed, and another in its place
+            if len(self.regions) < REGIONS:
+                self.regions[key] = weakref.ref(base), now, step
+        elif before != now:
+            text = f"somebody writes to a batch of shape {tuple(x.shape)}, a view of the data"
             proof = f"the same memory held other numbers at step {first + 1}"
             self.broken(forward.place, text, proof)
-        if len(self.regions) < REGIONS or key in self.regions:
-            self.regions[key] = owner, before, first
 
 
 class DataIsTheSameWhenReadAgain(Stored):
@@ -196,7 +193,7 @@ class TrainingAndTestDataAreApart(Law):
 
     rows: set[bytes]
     trained: list[Any]  # what the training loaders read
-    lines: dict[Loader, Place]
+    lines: dict[Any, Place]
 
     def on_epoch(self, loader: Loader, place: Place) -> None:
         self.lines[loader] = place
@@ -205,29 +202,26 @@ class TrainingAndTestDataAreApart(Law):
         if len(self.rows) < ROWS and held.steps <= 64:
             self.rows.update(rows_of(forward))
         source = getattr(forward.source, "dataset", None)
-        if source is not None and not any(source is known for known in self.trained):
+        if not any(source is known for known in self.trained):
             self.trained.append(source)
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
-        lines = [self.lines[forward.loader]] if forward.loader in self.lines else []
-        words = [words_at(forward.place, forward.functions), *map(words_at, lines)]
+        line = self.lines.get(forward.loader, NOWHERE)
+        words = words_at(forward.place, forward.functions), words_at(line)
         said = " ".join([*words, *(place.code.lower() for place in forward.callers)])
         # People also report accuracy on the training data, and then say so.
         if TRAINING.search(said) or not self.may_prove(forward.place):
             return
-        data, rows = getattr(forward.source, "dataset", None), rows_of(forward)
-        for known in self.trained:
-            tested = examples(data)
-            shared = examples(known) & tested
-            if shared and forward.loader:
-                proof = f"{len(shared)} of its {len(tested)} examples are in the training loader"
-                self.broken(forward.loader.place, "the test loader has training examples", proof)
-                return
-        # Scripts predict all of their training data for a plot, and a part of it as a test.
+        tested, rows = examples(getattr(forward.source, "dataset", None)), rows_of(forward)
+        shared = [len(tested & examples(known)) for known in self.trained if tested]
         found = sum(row in self.rows for row in rows)
+        # Scripts predict all of their training data for a plot, and a part of it as a test.
         is_test = TESTS.search(said) or len(rows) < len(self.rows)
-        if is_test and found > SHARE * len(rows) and len(set(rows)) > 1:
+        if any(shared) and forward.loader:
+            proof = f"{max(shared)} of its {len(tested)} examples are in the training loader, too"
+            self.broken(forward.loader.place, "the test loader has training examples", proof)
+        elif is_test and found > SHARE * len(rows) and len(set(rows)) > 1:
             # The line that gives an evaluation its data: the call of its function, if any.
             inside = forward.callers and hasattr(function_at(forward.place), "args")
             text = "the model is evaluated on examples that it was trained on"

@@ -1,6 +1,7 @@
 """Which tensors train, and which stay: registered, in an optimizer, reached by backward, frozen."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def total(parameters: Any) -> float:
 class TheOptimizerHoldsTheModel(Law):
     """What gets a gradient, and is to learn, must be in an optimizer."""
 
-    first: dict[int, tuple[int, float]]
+    first: dict[int, tuple[int, float]]  # of a parameter: how often it was written to, its sum
 
     def on_trained(self, forward: Forward, held: Held) -> None:
         if not self.trace.close:
@@ -37,27 +38,29 @@ class TheOptimizerHoldsTheModel(Law):
         )
         learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         outside = [(name, p) for name, p in learns if p.grad is not None and id(p) not in known]
-        for _, p in outside:
-            self.first.setdefault(id(p), (p._version, total([p])))
+        has_moved = [self.first.setdefault(id(p), now(p)) != now(p) for _, p in outside]
         # Other optimizers may still be built, and those of a GAN step in turn.
         if not outside or self.trace.steps < STEPS * len(holders) or self.is_again(id(model)):
             return
-        name, p = outside[0]
-        if self.first[id(p)] != (p._version, total([p])):
-            return  # the script moves it by itself
-        own = {id(q) for q in model.parameters()}
-        lost: dict[Place, int] = {}
+        own, (name, p) = {id(q) for q in model.parameters()}, outside[0]
+        lost = Counter[Place]()
         for some in holders:
             idle = [q for q in some.parameters if q.grad is None and isinstance(q, nn.Parameter)]
             lost[some.place] = sum(id(q) not in own for q in idle)
-        place = max(lost, key=lambda place: lost[place])
-        text = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
-        if lost[place]:
-            text += f"; this one holds {lost[place]} tensors that the model does not have"
-        # Of loaded weights one may want to train the head alone.
-        if lost[place] or (own & known and not self.trace.was_loaded(model, p)):
+        (place, count), *_ = lost.most_common()
+        # The script may move it by itself. Of loaded weights one may want to train the head alone.
+        is_meant = has_moved[0] or not own & known or self.trace.was_loaded(model, p)
+        if not has_moved[0] and (count or not is_meant):
+            text = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
+            text += (
+                f"; this one holds {count} tensors that the model does not have" if count else ""
+            )
             proof = f"{name} is the same to the last digit after {self.trace.steps} steps"
             self.broken(place, text, proof)
+
+
+def now(parameter: Tensor) -> tuple[int, float]:
+    return parameter._version, total([parameter])
 
 
 class EveryLayerIsRegistered(Law):
@@ -106,25 +109,26 @@ class EveryParameterGetsAGradient(Law):
 
     def on_step_ends(self, held: Held) -> None:
         forward = self.trace.last
-        if forward is not None:
-            self.called.update(forward.called)
+        self.called.update(forward.called if forward else ())
+        if not self.trace.fresh or self.counts[held] >= STEPS or not self.trace.close:
+            return
+        self.seen = True
         # Another optimizer may share a parameter, and its loss reach it.
         known = [p for other in self.trace.holders() for p in other.parameters]
-        if self.trace.fresh and self.counts[held] < STEPS and self.trace.close:
-            self.seen = True
-            self.passes.update({held: forward} if forward is not None else {})
-            self.reached.update(id(p) for p in known if p.grad is not None)
-            learns = [p for p in held.parameters if p.requires_grad and id(p) not in self.reached]
-            before = self.silent.get(held, {id(p): total([p]) for p in learns})
-            self.silent[held] = {id(p): before[id(p)] for p in learns if id(p) in before}
-            self.counts[held] += 1
-            if self.counts[held] == STEPS:
-                self.judge(held)
+        self.reached.update(id(p) for p in known if p.grad is not None)
+        learns = {id(p): p for p in held.parameters if p.requires_grad}
+        silent = self.silent.get(held) or {key: total([p]) for key, p in learns.items()}
+        silent = {key: silent[key] for key in learns.keys() & silent.keys() - self.reached}
+        self.silent[held], self.counts[held] = silent, self.counts[held] + 1
+        if forward is not None and silent:
+            self.passes[held] = forward
+        if self.counts[held] == STEPS:
+            self.judge(held, learns)
 
     def on_finished(self) -> None:
         for held in self.silent:
             if self.counts[held] < STEPS:
-                self.judge(held)
+                self.judge(held, {id(p): p for p in held.parameters if p.requires_grad})
         for held, forward in self.passes.items():
             for name, part, own in self.parts(held):
                 before = sum(self.silent[held][id(p)] for p in own)
@@ -141,27 +145,27 @@ class EveryParameterGetsAGradient(Law):
                         self.broken(place, text, proof)
 
     def parts(self, held: Held) -> list[tuple[str, nn.Module, list[Tensor]]]:
-        """Return the layers with parameters that never got a gradient."""
-        forward, silent, found = self.passes.get(held), self.silent.get(held, {}), []
-        for name, part in plain(forward.owner).named_modules() if forward and silent else ():
+        """Return the layers of the model with parameters that never got a gradient."""
+        silent, found = self.silent[held], []
+        for name, part in plain(self.passes[held].owner).named_modules():
             own: list[Tensor] = [p for p in part.parameters(recurse=False) if id(p) in silent]
             if own:
                 found.append((name, part, own))
         return found
 
-    def judge(self, held: Held) -> None:
+    def judge(self, held: Held, learns: dict[int, Tensor]) -> None:
         silent, forward = self.silent[held], self.passes.get(held)
-        if silent and silent.keys() == {id(p) for p in held.parameters if p.requires_grad}:
+        parts = self.parts(held) if forward else []
+        if silent and silent.keys() == learns.keys():
             # If backward went through their model, they were cleared before the step: another law.
-            passed = bool(self.parts(held))
             self.passes.pop(held, None)
             models = [p for model in self.trace.models for p in model.parameters()]
-            if not passed and any(id(p) in silent for p in models):
+            if not parts and any(id(p) in silent for p in models):
                 count = f"after {self.counts[held]} steps the gradient of all {len(silent)}"
                 proof = f"{count} parameters of the optimizer is None"
                 self.broken(self.trace.backward, "the loss has no path to any parameter", proof)
         elif forward is not None and can_run(forward):
-            for name, part, own in self.parts(held):
+            for name, part, own in parts:
                 used = id(part) in forward.called or part is forward.owner
                 far = self.influence(forward, own) if used else 0.0
                 if far:
@@ -169,13 +173,10 @@ class EveryParameterGetsAGradient(Law):
                     proof = f"a change of it moves the output by {far:.2g}: "
                     place = forward.called.get(id(part)) or forward.place
                     self.broken(place, text, f"{proof}the graph is cut in between")
-        if not silent:
-            self.passes.pop(held, None)  # which would keep the model alive
 
     def influence(self, forward: Forward, parameters: list[Tensor]) -> float:
         """Return how far noise on parameters moves the outputs that backward went through."""
-        before = floats(run_again(self.trace, forward))
-        kept = [p.data for p in parameters]
+        before, kept = floats(run_again(self.trace, forward)), [p.data for p in parameters]
         for p in parameters:
             generator = torch.Generator().manual_seed(0)
             noise = torch.randn(p.shape, generator=generator, device="cpu").to(p)
@@ -187,8 +188,8 @@ class EveryParameterGetsAGradient(Law):
                 p.data = data
         marks = {path: mark() for path, mark in forward.marks.items()}
         walked = {path for path, mark in marks.items() if mark is None or mark.walked}
-        walked &= before.keys()
-        return moved([before[path] for path in walked], [after[path] for path in walked])
+        paths = walked & before.keys()
+        return moved([before[path] for path in paths], [after[path] for path in paths])
 
 
 class FrozenParametersStay(Law):
@@ -236,33 +237,18 @@ def apart_by(tensor: Tensor, before: Tensor) -> float:
 class FrozenStatisticsStay(Law):
     """BatchNorm of a frozen part keeps its running statistics only in eval mode."""
 
-    before: dict[int, Tensor]
-
-    def on_forward(self, forward: Forward, output: Any) -> None:
-        if self.trace.close and forward.grad:
-            for _, part in frozen_norms(forward.owner):
-                self.seen = True
-                if part.training and part.running_mean is not None:
-                    self.before.setdefault(id(part), part.running_mean.detach().clone())
+    before: dict[Any, int]  # how many batches a layer had counted
 
     def on_trained(self, forward: Forward, held: Held) -> None:
-        if held.steps < 2 or not self.before:
-            return
-        norms = [(n, p) for n, p in frozen_norms(forward.owner) if id(p) in self.before]
-        pairs = [(name, apart_by(p.running_mean, self.before[id(p)])) for name, p in norms]
-        moved = [(name, far) for name, far in pairs if far]
-        if moved and self.may_prove(id(forward.owner)):
-            name, far = moved[0]
+        parts = list(forward.owner.named_modules()) if self.trace.close else []
+        norms = [(n, p) for n, p in parts if isinstance(p, nn.modules.batchnorm._BatchNorm)]
+        frozen = [(n, p) for n, p in norms if p.affine and not p.weight.requires_grad]
+        self.seen = self.seen or bool(frozen)
+        counts = {name: int(p.num_batches_tracked or 0) for name, p in frozen if p.training}
+        more = {n: c - self.before.setdefault((id(forward.owner), n), c) for n, c in counts.items()}
+        moved = [name for name, count in more.items() if count]
+        if moved:
             place = self.trace.modes.get(forward.owner, {}).get(True, forward.place)
             text = f"training moves the statistics of {len(moved)} frozen BatchNorm layers"
-            proof = f"{name}.running_mean moved by up to {far:.2g} in {held.steps} steps"
+            proof = f"{moved[0]} has counted {more[moved[0]]} batches more in {held.steps} steps"
             self.broken(place, text, proof)
-
-
-def frozen_norms(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return the BatchNorm layers whose weights are frozen, in a model that trains others."""
-    if not any(p.requires_grad for p in model.parameters()):
-        return []
-    kind = nn.modules.batchnorm._BatchNorm
-    norms = [(name, part) for name, part in model.named_modules() if isinstance(part, kind)]
-    return [(n, p) for n, p in norms if p.weight is not None and not p.weight.requires_grad]

@@ -36,11 +36,11 @@ class TheScheduleFollowsTheSteps(Law):
     fix = "scheduler.step() after optimizer.step(), once an epoch or once a batch, as it counts"
 
     schedules: dict[int, Schedule]
-    rates: dict[int, tuple[float, float]]  # of the first and the last step of an optimizer
+    rates: dict[Held, tuple[float, float]]  # of the first and the last step of an optimizer
 
     def on_step_begins(self, held: Held) -> None:
         rate = float(held.groups[0]["lr"])
-        self.rates[id(held)] = self.rates.get(id(held), (rate,))[0], rate
+        self.rates[held] = self.rates.get(held, (rate,))[0], rate
 
     def known(self, schedule: Any, held: Held, place: Place) -> Schedule:
         known = self.schedules.get(id(schedule))
@@ -80,7 +80,7 @@ class TheScheduleFollowsTheSteps(Law):
 
     def on_finished(self) -> None:
         for known in self.schedules.values():
-            steps, (first, last) = known.held.steps, self.rates.get(id(known.held), (0.0, 0.0))
+            steps, (first, last) = known.held.steps, self.rates.get(known.held, (0.0, 0.0))
             if not known.steps:
                 is_long = steps >= LONG or (steps and self.training_passes() > 1)
                 if is_long and first == last:

@@ -45,9 +45,9 @@ class OneStepForEachBackward(Law):
     why = "a step without a new gradient repeats the last one; a gradient without one is lost"
     fix = "for each batch: zero_grad, forward, loss, backward, step, all inside the loop"
 
-    norms: dict[int, float]  # of the gradients after a step
-    unused: dict[int, list[Place]]  # backward passes cleared before a step
-    cleared: dict[int, Place]
+    norms: dict[Held, float]  # of the gradients after a step
+    unused: dict[Held, list[Place]]  # backward passes cleared before a step
+    cleared: dict[Held, Place]
 
     def on_clears(self, owner: Any, place: Place) -> None:
         given = self.trace.last.args if self.trace.last else ()
@@ -57,20 +57,20 @@ class OneStepForEachBackward(Law):
         cleared += owner.parameters() if isinstance(owner, nn.Module) else ()
         for held in self.trace.holders():
             if any(p is first for p in cleared for first in held.probes[:1]):
-                self.cleared[id(held)] = place
+                self.cleared[held] = place
                 if held.new and not is_attack:
-                    self.unused.setdefault(id(held), []).append(held.backward)
+                    self.unused.setdefault(held, []).append(held.backward)
                 held.new = 0
 
     def on_step_begins(self, held: Held) -> None:
         self.seen = True
-        key, place, unused = id(held), held.place_of_step, self.unused.get(id(held), [])
+        place, unused = held.place_of_step, self.unused.get(held, [])
         self.unused.clear()  # another optimizer used that backward pass, as in a GAN
         if held.has_closure:
             return
         n, norm, text = held.steps + 1, held.norm(), ""
         if not held.new and not unused:
-            if norm and norm == self.norms.get(key):
+            if norm and norm == self.norms.get(held):
                 text = f"{held.name} stepped again without a new gradient"
                 proof = f"at step {n} its gradients have the norm of the last ones, to the digit"
             elif not norm and not self.trace.backwards:
@@ -82,11 +82,11 @@ class OneStepForEachBackward(Law):
         elif len(unused) >= BATCHES and function_at(unused[-1]) is function_at(place):
             text = f"the gradients of {len(unused)} backward passes were cleared before this step"
             proof = f"only the last of {len(unused) + 1} batches moves the weights"
-        if text and (len(unused) >= BATCHES or self.is_again((key, text))):
+        if text and (len(unused) >= BATCHES or self.is_again((held, text))):
             self.broken(place, text, proof)
 
     def on_step_ends(self, held: Held) -> None:
-        self.norms[id(held)] = held.norm()
+        self.norms[held] = held.norm()
 
     def on_finished(self) -> None:
         stepping = {id(p) for held in self.trace.holders() if held.steps for p in held.parameters}
@@ -95,7 +95,7 @@ class OneStepForEachBackward(Law):
             if held.reached >= BATCHES and not moved:
                 text = f"{held.reached} backward passes, and {held.name} never stepped"
                 proof = f"the optimizer of line {held.place.line} took 0 steps and has no state"
-                near = self.cleared.get(id(held), held.place)
+                near = self.cleared.get(held, held.place)
                 self.broken(near if self.trace.steps else held.backward, text, proof)
 
 
@@ -157,12 +157,12 @@ class AccumulationKeepsTheMean(Law):
         self.passes.setdefault(place, []).append(divisor(loss))
 
     def on_clips(self, parameters: Any, limit: Any, place: Place) -> None:
-        self.sums |= {id(held) for held in self.trace.holders() if held.signature() == held.after}
+        self.sums |= {held for held in self.trace.holders() if held.signature() == held.after}
 
     def on_step_begins(self, held: Held) -> None:
         passes, self.passes = self.passes, {}
         # Somebody may divide the gradients instead, between backward and the step.
-        is_sum, self.sums = id(held) in self.sums or held.signature() == held.after, set()
+        is_sum, self.sums = held in self.sums or held.signature() == held.after, set()
         if len(passes) != 1 or not is_sum or not held.new:
             return
         ((place, divisors),) = passes.items()

@@ -104,7 +104,7 @@ class ValidationRecordsNoGradients(Law):
 class ValidationChangesNothing(Law):
     """An evaluation must not train: neither weights nor running statistics may move."""
 
-    after: dict[int, tuple[int, float]]  # by optimizer: a step, and the weights after it
+    after: dict[Held, tuple[int, float]]  # by optimizer: a step, and the weights after it
     evaluation: Forward | None = None
     suspect: float | None = None  # the weights before a step in an evaluation
     loads = others = 0
@@ -120,7 +120,7 @@ class ValidationChangesNothing(Law):
         """Compare the weights with those after the last step, if an evaluation came between."""
         loads, self.loads, now = self.loads, 0, digest(held)
         forward, last = self.evaluation, self.trace.last
-        step, before = self.after.get(id(held), (-1, 0.0))
+        step, before = self.after.get(held, (-1, 0.0))
         if step == held.steps and before != now and not loads:
             if forward is None:
                 self.others += 1  # the script moves weights by itself, as a WGAN does
@@ -140,7 +140,7 @@ class ValidationChangesNothing(Law):
         if suspect is not None and now != suspect:
             proof = f"step {held.steps} moved a parameter: its sum was {suspect:.6g}, is {now:.6g}"
             self.broken(held.place_of_step, "an evaluation takes an optimizer step", proof)
-        self.after[id(held)], self.evaluation = (held.steps, now), None
+        self.after[held], self.evaluation = (held.steps, now), None
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
