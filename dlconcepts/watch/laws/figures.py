@@ -16,6 +16,10 @@ MOST = 256  # batches of an evaluation that are followed
 SHARE = re.compile(r"/ ?(len\(|\w+\.(size|shape))|\.mean\(")  # of a batch
 FIGURE = re.compile("loss|criterion|entropy|acc", re.I)
 WEIGHTED = re.compile(r"\* ?[a-z_]", re.I)
+STATEMENTS = (ast.Assign, ast.AugAssign, ast.Return, ast.Expr)
+# A name or a sum of a list, divided by a number or a product; or the mean of a list.
+NUMBER = r"[\w.]+(?:\([\w.]+\))?"
+DIVISION = re.compile(rf"(?:sum\()?([\w.]+)\)? /=? \(?({NUMBER}(?: \* {NUMBER})?)|mean\((\w+)\)")
 ROOM = "a sum is divided by the room in the batches"
 ALL = "means of batches are added up and divided by the number of all examples"
 LAST = "each batch overwrites the loss or figure of the one before"
@@ -87,48 +91,33 @@ class EveryExampleCountsOnce(Law):
 
 def division(place: Place) -> tuple[Place, str, str]:
     """Return the line of an evaluation that divides wrongly, what is wrong, and what it adds up."""
-    nodes: list[Any] = list(ast.walk(function_at(place)))
-    loop = loop_at(place)
-    names = [n.id for n in ast.walk(loop.iter) if isinstance(n, ast.Name)] if loop else []
+    function, loop = function_at(place), loop_at(place)
+    names = re.findall(r"[\w.]+", ast.unparse(loop.iter)) if loop else []
     counts = {f"len({name})" for name in names}  # expressions of the number of batches
     added: dict[str, str] = {}  # what is added to a name, or collected in a list
-    for node in nodes:
-        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-            added[ast.unparse(node.target)] = value = ast.unparse(node.value)
-            counts |= {ast.unparse(node.target)} if value == "1" else set()
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".append"):
-            name = ast.unparse(node.func).removesuffix(".append")
-            added[name], counts = ast.unparse(node.args[0]), {*counts, f"len({name})"}
-        elif isinstance(node, ast.Assign) and ast.unparse(node.value) in counts:
-            counts.add(ast.unparse(node.targets[0]))
-    for node in nodes:
-        line = getattr(node, "lineno", place.line)
-        if isinstance(node, ast.Assign) and loop and loop.lineno < line <= loop.end_lineno:
-            text = ast.unparse(node.value)
-            uses = [n.lineno for n in nodes if is_use(n, ast.unparse(node.targets[0]))]
-            if is_figure(text) and uses and min(uses) > loop.end_lineno:
-                return Place(place.file, line), LAST, text
-        by = ""
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            what, by = ast.unparse(node.left), ast.unparse(node.right)
-        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
-            what, by = ast.unparse(node.target), ast.unparse(node.value)
-        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("mean"):
-            what = ast.unparse(node.args[0])
-            by = f"len({what})"
-        if by:
-            figure = added.get(re.sub(r"^sum\((\w+)\)$|^[\d.]+ \* ", r"\1", what), "")
-            is_room = any(part in counts for part in by.split(" * ")[:2]) and " * " in by
-            is_all = re.fullmatch(r"len\(.+\.dataset\)", by) and "reduction" not in figure
-            kind = ROOM if is_room else ALL if is_all and "loss" in figure else ""
-            kind = COUNT if by in counts else kind
+    statements: list[Any] = [n for n in ast.walk(function) if isinstance(n, STATEMENTS)]
+    texts = [(node.lineno, ast.unparse(node)) for node in statements]
+    for _, text in texts:
+        if adds := re.match(r"([\w.]+)(?: \+= |\.append\()(.+)", text):
+            added[adds[1]] = adds[2]
+            counts.add(adds[1] if adds[2] == "1" else f"len({adds[1]})")
+        name, _, value = text.partition(" = ")
+        counts |= {name} if value in counts else set()
+    for line, text in texts:
+        name, _, value = text.partition(" = ")
+        if loop and loop.lineno < line <= loop.end_lineno and is_figure(value):
+            word = re.compile(rf"\b{re.escape(name)}\b")
+            uses = [n for n, other in texts if word.search(other.partition(" = ")[2] or other)]
+            if uses and min(uses) > loop.end_lineno:
+                return Place(place.file, line), LAST, value
+        for what, by, whole in DIVISION.findall(text):
+            figure, by = added.get(what or whole, ""), by or f"len({whole})"
+            is_room = " * " in by and any(part in counts for part in by.split(" * "))
+            is_all = by.endswith(".dataset)") and "loss" in figure and "reduction" not in figure
+            kind = COUNT if by in counts else ROOM if is_room else ALL if is_all else ""
             if figure and kind and (is_room or is_figure(figure)):
                 return Place(place.file, line), kind, figure
     return place, "", ""
-
-
-def is_use(node: Any, name: str) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id == name
 
 
 def is_figure(text: str) -> bool:

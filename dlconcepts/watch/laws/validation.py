@@ -48,13 +48,14 @@ class TrainingIsInTrainingMode(Law):
         if forward is None:
             return
         model, key = forward.owner, id(forward.owner)
-        if forward.training:
-            self.trained.add(key)
-            self.counts[key] = 0
+        self.counts[key] = 0 if forward.training else self.counts[key] + 1
+        if forward.training and key in self.trained:
             return
         layers = [m for m in model.modules() if is_switched(m)]
         self.seen = self.seen or bool(layers)
-        self.counts[key] += 1
+        if forward.training:
+            self.trained.add(key)
+            return
         modes = self.trace.modes.get(model, {})
         was_put = False in modes or self.trace.was_loaded(model, next(model.parameters()))
         frozen = any(not p.requires_grad for p in model.parameters())
