@@ -43,8 +43,7 @@ class KeptWeightsAreACopy(Law):
         self.seen = True
         shared = own_tensors(owner, state)
         if shared and len(shared) == len(floats(state)) and self.trace.steps:
-            name = re.search(r"load_state_dict\((\w+)\)", place.code)
-            made = nearest(rf"\b{name[1]}\b.*=(?!=|.*None)", place) if name else place
+            _, made = self.taken.get(shared[0], (0, place))
             text = f"state_dict() was kept without a copy, and loaded again on line {place.line}"
             proof = f"{len(shared)} tensors share memory with the model: loading changes nothing"
             self.broken(made, text, proof)

@@ -16,7 +16,7 @@ MOST = 256  # batches of an evaluation that are followed
 SHARE = re.compile(r"/ ?(len\(|\w+\.(size|shape))|\.mean\(")  # of a batch
 FIGURE = re.compile("loss|criterion|entropy|acc", re.I)
 WEIGHTED = re.compile(r"\* ?[a-z_]", re.I)
-STATEMENTS = (ast.Assign, ast.AugAssign, ast.Return, ast.Expr)
+STATEMENTS = (ast.Assign, ast.AugAssign, ast.Return, ast.Call)
 # A name or a sum of a list, divided by a number or a product; or the mean of a list.
 NUMBER = r"[\w.]+(?:\([\w.]+\))?"
 DIVISION = re.compile(rf"(?:sum\()?([\w.]+)\)? /=? \(?({NUMBER}(?: \* {NUMBER})?)|mean\((\w+)\)")

@@ -237,18 +237,18 @@ def apart_by(tensor: Tensor, before: Tensor) -> float:
 class FrozenStatisticsStay(Law):
     """BatchNorm of a frozen part keeps its running statistics only in eval mode."""
 
-    before: dict[Any, int]  # how many batches a layer had counted
+    before: dict[int, int]  # how many batches a layer had counted
 
     def on_trained(self, forward: Forward, held: Held) -> None:
         parts = list(forward.owner.named_modules()) if self.trace.close else []
         norms = [(n, p) for n, p in parts if isinstance(p, nn.modules.batchnorm._BatchNorm)]
         frozen = [(n, p) for n, p in norms if p.affine and not p.weight.requires_grad]
         self.seen = self.seen or bool(frozen)
-        counts = {name: int(p.num_batches_tracked or 0) for name, p in frozen if p.training}
-        more = {n: c - self.before.setdefault((id(forward.owner), n), c) for n, c in counts.items()}
-        moved = [name for name, count in more.items() if count]
+        counts = {id(p): int(p.num_batches_tracked or 0) for _, p in frozen}
+        more = {key: n - self.before.setdefault(key, n) for key, n in counts.items()}
+        moved = [(name, more[id(p)]) for name, p in frozen if p.training and more[id(p)]]
         if moved:
             place = self.trace.modes.get(forward.owner, {}).get(True, forward.place)
             text = f"training moves the statistics of {len(moved)} frozen BatchNorm layers"
-            proof = f"{moved[0]} has counted {more[moved[0]]} batches more in {held.steps} steps"
+            proof = f"{moved[0][0]} has counted {moved[0][1]} batches more at step {held.steps}"
             self.broken(place, text, proof)

@@ -85,7 +85,8 @@ class ValidationRecordsNoGradients(Law):
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
-        if not forward.marks or not can_run(forward) or not self.may_prove(forward.place):
+        is_recorded = forward.grad and forward.marks and can_run(forward)
+        if not is_recorded or not self.may_prove(forward.place):
             return
         saved: dict[int, int] = {}
 
