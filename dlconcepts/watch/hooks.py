@@ -184,7 +184,11 @@ class Hooks:
             if not forward.ended:  # the first of the layers, if forward was called directly
                 forward.ended = True
                 self.trace.settle()
-                self.trace.keep(forward)
+                self.trace.models.add(forward.owner)
+                self.trace.pending.append(forward)
+                for old in list(self.trace.pending)[1:-2]:  # at most three batches are kept alive
+                    if not old.walked:
+                        old.args, old.kwargs = (), {}
                 if not self.rests():
                     self.trace.tell("forward", forward, output)
                 if not forward.marks:

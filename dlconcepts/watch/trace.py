@@ -90,9 +90,6 @@ class Forward:
         """The first argument that is a batch."""
         return next((x for x in self.args if isinstance(x, Tensor) and x.ndim), None)
 
-    def forget(self) -> None:
-        self.args, self.kwargs = (), {}
-
 
 @dataclass(eq=False)
 class Held:
@@ -209,20 +206,13 @@ class Trace:
         finally:
             self.quiet -= 1
 
-    def keep(self, forward: Forward) -> None:
-        self.models.add(forward.owner)
-        self.pending.append(forward)
-        for old in list(self.pending)[1:-2]:  # three batches at most are kept alive
-            if not old.walked:
-                old.forget()
-
     def settle(self, *, final: bool = False) -> None:
         """Report the forward passes whose graph is gone without a backward pass."""
         waiting = list(self.pending)
         self.pending.clear()
         for forward in waiting:
             if forward.walked and forward is not self.last:
-                forward.forget()
+                forward.args, forward.kwargs = (), {}
             elif not forward.walked and forward.marks:
                 # Backward may still reach what is alive.
                 is_alive = any(mark() is not None for mark in forward.marks.values())

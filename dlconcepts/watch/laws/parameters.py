@@ -67,19 +67,15 @@ class EveryLayerIsRegistered(Law):
     """A layer that forward uses must be registered, or nothing trains, moves or saves it."""
 
     strangers: dict[int, tuple[str, Place]]  # parameters of layers since backward
-    leaves: list[Tensor]
 
     def on_stranger(self, module: nn.Module, forward: Forward, place: Place) -> None:
         for p in module.parameters(recurse=False):
             self.strangers[id(p)] = f"a {type(module).__name__} that forward uses", place
 
-    def on_backward_begins(self, loss: Tensor, place: Place) -> None:
-        self.leaves = graph_leaves(loss) if self.trace.close and self.trace.steps < 2 else []
-
     def on_backward_ends(self, loss: Tensor, place: Place) -> None:
         strangers, self.strangers = self.strangers, {}
-        found, self.leaves, forward = self.leaves, [], self.trace.last
-        if not found or forward is None:
+        forward = self.trace.last
+        if forward is None or not self.trace.close or self.trace.steps > 1:
             return
         self.seen, model = True, forward.owner
         known = {id(p) for m in self.trace.models for p in m.parameters()}
@@ -90,7 +86,7 @@ class EveryLayerIsRegistered(Law):
             if isinstance(value, Tensor):
                 where = line_of_attribute(model, name, "forward") or forward.place
                 strangers[id(value)] = f"the tensor {name}", where
-        for leaf in found:
+        for leaf in graph_leaves(loss) if strangers else ():
             what, where = strangers.get(id(leaf), ("", NOWHERE))
             if what and id(leaf) not in known and leaf.grad is not None:
                 text = f"{what} is not registered in {type(model).__name__}"
