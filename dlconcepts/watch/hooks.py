@@ -234,10 +234,10 @@ class Hooks:
             (self.around_dropout, ("dropout",), F),
             (self.around_backward, ("backward", "grad"), torch.autograd),
             (self.around_clip, CLIPPING, nn.utils, clip_grad),
-            (self.around_schedule, ("step",), *schedules),
+            (self.around_schedule, ("__init__", "step"), *schedules),
             (self.around_train, ("train",), nn.Module),
-            (self.around_state, ("state_dict",), nn.Module),
-            (self.around_load, ("load_state_dict",), nn.Module, Optimizer),
+            (self.around_state, ("state_dict", "load_state_dict"), nn.Module),
+            (self.around_state, ("load_state_dict",), Optimizer),
             (self.around_clear, ("zero_grad",), nn.Module, Optimizer),
             (self.around_file, ("save", "load"), torch),
             (self.around_scale, ("scale", "unscale_"), torch.amp.GradScaler),
@@ -332,17 +332,13 @@ class Hooks:
         limit = "max_norm" if function.__name__ == CLIPPING[0] else "clip_value"
         self.trace.tell("clips", parameters, argument(args, kwargs, 1, limit), here())
         # They may have been an iterator.
-        yield (
-            ((parameters, *args[1:]), kwargs) if args else ((), kwargs | {"parameters": parameters})
-        )
+        yield (parameters, *args[1:]), {k: v for k, v in kwargs.items() if k != "parameters"}
 
     def around_schedule(self, function: Any, args: Any, kwargs: Any) -> Around:
-        caller = sys._getframe(2).f_code.co_name
-        optimizer = getattr(args[0], "optimizer", None)
-        before = rates(optimizer)
+        before = rates(getattr(args[0], "optimizer", None))
         yield None
-        if optimizer is not None:
-            event = "schedule_built" if caller in ("_initial_step", "__init__") else "scheduled"
+        if optimizer := getattr(args[0], "optimizer", None):
+            event = "schedule_built" if function.__name__ == "__init__" else "scheduled"
             self.trace.tell(event, args[0], self.trace.held(optimizer), before, here())
 
     def around_train(self, function: Any, args: Any, kwargs: Any) -> Around:
@@ -352,17 +348,15 @@ class Hooks:
             self.trace.modes.setdefault(model, {})[mode] = here()
 
     def around_state(self, function: Any, args: Any, kwargs: Any) -> Around:
-        state = yield None
-        if "load" not in self.local.kinds:
-            self.trace.tell("state_taken", args[0], state, here())
-
-    def around_load(self, function: Any, args: Any, kwargs: Any) -> Around:
-        state = argument(args, kwargs, 1, "state_dict")
-        self.trace.tell("state_loads", args[0], state, here())
-        yield None
-        if isinstance(args[0], nn.Module):
-            self.trace.loaded.add(args[0])
-        self.trace.tell("state_loaded", args[0], state, here())
+        owner, is_load = args[0], function.__name__ == "load_state_dict"
+        state = argument(args, kwargs, 1, "state_dict") if is_load else None
+        if is_load:
+            self.trace.tell("state_loads", owner, state, here())
+        result = yield None
+        if isinstance(owner, nn.Module) and is_load:
+            self.trace.loaded.add(owner)
+        event = "state_loaded" if is_load else "state_taken"
+        self.trace.tell(event, owner, state if is_load else result, here())
 
     def around_clear(self, function: Any, args: Any, kwargs: Any) -> Around:
         self.trace.tell("clears", args[0], here())
@@ -378,8 +372,7 @@ class Hooks:
     def around_scale(self, function: Any, args: Any, kwargs: Any) -> Around:
         yield None
         if args[0].is_enabled():
-            scale = args[0].get_scale() if function.__name__ == "scale" else 1.0
-            self.trace.tell("scaled", scale)
+            self.trace.tell("scaled", args[0].get_scale() if function.__name__ == "scale" else 1.0)
 
     def around_init(self, function: Any, args: Any, kwargs: Any) -> Around:
         yield None
