@@ -33,7 +33,7 @@ class DataIsNormalisedOnce(Law):
     looks = 0
 
     def on_epoch(self, loader: Loader, place: Place) -> None:
-        dataset = source_of(loader.ref())
+        dataset = sources(loader.ref())[-1]
         found = re.findall(r"Normalize\(.*\)", repr(getattr(dataset, "transform", "")))
         if len(found) > 1:
             text = f"the transform of {type(dataset).__name__} normalises {len(found)} times"
@@ -81,12 +81,12 @@ def is_data(value: Any) -> bool:
     return is_float and value.ndim > 1 and value.numel() > 0
 
 
-def source_of(loader: Any) -> Any:
-    """Return the data set that a loader reads, without the subsets around it."""
-    dataset: Any = getattr(loader, "dataset", None)
-    while getattr(dataset, "dataset", None) is not None:
-        dataset = dataset.dataset
-    return dataset
+def sources(loader: Any) -> list[Any]:
+    """Return the data set of a loader, and those inside it, as of a subset."""
+    found = [getattr(loader, "dataset", None)]
+    while getattr(found[-1], "dataset", None) is not None and len(found) < 4:
+        found.append(found[-1].dataset)
+    return found
 
 
 class Stored(Law):
@@ -98,9 +98,9 @@ class Stored(Law):
     kept: dict[Loader, list[tuple[Any, object]]]
 
     def on_epoch(self, loader: Loader, place: Place) -> None:
-        dataset = getattr(loader.ref(), "dataset", None)
+        datasets = sources(loader.ref())
         if loader not in self.kept:
-            found = stored(dataset, lists=self.lists)
+            found = stored(datasets, lists=self.lists)
             self.kept[loader] = [(value, fingerprint(value)) for value in found]
             return
         kept = self.kept[loader]
@@ -109,17 +109,15 @@ class Stored(Law):
         if changed:
             proof = f"{len(changed)} of {len(kept)} of its arrays have changed, "
             proof += f"the first of shape {tuple(changed[0].shape)}"
-            read = line_of_method(source_of(loader.ref()), "__getitem__")
+            read = line_of_method(datasets[-1], "__getitem__")
             place = read._replace(line=read.line + 1) if read else loader.place
-            self.broken(place, self.fault.format(type(dataset).__name__), proof)
+            self.broken(place, self.fault.format(type(datasets[0]).__name__), proof)
 
 
-def stored(dataset: Any, *, lists: bool = False) -> list[Any]:
-    """Return the tensors and numpy arrays that a data set keeps, also in lists of examples."""
-    chain, found = [dataset], list[Any]()
-    while getattr(chain[-1], "dataset", None) is not None and len(chain) < 4:
-        chain.append(chain[-1].dataset)
-    waiting = [value for each in chain for value in getattr(each, "__dict__", {}).values()]
+def stored(datasets: list[Any], *, lists: bool) -> list[Any]:
+    """Return the tensors and numpy arrays that data sets keep, also in lists of examples."""
+    waiting = [value for each in datasets for value in getattr(each, "__dict__", {}).values()]
+    found: list[Any] = []
     while waiting and len(found) < ARRAYS:
         part = waiting.pop(0)
         is_array = type(part).__module__ == "numpy" and type(part).__name__ == "ndarray"

@@ -22,14 +22,11 @@ class ValidationIsInEvalMode(Law):
         self.seen = True
         if not forward.training or not can_run(forward) or not self.may_prove(forward.place):
             return
-        chance, far = differences(self.trace, forward, (True, 0), (True, 1), (False, 0))
+        (far,) = differences(self.trace, forward, (True, 0), (False, 0))
         if far > SAME:
             layers = [m for m in forward.owner.modules() if m.training and is_switched(m)]
             text = f"the model was evaluated in training mode{named(layers)}"
-            proof = (
-                f"in eval mode the outputs for the same batch differ by {far:.2g} of the largest"
-            )
-            proof += f", and {chance:.2g} from one pass to the next" if chance > SAME else ""
+            proof = f"in eval mode the outputs of the same batch differ by {far:.2g} of the largest"
             self.broken(forward.place, text, proof)
 
 
@@ -64,10 +61,9 @@ class TrainingIsInTrainingMode(Law):
         if not is_on and (key in self.trained or late) and self.may_prove(key):
             (far,) = differences(self.trace, forward, (True, 0), (False, 0))
             if far > SAME:
-                place = modes.get(False, forward.place)
-                text = f"the model trains in eval mode{named(layers)}, set on line {place.line}"
+                text = f"the model trains in eval mode{named(layers)}"
                 proof = f"in training mode the outputs differ by {far:.2g} of the largest"
-                self.broken(place, text, proof)
+                self.broken(modes.get(False, forward.place), text, proof)
 
 
 def named(layers: list[nn.Module]) -> str:
@@ -128,9 +124,7 @@ class ValidationChangesNothing(Law):
                 self.others += 1  # the script moves weights by itself, as a WGAN does
             elif not self.others:
                 text = "the weights after an evaluation are not those before it"
-                proof = (
-                    f"after step {held.steps} a parameter has changed, and no optimizer moved it"
-                )
+                proof = f"after step {held.steps} a parameter has changed, by no optimizer"
                 self.broken(forward.place, text, proof)
         if last is not None and says_validation(NOWHERE, last.functions[:1]):
             self.seen = True
