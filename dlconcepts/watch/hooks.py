@@ -156,8 +156,9 @@ class Hooks:
         frames = list(user_frames(caller))[:8]
         place, *callers = [place_of(frame) for frame in frames[:4]] or [NOWHERE]
         functions = tuple(f.f_code.co_name for f in frames if f.f_code.co_name != "forward")
-        forward = Forward(module, owner, place, functions, tuple(callers), self.trace.loader)
+        forward = Forward(self.trace, module, owner, place, functions, tuple(callers))
         forward.grad, forward.training = torch.is_grad_enabled(), owner.training
+        forward.loader = self.trace.loader
         forward.args = args if size(args) <= KEPT else ()
         forward.versions, forward.frame, forward.first = versions(forward.args), frame, first
         return forward
@@ -177,7 +178,7 @@ class Hooks:
                 forward.kwargs = kwargs if size(kwargs) <= KEPT else {}
             nodes = {path: x.grad_fn for path, x in tensors(output).items() if x.grad_fn}
             for path, node in list(nodes.items())[:MARKED]:
-                mark = Mark(self.trace, forward)
+                mark = Mark(forward)
                 node.register_prehook(mark.walk)
                 self.trace.marks.add(mark)
                 forward.marks[path] = weakref.ref(mark)

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from dlconcepts.checks.settings import settings_kept
 from dlconcepts.checks.trees import copied, distance, floats, on_tensors
 from dlconcepts.watch.places import Place
-from dlconcepts.watch.trace import Forward, Trace
+from dlconcepts.watch.trace import Forward
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -56,13 +56,7 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def run_again(
-    trace: Trace,
-    forward: Forward,
-    *,
-    seed: int = 0,
-    training: bool | None = None,
-    grad: bool = False,
-    args: Any = None,
+    forward: Forward, *, seed: int = 0, training: Any = None, grad: bool = False, args: Any = None
 ) -> Any:
     """Return the output of a forward pass on a copy of its batch; by default in the same modes.
 
@@ -70,7 +64,7 @@ def run_again(
     """
     given, named = copied((forward.args if args is None else args, forward.kwargs))
     silent, owner = contextlib.redirect_stdout(io.StringIO()), plain(forward.owner)
-    with trace.proving(), settings_kept(), left_alone(owner), silent:
+    with forward.trace.proving(), settings_kept(), left_alone(owner), silent:
         for part in owner.modules() if training is not None else ():
             part.training = bool(training)
         torch.manual_seed(seed)
@@ -85,17 +79,14 @@ def can_run(forward: Forward) -> bool:
 
 
 def influence(
-    trace: Trace,
-    forward: Forward,
-    change: Callable[[Tensor], Tensor],
-    part: Callable[[Tensor], Tensor | None],
+    forward: Forward, change: Callable[[Tensor], Tensor], part: Callable[[Tensor], Tensor | None]
 ) -> tuple[float, Place]:
     """Return how far a change of inputs moves a part of the output in eval mode, and from where."""
     runs: list[tuple[Any, list[Any]]] = []
     for args in (forward.args, forward.args, on_tensors(forward.args, change)):
         calls: list[Any] = []
         with register_module_forward_hook(lambda *call, calls=calls: calls.append(call)):
-            runs.append((run_again(trace, forward, training=False, args=args), calls))
+            runs.append((run_again(forward, training=False, args=args), calls))
     (before, calls), (again, _), (after, others) = runs
     far = moved(before, after, part) if moved(before, again, part) == 0 else 0.0
     inside = [place for place in forward.called.values() if place.line]
@@ -117,7 +108,7 @@ def moved(before: Any, after: Any, part: Callable[[Tensor], Any] = lambda tensor
     return max(found)
 
 
-def differences(trace: Trace, forward: Forward, *modes: tuple[Any, int]) -> list[float]:
+def differences(forward: Forward, *modes: tuple[Any, int]) -> list[float]:
     """Return how far a forward pass in some modes, with some seeds, differs from the first."""
-    runs = [run_again(trace, forward, training=mode, seed=seed) for mode, seed in modes]
+    runs = [run_again(forward, training=mode, seed=seed) for mode, seed in modes]
     return [moved(runs[0], other) for other in runs[1:]]

@@ -39,8 +39,8 @@ class Loader:
 class Mark:
     """Lives as long as the graph of a forward pass; `walked` says whether backward reached it."""
 
-    def __init__(self, trace: "Trace", forward: "Forward") -> None:
-        self.trace, self.forward = trace, weakref.ref(forward)
+    def __init__(self, forward: "Forward") -> None:
+        self.trace, self.forward = forward.trace, weakref.ref(forward)
         self.walked = 0  # before which step of an optimizer backward reached it, from 1
 
     def walk(self, *_: Any) -> None:
@@ -56,12 +56,12 @@ class Mark:
 class Forward:
     """A call of a module that no other module called, on one batch."""
 
+    trace: "Trace"
     module: nn.Module
     owner: nn.Module  # the outermost module known to hold it
     place: Place
     functions: tuple[str, ...]
     callers: tuple[Place, ...]  # the lines that led to it, outwards
-    loader: Loader | None  # which gave the last batch
     grad: bool = True
     training: bool = True
     args: tuple[Any, ...] = ()
@@ -70,6 +70,7 @@ class Forward:
     called: dict[int, Place] = field(default_factory=dict)  # submodules, where they were called
     walked: bool = False
     ended: bool = False
+    loader: Loader | None = None  # which gave the last batch
     inner: Any = None  # what its first layer with weights was given
     versions: tuple[int, ...] = ()  # of its arguments, before
     frame: int = 0  # the frame that called its first layer, if forward was called directly

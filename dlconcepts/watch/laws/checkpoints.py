@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from dlconcepts.checks.trees import floats, tensors
+from dlconcepts.checks.trees import floats, leaves, tensors
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import Place, nearest
 from dlconcepts.watch.trace import Forward, Held, Trace
@@ -76,14 +76,14 @@ class ACheckpointHoldsTheOptimizer(Law):
         states = [held for held in self.trace.holders() if size_of_state(held)]
         if is_checkpoint(value) and states:
             self.seen = True
-            missing = [held for held in states if not holds_state(value, held)]
+            parts = list(leaves(value))
+            has_groups = any("param_groups" in path for path, _ in parts)
+            whole = {id(part) for _, part in parts}  # somebody may save the optimizer itself
+            missing = [h for h in states if not has_groups and id(h.optimizer()) not in whole]
             if missing:
-                names = ", ".join(map(repr, list(value)[:6]))
+                names, size = ", ".join(map(repr, list(value)[:6])), size_of_state(missing[0])
                 text = f"the checkpoint has {names}, and nothing of {missing[0].name}"
-                proof = (
-                    f"none of the {size_of_state(missing[0])} tensors of its state is in the file"
-                )
-                self.broken(place, text, proof)
+                self.broken(place, text, f"none of the {size} tensors of its state is in the file")
 
     def on_read(self, value: Any, place: Place) -> None:
         if is_checkpoint(value):
@@ -93,22 +93,20 @@ class ACheckpointHoldsTheOptimizer(Law):
         self.restored.add(id(owner))
 
     def on_step_ends(self, held: Held) -> None:
-        place, self.resumed = self.resumed, None
-        if place is not None and size_of_state(held) and self.trace.loaded:
+        place, self.resumed, size = self.resumed, None, size_of_state(held)
+        if place is not None and size and self.trace.loaded:
             self.seen = True
             if id(held.optimizer()) not in self.restored:
-                proof = (
-                    f"its state was empty before this step; it has {size_of_state(held)} tensors"
-                )
-                self.broken(place, f"training resumes without the state of {held.name}", proof)
+                text = f"training resumes without the state of {held.name}"
+                proof = f"its state was empty before this step; it has {size} tensors"
+                self.broken(place, text, proof)
 
 
 def is_checkpoint(value: Any) -> bool:
     """Return whether a file is there to resume from: weights alone are to be used."""
     if not isinstance(value, dict) or not any(str(key).lower() in PROGRESS for key in value):
         return False
-    parts = [part for part in value.values() if isinstance(part, dict)]
-    return any(isinstance(x, Tensor) for part in parts for x in part.values())
+    return any(tensors(part) for part in value.values() if isinstance(part, dict))
 
 
 def size_of_state(held: Held) -> int:
@@ -116,21 +114,13 @@ def size_of_state(held: Held) -> int:
     return sum(x.ndim > 0 for part in state.values() for x in tensors(part).values())
 
 
-def holds_state(value: Any, held: Held) -> bool:
-    """Return whether some part of a checkpoint is the state of an optimizer, or it itself."""
-    if value is held.optimizer() or (isinstance(value, dict) and "param_groups" in value):
-        return True
-    parts = value.values() if isinstance(value, dict) else value
-    return isinstance(value, (dict, list, tuple)) and any(holds_state(p, held) for p in parts)
-
-
 class APartialCheckpointIsRefused(Law):
     """strict=False, or a filter on names, must not leave a model as it was without a word."""
 
-    file: list[str]  # names in the last file that was read, until it is used
+    file: list[str]  # what the last file had that was read, until it is used
 
     def on_read(self, value: Any, place: Place) -> None:
-        self.file = names_in(value)
+        self.file = list(tensors(value))
 
     def on_step_begins(self, held: Any) -> None:
         self.file = []
@@ -152,21 +142,12 @@ class APartialCheckpointIsRefused(Law):
             return
         names, self.file = self.file or list(given), []
         text = f"{len(missing)} of {len(own)} tensors were not loaded, first {missing[0]}"
-        heads = {name.partition(".")[0] for name in missing}
-        near = [name for name in loaded if name.partition(".")[0] in heads]
+        near = [n for n in loaded if n.partition(".")[0] in {m.partition(".")[0] for m in missing}]
         if not loaded:
-            found = ", ".join(names[:2]) or "nothing"
+            found = names[0] if names else "nothing"
             self.broken(place, text, f"the model has {missing[0]}, the checkpoint {found}")
         elif near:  # people skip a new head on purpose, but then all of it
             proof = f"{missing[0]} keeps its values, though the checkpoint has {near[0]}"
             self.broken(place, text, proof)
         else:
             self.note(place, f"{text}: a new head may be meant")
-
-
-def names_in(value: Any) -> list[str]:
-    """Return the names of the tensors in a checkpoint, of the largest part if it has several."""
-    if not isinstance(value, dict):
-        return []
-    own = [str(name) for name, x in value.items() if isinstance(x, Tensor)]
-    return max([own, *(names_in(part) for part in value.values())], key=len)

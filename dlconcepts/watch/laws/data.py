@@ -83,7 +83,7 @@ def is_data(value: Any) -> bool:
 
 def sources(loader: Any) -> list[Any]:
     """Return the data set of a loader, and those inside it, as of a subset."""
-    found = [getattr(loader, "dataset", None)]
+    found: list[Any] = [getattr(loader, "dataset", None)]
     while getattr(found[-1], "dataset", None) is not None and len(found) < 4:
         found.append(found[-1].dataset)
     return found

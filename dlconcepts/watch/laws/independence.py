@@ -50,7 +50,7 @@ class ExamplesStayApart(Law):
         def first(tensor: Tensor) -> Tensor | None:
             return tensor[0] if tensor.ndim and len(tensor) == n else None
 
-        far, place = influence(self.trace, forward, others_replaced, first)
+        far, place = influence(forward, others_replaced, first)
         if far > LARGEST:
             text = "the output for an example depends on the others in its batch"
             text = "the softmax runs over the batch dimension" if lines else text
@@ -118,7 +118,7 @@ class PredictionsDoNotSeeTheirTargets(Law):
                 return None
             return tensor.narrow(dim, last, 1) if own else tensor.narrow(dim, 0, last)
 
-        far, place = influence(self.trace, forward, change, to_predict_it)
+        far, place = influence(forward, change, to_predict_it)
         if far > LARGEST:
             text = "the prediction of a token depends on that token"
             text = "the targets are the inputs themselves" if own else text

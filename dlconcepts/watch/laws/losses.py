@@ -26,7 +26,6 @@ BINARY = "binary_cross_entropy_with_logits"
 SCORED = ("cross_entropy", "nll_loss", BINARY)
 NORMALISING = {"LogSoftmax", "Softmax"}
 ELEMENTWISE = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
-VIEWS = ("View", "UnsafeView", "Reshape", "Clone")
 DEEP = 32  # operations between a loss and the outputs
 RARELY = 16  # on an accelerator, reading the loss waits for it
 HELD = 4  # graphs of earlier steps; a loop may hold the last loss or two for a while
@@ -140,11 +139,13 @@ def cut(scores: Tensor) -> tuple[str, float] | None:
 class TheLossPairsOutputsWithTargets(Law):
     """An elementwise loss compares each output with one target, not (N, 1) with (N,)."""
 
-    outputs: dict[Any, tuple[int, ...]]
+    outputs: dict[Any, tuple[int, ...]]  # of the last forward pass: shapes by nodes of the graph
+    memory: dict[int, tuple[int, ...]]  # and by where they lie in memory
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         if self.trace.close and isinstance(output, Tensor) and output.grad_fn is not None:
-            self.outputs = {output.grad_fn: tuple(output.shape)}
+            shape = tuple(output.shape)
+            self.outputs, self.memory = {output.grad_fn: shape}, {output.data_ptr(): shape}
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         output, target = named["input"], named["target"]
@@ -161,7 +162,7 @@ class TheLossPairsOutputsWithTargets(Law):
 
     def look_at_pixels(self, scores: Tensor, target: Tensor, place: Place) -> None:
         """Look for maps (N, C, ...) that were reshaped to rows of C without a permutation."""
-        whole = next((shape for node, shape in self.outputs.items() if is_view(scores, node)), ())
+        whole = self.memory.get(scores.data_ptr(), ())
         if len(whole) < 3 or scores.ndim != 2 or whole[1] == whole[-1] or target.ndim != 1:
             return
         if scores.shape[1] == whole[1]:
@@ -199,14 +200,6 @@ class TheLossPairsOutputsWithTargets(Law):
 
 def is_difference(node: Any) -> bool:
     return str(node.name()).startswith("Sub")
-
-
-def is_view(scores: Tensor, node: Any) -> bool:
-    """Return whether scores are an output of a graph's node, reshaped and nothing else."""
-    found: Any = scores.grad_fn
-    while found is not None and found is not node and found.name().startswith(VIEWS):
-        found = found.next_functions[0][0]
-    return found is node
 
 
 class TheLossIsFinite(Law):

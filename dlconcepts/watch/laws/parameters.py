@@ -172,11 +172,11 @@ class EveryParameterGetsAGradient(Law):
 
     def influence(self, forward: Forward, parameters: list[Tensor]) -> float:
         """Return how far other parameters move the outputs that backward went through."""
-        before, kept = floats(run_again(self.trace, forward)), [p.data for p in parameters]
+        before, kept = floats(run_again(forward)), [p.data for p in parameters]
         for p in parameters:
             p.data = p.data + torch.linspace(0, NOISE, p.numel()).to(p).view_as(p)
         try:
-            after = floats(run_again(self.trace, forward))
+            after = floats(run_again(forward))
         finally:
             for p, data in zip(parameters, kept, strict=True):
                 p.data = data

@@ -148,7 +148,7 @@ class AccumulationKeepsTheMean(Law):
     fix = "(loss / k).backward() for k micro-batches"
 
     passes: dict[Place, list[float]]  # the divisor of each loss since the last step
-    sums: set[int]  # optimizers whose gradients are clipped, and were sums before
+    sums: set[Held]  # optimizers whose gradients are clipped, and were sums before
 
     def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
         if is_mean(named) and result.grad_fn is not None:

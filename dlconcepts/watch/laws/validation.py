@@ -22,7 +22,7 @@ class ValidationIsInEvalMode(Law):
         self.seen = True
         if not forward.training or not can_run(forward) or not self.may_prove(forward.place):
             return
-        (far,) = differences(self.trace, forward, (True, 0), (False, 0))
+        (far,) = differences(forward, (True, 0), (False, 0))
         if far > SAME:
             layers = [m for m in forward.owner.modules() if m.training and is_switched(m)]
             text = f"the model was evaluated in training mode{named(layers)}"
@@ -59,7 +59,7 @@ class TrainingIsInTrainingMode(Law):
         late = self.counts[key] >= STEPS and was_put and not frozen
         is_on = not layers or any(m.training for m in layers) or not can_run(forward)
         if not is_on and (key in self.trained or late) and self.may_prove(key):
-            (far,) = differences(self.trace, forward, (True, 0), (False, 0))
+            (far,) = differences(forward, (True, 0), (False, 0))
             if far > SAME:
                 text = f"the model trains in eval mode{named(layers)}"
                 proof = f"in training mode the outputs differ by {far:.2g} of the largest"
@@ -91,8 +91,8 @@ class ValidationRecordsNoGradients(Law):
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            recorded = run_again(self.trace, forward, grad=True)
-        if saved and moved(recorded, run_again(self.trace, forward)) == 0:
+            recorded = run_again(forward, grad=True)
+        if saved and moved(recorded, run_again(forward)) == 0:
             text = "the outputs of an evaluation recorded a graph that no backward pass used"
             proof = f"each batch kept {sum(saved.values()) / 2**20:.2g} MB for a backward pass; "
             proof += "torch.no_grad() keeps none, and gives the same outputs to the last bit"
@@ -174,7 +174,7 @@ class EvalModeLeavesNothingToChance(Law):
         self.seen = self.seen or not forward.training
         module, place = self.suspects.pop(id(forward), (None, NOWHERE))
         if module is not None and can_run(forward) and self.may_prove(place):
-            (far,) = differences(self.trace, forward, (None, 0), (None, 1))
+            (far,) = differences(forward, (None, 0), (None, 1))
             if far:
                 text = f"dropout drops in eval mode: {type(module).__name__} is not told the mode"
                 proof = f"two passes over the same batch differ by {far:.2g} of the largest output"
