@@ -38,29 +38,25 @@ class TrainingIsInTrainingMode(Law):
     why = "dropout is off and BatchNorm keeps its old statistics: nothing regularises the model"
     fix = "model.train() at the start of each epoch, and again after each evaluation inside it"
 
-    trained: set[int]  # models that have trained in training mode
-
     def on_step_begins(self, held: Held) -> None:
         forward = self.trace.last
         if forward is None:
             return
-        model, key = forward.owner, id(forward.owner)
-        self.counts[key] = 0 if forward.training else self.counts[key] + 1
-        if forward.training and key in self.trained:
-            return
+        model, key, modes = (
+            forward.owner,
+            id(forward.owner),
+            self.trace.modes.get(forward.owner, {}),
+        )
         layers = [m for m in model.modules() if is_switched(m)]
         self.seen = self.seen or bool(layers)
-        if forward.training:
-            self.trained.add(key)
-            return
-        modes = self.trace.modes.get(model, {})
-        was_put = False in modes or self.trace.was_loaded(model, next(model.parameters()))
-        frozen = any(not p.requires_grad for p in model.parameters())
-        late = self.counts[key] >= STEPS and was_put and not frozen
-        is_on = not layers or any(m.training for m in layers) or not can_run(forward)
-        if not is_on and (key in self.trained or late) and self.may_prove(key):
+        is_off = layers and not forward.training and not any(m.training for m in layers)
+        self.counts[key] = self.counts[key] + 1 if is_off else 0
+        if self.counts[key] == STEPS and can_run(forward):
+            # Somebody may have put it there, or may want it so for the frozen part.
+            was_put = False in modes or self.trace.was_loaded(model, next(model.parameters()))
+            is_meant = True not in modes and any(not p.requires_grad for p in model.parameters())
             (far,) = differences(forward, (True, 0), (False, 0))
-            if far > SAME:
+            if was_put and not is_meant and far > SAME:
                 text = f"the model trains in eval mode{named(layers)}"
                 proof = f"in training mode the outputs differ by {far:.2g} of the largest"
                 self.broken(modes.get(False, forward.place), text, proof)
