@@ -17,8 +17,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -42,7 +40,6 @@ LOSSES = (
 CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
 RESTING = {"loss", "clip", "clear"}  # kinds that are not reported in steps that are skipped
 Around = Generator[tuple[Any, Any] | None, Any, None]
-MODULE_CODE = str(Path("torch", "nn", "modules", "module.py"))
 MARKED = 8  # outputs of a forward pass; more of them are rarely all of the graph
 
 
@@ -131,7 +128,7 @@ class Hooks:
 
     def begin(self, module: nn.Module, args: Any) -> Forward | None:
         """Return what is known of a forward pass that begins, None if it is not to be watched."""
-        caller = caller_of_module()
+        caller = next(user_frames(), None)
         key = caller and place_of(caller)
         self.calls[key] += 1
         is_of_training = self.rests() and any(
@@ -427,11 +424,3 @@ def argument(args: Any, kwargs: Any, place: int, name: str, default: Any = None)
 
 def rates(optimizer: Any) -> list[float]:
     return [float(group.get("lr", 0)) for group in getattr(optimizer, "param_groups", ())]
-
-
-def caller_of_module() -> FrameType | None:
-    """Return the frame that called a module, beyond PyTorch's own frames around `forward`."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.endswith((MODULE_CODE, __file__)):
-        frame = frame.f_back
-    return frame

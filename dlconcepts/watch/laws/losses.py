@@ -120,9 +120,7 @@ class ScoresAreNotCutAtZero(Law):
         if name in SCORED and scores.requires_grad and scores.ndim:
             self.seen = True
             if found := self.each_time(place, lambda: cut(scores)):
-                text = (
-                    f"the scores come from {found[0]}: none of {tuple(scores.shape)} is below zero"
-                )
+                text = f"the scores come from {found[0]}, and none of them is below zero"
                 proof = f"{found[1]:.0%} of them are cut off at one value, and get no gradient"
                 self.broken(place, text, proof)
 

@@ -25,20 +25,17 @@ def total(parameters: Any) -> float:
 class TheOptimizerHoldsTheModel(Law):
     """What gets a gradient, and is to learn, must be in an optimizer."""
 
-    first: dict[int, tuple[int, float]]  # of a parameter: how often it was written to, its sum
+    first: dict[int, float]  # the sum of a parameter
 
     def on_trained(self, forward: Forward, held: Held) -> None:
         if not self.trace.close:
             return
         self.seen = True
-        model, holders, known = (
-            plain(forward.owner),
-            self.trace.holders(),
-            self.trace.in_optimizers(),
-        )
+        model, holders = plain(forward.owner), self.trace.holders()
+        known = self.trace.in_optimizers()
         learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         outside = [(name, p) for name, p in learns if p.grad is not None and id(p) not in known]
-        has_moved = [self.first.setdefault(id(p), now(p)) != now(p) for _, p in outside]
+        sums = [(self.first.setdefault(id(p), total([p])), total([p])) for _, p in outside[:1]]
         # Other optimizers may still be built, and those of a GAN step in turn.
         if not outside or self.trace.steps < STEPS * len(holders) or self.is_again(id(model)):
             return
@@ -49,18 +46,13 @@ class TheOptimizerHoldsTheModel(Law):
             lost[some.place] = sum(id(q) not in own for q in idle)
         (place, count), *_ = lost.most_common()
         # The script may move it by itself. Of loaded weights one may want to train the head alone.
-        is_meant = has_moved[0] or not own & known or self.trace.was_loaded(model, p)
-        if not has_moved[0] and (count or not is_meant):
+        is_meant = not own & known or self.trace.was_loaded(model, p)
+        if sums[0][0] == sums[0][1] and (count or not is_meant):
             text = f"{len(outside)} parameters get a gradient and are in no optimizer, first {name}"
-            text += (
-                f"; this one holds {count} tensors that the model does not have" if count else ""
-            )
+            if count:
+                text += f"; this one holds {count} tensors that the model does not have"
             proof = f"{name} is the same to the last digit after {self.trace.steps} steps"
             self.broken(place, text, proof)
-
-
-def now(parameter: Tensor) -> tuple[int, float]:
-    return parameter._version, total([parameter])
 
 
 class EveryLayerIsRegistered(Law):
