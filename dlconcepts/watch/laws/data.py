@@ -92,7 +92,6 @@ def sources(loader: Any) -> list[Any]:
 class Stored(Law):
     """Compares the arrays that a data set keeps with what they were before its first pass."""
 
-    lists = False  # whether to look into long lists of examples
     fault = ""  # what a data set is told that has changed
 
     kept: dict[Loader, list[tuple[Any, object]]]
@@ -100,7 +99,7 @@ class Stored(Law):
     def on_epoch(self, loader: Loader, place: Place) -> None:
         datasets = sources(loader.ref())
         if loader not in self.kept:
-            found = stored(datasets, lists=self.lists)
+            found = stored(datasets)
             self.kept[loader] = [(value, fingerprint(value)) for value in found]
             return
         kept = self.kept[loader]
@@ -114,7 +113,7 @@ class Stored(Law):
             self.broken(place, self.fault.format(type(datasets[0]).__name__), proof)
 
 
-def stored(datasets: list[Any], *, lists: bool) -> list[Any]:
+def stored(datasets: list[Any]) -> list[Any]:
     """Return the tensors and numpy arrays that data sets keep, also in lists of examples."""
     waiting = [value for each in datasets for value in getattr(each, "__dict__", {}).values()]
     found: list[Any] = []
@@ -124,7 +123,7 @@ def stored(datasets: list[Any], *, lists: bool) -> list[Any]:
         is_dense = isinstance(part, Tensor) and part.layout == torch.strided
         if (is_dense and part.device.type == "cpu") or (is_array and part.dtype != object):
             found.append(part)
-        elif isinstance(part, (list, tuple)) and (lists or len(part) < ARRAYS):
+        elif isinstance(part, (list, tuple)):
             waiting[:0] = part[:ARRAYS]
     return found
 
@@ -173,7 +172,6 @@ class SharedMemoryIsNotWrittenTo(Stored):
 class DataIsTheSameWhenReadAgain(Stored):
     """Each pass over the data gives the same examples, and a second pass gives some at all."""
 
-    lists = True
     fault = "{} gives other examples when it is read again"
 
     def on_read_twice(self, loader: Loader, place: Place) -> None:

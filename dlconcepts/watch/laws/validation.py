@@ -80,17 +80,13 @@ class ValidationRecordsNoGradients(Law):
         is_recorded = forward.grad and forward.marks and can_run(forward)
         if not is_recorded or not self.may_prove(forward.place):
             return
-        saved: dict[int, int] = {}
-
-        def pack(tensor: Any) -> Any:
-            saved[tensor.data_ptr()] = tensor.nbytes
-            return tensor
-
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
+        saved: dict[int, Tensor] = {}
+        with saved_tensors_hooks(lambda x: saved.setdefault(x.data_ptr(), x), lambda x: x):
             recorded = run_again(forward, grad=True)
         if saved and moved(recorded, run_again(forward)) == 0:
             text = "the outputs of an evaluation recorded a graph that no backward pass used"
-            proof = f"each batch kept {sum(saved.values()) / 2**20:.2g} MB for a backward pass; "
+            size = sum(x.nbytes for x in saved.values()) / 2**20
+            proof = f"each batch kept {size:.2g} MB for a backward pass; "
             proof += "torch.no_grad() keeps none, and gives the same outputs to the last bit"
             self.broken(forward.place, text, proof)
 
