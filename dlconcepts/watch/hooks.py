@@ -137,7 +137,9 @@ class Hooks:
         # Inside backward, a checkpoint is run again.
         if is_of_training or is_skipped(self.calls[key]) or "backward" in self.local.kinds:
             return None
-        owner: Any = caller.f_locals.get("self") if caller else None
+        # Not the locals of each caller: a frame keeps what was read, and with it the last graph.
+        is_method = caller is not None and caller.f_code.co_varnames[:1] == ("self",)
+        owner: Any = caller.f_locals.get("self") if caller and is_method else None
         if not isinstance(owner, nn.Module) or not self.holds(owner, module):
             owner = module
         if owner is module and next(module.parameters(), None) is None:
