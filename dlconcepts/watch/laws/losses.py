@@ -163,7 +163,7 @@ class TheLossPairsOutputsWithTargets(Law):
         whole = self.memory.get(scores.data_ptr(), ())
         if len(whole) < 3 or scores.ndim != 2 or whole[1] == whole[-1] or target.ndim != 1:
             return
-        if scores.shape[1] == whole[1]:
+        if scores.shape[1] == whole[1] and scores.numel() == math.prod(whole):
             values = scores.detach()
             maps = values.reshape(whole).movedim(1, -1).reshape(values.shape)
             text = f"outputs {whole} were reshaped to {tuple(values.shape)} without a permutation"
