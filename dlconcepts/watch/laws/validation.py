@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, Place, says_validation
+from dlconcepts.watch.places import NOWHERE, Place, function_at, says_validation
 from dlconcepts.watch.proofs import can_run, differences, moved, run_again
 from dlconcepts.watch.trace import Forward, Held
 
@@ -117,7 +117,9 @@ class ValidationChangesNothing(Law):
             elif not self.others:
                 text = "the weights after an evaluation are not those before it"
                 proof = f"after step {held.steps} a parameter has changed, by no optimizer"
-                self.broken(forward.place, text, proof)
+                evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
+                is_near = function_at(evaluates) is function_at(forward.place)
+                self.broken(evaluates if is_near else forward.place, text, proof)
         if last is not None and says_validation(NOWHERE, last.functions[:1]):
             self.seen = True
             is_other = {place for place, _ in self.trace.training_sites} != {last.place}
