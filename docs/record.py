@@ -36,7 +36,7 @@ from dlconcepts.testing.results import judge, read_item
 from dlconcepts.testing.run import environment, find_devices
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws import LAWS
-from dlconcepts.watch.report import Finding, Report, described
+from dlconcepts.watch.report import Finding, described
 from tests.data.make_photographs import PHOTOGRAPHS
 from tests.watch import programs
 from tests.watch.mutations import BUGS, Mutant
@@ -291,9 +291,7 @@ def example(
     said = next((each for each in broken if each["law"] == law.id), None)
     if said is None or not mutant.near(said["line"]):
         return None
-    lesson = Report(explanations={law.id: law.explanation} if law.explanation else {}).lesson(
-        law.id
-    )
+    lesson = law.lesson
     finding = Finding(law.id, "broken", "train.py", said["line"], said["message"], said["proof"])
     head, *text = described(finding, lesson, width=84)  # as a page is wide
     lines, wrong = script.text.splitlines(), mutant.text.splitlines()

@@ -14,43 +14,32 @@ import sys
 import threading
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import suppress
-from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    _global_forward_hooks_with_kwargs,
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
-from torch.optim import lr_scheduler
-from torch.optim.optimizer import (
-    Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.nn.modules import module as modules
+from torch.nn.utils import clip_grad
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim import optimizer as optimizers
 from torch.utils.data import DataLoader, dataloader
 
 from dlconcepts.checks.trees import tensors
-from dlconcepts.watch.places import NOWHERE, OURS, here, is_user_file, maker, place_of, user_frames
-from dlconcepts.watch.trace import AWAKE, EVERY, KEPT, TWO, Forward, Mark, Trace, size
+from dlconcepts.watch.places import NOWHERE, here, is_user_file, maker, place_of, user_frames
+from dlconcepts.watch.trace import KEPT, Forward, Mark, Trace, is_skipped, size, versions
 
 # Losses whose inputs a law judges.
 LOSSES = (
     *("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
     *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"),
 )
-SOFTMAX = ("softmax", "log_softmax")
 CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
-UNSCRIPTED = (*LOSSES, *SOFTMAX, "dropout")
 RESTING = {"loss", "clip", "clear"}  # kinds that are not reported in steps that are skipped
 Around = Generator[tuple[Any, Any] | None, Any, None]
-MODULE_CODE = str(Path("torch", "nn", "modules", "module.py"))
 MARKED = 8  # outputs of a forward pass; more of them are rarely all of the graph
 
 
@@ -61,7 +50,6 @@ class Running(threading.local):
         self.stack: list[nn.Module] = []
         self.forward: Forward | None = None
         self.kinds: set[str] = set()  # of calls that are reported
-        self.direct: Any = None  # of a forward that was called as a method
 
 
 class Hooks:
@@ -69,51 +57,45 @@ class Hooks:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
+        self.process = os.getpid()
         self.local = Running()
-        self.undo: list[Callable[[], object]] = []
-        self.calls: dict[Any, int] = {}  # of models, by the line
-        self.routine: set[Any] = set()  # lines of forward passes that train
+        self.undo = ExitStack()
+        self.calls = Counter[Any]()  # of models, by the line
         self.parts: weakref.WeakKeyDictionary[nn.Module, set[int]] = weakref.WeakKeyDictionary()
 
     def __enter__(self) -> "Hooks":
         for handle in (
-            register_module_forward_pre_hook(self.before_forward),
+            modules.register_module_forward_pre_hook(self.before_forward),
             # always_call: the stack of running modules must survive an exception.
-            register_module_forward_hook(self.after_forward, with_kwargs=True, always_call=True),
-            register_optimizer_step_pre_hook(self.before_step),
-            register_optimizer_step_post_hook(self.after_step),
+            modules.register_module_forward_hook(
+                self.after_forward, with_kwargs=True, always_call=True
+            ),
+            optimizers.register_optimizer_step_pre_hook(self.before_step),
+            optimizers.register_optimizer_step_post_hook(self.after_step),
         ):
-            self.undo.append(handle.remove)
+            self.undo.callback(handle.remove)
             # remove() forgets a hook, but not that it took keyword arguments.
-            self.undo.append(
-                functools.partial(_global_forward_hooks_with_kwargs.pop, handle.id, None)
-            )
+            self.undo.callback(modules._global_forward_hooks_with_kwargs.pop, handle.id, None)
         self.replace_all()
-        FOLLOWED.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        FOLLOWED.remove(self)
-        for undo in reversed(self.undo):
-            undo()
-        self.undo.clear()
+        self.undo.close()
 
     @property
     def is_off(self) -> bool:
         return bool(
-            self.trace.quiet
+            torch.compiler.is_compiling()
+            or self.trace.quiet
             or torch._C._get_tracing_state() is not None  # TorchScript records a call
             or torch._C._len_torch_dispatch_stack()  # a mode of the user would see our operations
             or torch._C._functorch.peek_interpreter_stack() is not None  # vmap, grad, ...
+            or os.getpid() != self.process  # a worker process has nothing to report to
         )
 
     def rests(self) -> bool:
         """Return whether this step is skipped: of many training steps only some are watched."""
         return self.trace.rests and torch.is_grad_enabled()
-
-    def tell(self, event: str, *arguments: Any) -> None:
-        with torch._C.DisableTorchFunction():
-            self.trace.tell(event, *arguments)
 
     # Forward passes.
 
@@ -122,26 +104,14 @@ class Hooks:
         if torch.compiler.is_compiling():
             return
         local = self.local
-        if local.stack:
-            local.stack.append(module)
-            forward = local.forward
-            if forward is not None and (self.trace.close or not forward.training):
-                with torch._C.DisableTorchFunction():
-                    self.note_layer(forward, module, args)
-        elif not self.is_off:
-            local.stack.append(module)
-            local.forward = None
-            caller = caller_of_module()
-            key = None if caller is None else (caller.f_code, caller.f_lineno)
-            calls = self.calls[key] = self.calls.get(key, 0) + 1
-            is_routine = calls > AWAKE and calls % EVERY >= TWO
-            is_routine = is_routine or (self.rests() and key in self.routine)
-            # Inside backward, a checkpoint is run again.
-            if not is_routine and "backward" not in local.kinds:
-                with torch._C.DisableTorchFunction():
-                    local.forward = self.begin(module, args, caller)
-                    if local.forward is not None:
-                        local.forward.key = key
+        if not local.stack and self.is_off:
+            return
+        with torch._C.DisableTorchFunction():
+            if not local.stack:
+                local.forward = self.begin(module, args)
+            elif local.forward and (self.trace.close or not local.forward.training):
+                self.note_layer(local.forward, module, args)
+        local.stack.append(module)
 
     def note_layer(self, forward: Forward, module: nn.Module, args: Any) -> None:
         if forward.inner is None and module._parameters and args:
@@ -156,137 +126,118 @@ class Hooks:
             self.parts[owner] = {id(part) for part in owner.modules()}
         return id(module) in self.parts[owner]
 
-    def begin(self, module: nn.Module, args: Any, caller: FrameType | None) -> Forward | None:
-        owner = self.owner_in(caller, module)
-        if owner is None and next(module.parameters(), None) is None:
+    def begin(self, module: nn.Module, args: Any) -> Forward | None:
+        """Return what is known of a forward pass that begins, None if it is not to be watched."""
+        caller = next(user_frames(), None)
+        key = caller and place_of(caller)
+        self.calls[key] += 1
+        is_of_training = self.rests() and any(
+            place == key for place, _ in self.trace.training_sites
+        )
+        # Inside backward, a checkpoint is run again.
+        if is_of_training or is_skipped(self.calls[key]) or "backward" in self.local.kinds:
+            return None
+        # Not the locals of each caller: a frame keeps what was read, and with it the last graph.
+        is_method = caller is not None and caller.f_code.co_varnames[:1] == ("self",)
+        owner: Any = caller.f_locals.get("self") if caller and is_method else None
+        if not isinstance(owner, nn.Module) or not self.holds(owner, module):
+            owner = module
+        if owner is module and next(module.parameters(), None) is None:
             return None  # a loss, or an activation that is used as a function
-        frames = list(user_frames(sys._getframe(1)))
-        direct = None
-        if owner is not None and caller is not None and caller.f_code.co_name == "forward":
+        first, frame, known = id(module), id(caller), self.local.forward
+        if owner is not module and caller and caller.f_code.co_name == "forward":
             # Somebody called model.forward(x), which runs no hooks of the model itself.
-            known = self.local.direct
-            if known and known[:2] == (id(caller), id(owner)) and known[2] != id(module):
-                return cast(Forward, known[3])
-            direct, module = (id(caller), id(owner), id(module)), owner
+            if known and (known.frame, known.owner) == (frame, owner) and known.first != first:
+                return known
             names = caller.f_code.co_varnames[1 : caller.f_code.co_argcount]
             args = tuple(caller.f_locals.get(name) for name in names)
-            frames = list(user_frames(caller.f_back))
-        lines = [place_of(frame) for frame in frames[:4]] or [NOWHERE]
-        names = tuple(f.f_code.co_name for f in frames[:8] if f.f_code.co_name != "forward")
-        owner, kept = owner or module, args if size(args) <= KEPT else ()
-        modes = torch.is_grad_enabled(), owner.training
-        callers = tuple(lines[1:])
-        forward = Forward(module, owner, lines[0], names, callers, *modes, self.trace.loader, kept)
-        forward.versions = versions(kept)
-        if direct:
-            self.local.direct = (*direct, forward)
+            module, caller = owner, caller.f_back
+        frames = list(user_frames(caller))[:8]
+        place, *callers = [place_of(frame) for frame in frames[:4]] or [NOWHERE]
+        functions = tuple(f.f_code.co_name for f in frames if f.f_code.co_name != "forward")
+        forward = Forward(self.trace, module, owner, place, functions, tuple(callers))
+        forward.grad, forward.training = torch.is_grad_enabled(), owner.training
+        forward.loader = self.trace.loader
+        forward.args = args if size(args) <= KEPT else ()
+        forward.versions, forward.frame, forward.first = versions(forward.args), frame, first
         return forward
-
-    def owner_in(self, caller: FrameType | None, module: nn.Module) -> nn.Module | None:
-        """Return the module whose method called a module that it holds."""
-        if caller is None or caller.f_code.co_varnames[:1] != ("self",):
-            return None
-        owner: Any = caller.f_locals.get("self")
-        is_other = isinstance(owner, nn.Module) and owner is not module
-        return owner if is_other and self.holds(owner, module) else None
 
     def after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        stack = self.local.stack
+        stack, forward = self.local.stack, self.local.forward
         if not any(running is module for running in reversed(stack)):
             return  # watching began inside its forward, or rests
         while stack.pop() is not module:
             pass
-        forward = self.local.forward
-        if stack or forward is None or output is None or "backward" in self.local.kinds:
+        if stack or forward is None or output is None:
             return
         with torch._C.DisableTorchFunction():
             if kwargs and forward.module is module:
                 forward.kwargs = kwargs if size(kwargs) <= KEPT else {}
-            self.mark(forward, output)
+            nodes = {path: x.grad_fn for path, x in tensors(output).items() if x.grad_fn}
+            for path, node in list(nodes.items())[:MARKED]:
+                mark = Mark(forward)
+                node.register_prehook(mark.walk)
+                self.trace.marks.add(mark)
+                forward.marks[path] = weakref.ref(mark)
             if not forward.ended:  # the first of the layers, if forward was called directly
                 forward.ended = True
-                self.end(forward, output)
-
-    def mark(self, forward: Forward, output: Any) -> None:
-        """Attach marks to the graph of an output; they live, and are walked, with it."""
-        found = [(path, x.grad_fn) for path, x in tensors(output).items() if x.grad_fn is not None]
-        for path, node in found[:MARKED]:
-            mark = Mark(self.trace, forward)
-            node.register_prehook(mark.walk)
-            forward.marks.add(mark)
-            self.trace.marks.add(mark)
-            forward.paths[path] = weakref.ref(mark)
-
-    def end(self, forward: Forward, output: Any) -> None:
-        trace = self.trace
-        forward.writes = forward.versions != versions(forward.args)
-        site = trace.site(forward)
-        if forward.loader and len(site.loaders) < 8:
-            site.loaders.add(forward.loader)
-        trace.settle()
-        trace.pending.append(forward)
-        for old in list(trace.pending)[1:-2]:  # three batches at most are kept alive
-            if not old.walked:
-                old.forget()
-        trace.tell("forward", forward, output)
-        if not forward.marks:
-            trace.unused(forward)
+                self.trace.settle()
+                self.trace.models.add(forward.owner)
+                self.trace.pending.append(forward)
+                for old in list(self.trace.pending)[1:-2]:  # at most three batches are kept alive
+                    if not old.walked:
+                        old.args, old.kwargs = (), {}
+                if not self.rests():
+                    self.trace.tell("forward", forward, output)
+                if not forward.marks:
+                    self.trace.unused(forward)
 
     # Optimizer steps.
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or self.is_off:
+        if self.is_off or self.trace.rests:
             return
-        with torch._C.DisableTorchFunction():
-            held = self.trace.held(optimizer, here())
-            held.place_of_step = here()
-            held.has_closure = bool(args[1:] or kwargs)  # the first is the optimizer
-            held.rates = [*held.rates[:1], *rates(optimizer)[:1]]
-            self.trace.tell("step_begins", held)
+        held = self.trace.held(optimizer, here())
+        held.place_of_step = here()
+        held.has_closure = bool(args[1:] or kwargs)  # the first is the optimizer
+        self.trace.tell("step_begins", held)
 
     def after_step(self, optimizer: Any, *_: Any) -> None:
-        if torch.compiler.is_compiling() or self.is_off:
+        if self.is_off:
             return
-        with torch._C.DisableTorchFunction():
-            trace = self.trace
-            held = trace.held(optimizer)
-            held.steps += 1
-            trace.steps += 1
-            if trace.close and trace.last is not None:
+        trace, held = self.trace, self.trace.held(optimizer)
+        held.steps += 1
+        trace.steps += 1
+        if not trace.rests:
+            if trace.last is not None:
                 trace.trains(trace.last.owner)  # later the optimizer may be gone
             trace.settle()
             trace.tell("step_ends", held)
             if trace.last is not None:
                 trace.tell("trained", trace.last, held)
-                self.routine.add(trace.last.key)
-            held.new = trace.fresh = 0
-            trace.rests = trace.steps > AWAKE and trace.steps % EVERY >= TWO
-            trace.close = held.steps < 4 or held.steps & (held.steps - 1) == 0
+        held.new = trace.fresh = 0
+        trace.rests = is_skipped(trace.steps)
+        trace.close = held.steps < 4 or held.steps & (held.steps - 1) == 0
 
     # What has no public hook.
 
     def replace_all(self) -> None:
-        schedules = [
-            kind
-            for kind in vars(lr_scheduler).values()
-            if isinstance(kind, type) and "step" in vars(kind)
-            if "Scheduler" in "".join(base.__name__ for base in kind.__mro__)
-        ]
-        clips = sys.modules["torch.nn.utils.clip_grad"]
+        found = [kind for kind in vars(lr_scheduler).values() if isinstance(kind, type)]
+        schedules = [kind for kind in found if "step" in vars(kind) and kind is not Optimizer]
         # The iterator's class is the only place where each batch passes.
         iterator = dataloader._BaseDataLoaderIter
         table: tuple[tuple[Any, ...], ...] = (
             (self.around_loss, LOSSES, F),
-            (self.around_softmax, SOFTMAX, F, torch, Tensor),
+            (self.around_softmax, ("softmax", "log_softmax"), F, torch, Tensor),
             (self.around_dropout, ("dropout",), F),
             (self.around_backward, ("backward", "grad"), torch.autograd),
-            (self.around_clip, CLIPPING, nn.utils, clips),
-            (self.around_schedule, ("step",), *schedules),
+            (self.around_clip, CLIPPING, nn.utils, clip_grad),
+            (self.around_schedule, ("__init__", "step"), *schedules),
             (self.around_train, ("train",), nn.Module),
-            (self.around_state, ("state_dict",), nn.Module),
-            (self.around_load, ("load_state_dict",), nn.Module, Optimizer),
+            (self.around_state, ("state_dict", "load_state_dict"), nn.Module),
+            (self.around_state, ("load_state_dict",), Optimizer),
             (self.around_clear, ("zero_grad",), nn.Module, Optimizer),
             (self.around_file, ("save", "load"), torch),
             (self.around_scale, ("scale", "unscale_"), torch.amp.GradScaler),
@@ -294,28 +245,24 @@ class Hooks:
             (self.around_iter, ("__iter__",), DataLoader),
             (self.around_next, ("__next__",), iterator),
             (self.around_warning, ("showwarning",), warnings),
-            # TorchScript reads the source of functions, and cannot compile ours.
             (self.around_script, ("script",), torch.jit),
         )
+        files = [(module, getattr(module, "__file__", None)) for module in sys.modules.values()]
+        users = [module for module, file in files if file and is_user_file(str(file))]
         for around, names, *holders in table:
             for holder in holders:
                 for name in names:
-                    self.replace(holder, name, around)
+                    self.replace(holder, name, around, users)
 
-    def replace(self, holder: Any, name: str, around: Callable[..., Around]) -> None:
+    def replace(self, holder: Any, name: str, around: Callable[..., Around], users: Any) -> None:
         """Replace a function by one that reports to `around(function, arguments)`."""
-        function = getattr(holder, name, None)
-        if function is None:
-            return
-        own, kind = name in vars(holder), around.__name__.partition("_")[2]
+        function, kind = getattr(holder, name), around.__name__.partition("_")[2]
 
         @functools.wraps(function)
         def replacement(*args: Any, **kwargs: Any) -> Any:
+            if self.is_off or kind in self.local.kinds or (kind in RESTING and self.rests()):
+                return function(*args, **kwargs)
             kinds = self.local.kinds
-            if torch.compiler.is_compiling() or kind in kinds or self.is_off:
-                return function(*args, **kwargs)
-            if kind in RESTING and self.rests():
-                return function(*args, **kwargs)
             kinds.add(kind)
             call = around(function, args, kwargs)
             try:
@@ -328,23 +275,23 @@ class Hooks:
                 kinds.discard(kind)
                 call.close()
 
-        replacement._dlconcepts_original = function  # type: ignore[attr-defined]
+        if name in vars(holder):
+            self.undo.callback(setattr, holder, name, function)
+        else:
+            self.undo.callback(delattr, holder, name)
         setattr(holder, name, replacement)
-        restore = functools.partial(setattr, holder, name, function)
-        self.undo.append(restore if own else functools.partial(delattr, holder, name))
         # A module that was imported before may hold the function by name.
-        files = [(m, str(getattr(m, "__file__", None) or OURS)) for m in sys.modules.values()]
-        for module in [module for module, file in files if is_user_file(file)]:
+        for module in users:
             for key, value in list(vars(module).items()):
                 if value is function:
                     setattr(module, key, replacement)
-                    self.undo.append(functools.partial(setattr, module, key, function))
+                    self.undo.callback(setattr, module, key, function)
 
     def around_loss(self, function: Any, args: Any, kwargs: Any) -> Around:
         result = yield None
         named = dict(zip(("input", "target", "weight"), args, strict=False)) | kwargs
         if all(isinstance(x, Tensor) for x in (result, named.get("input"), named.get("target"))):
-            self.tell("loss", function.__name__, named, result, here())
+            self.trace.tell("loss", function.__name__, named, result, here())
 
     def around_softmax(self, function: Any, args: Any, kwargs: Any) -> Around:
         code = getattr(function, "__code__", None)
@@ -352,118 +299,111 @@ class Hooks:
             kwargs = kwargs | {"_stacklevel": kwargs.get("_stacklevel", 3) + 1}
         result = yield args, kwargs
         if self.trace.close and isinstance(result, Tensor):
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-            inside = bool(self.local.stack)
-            self.tell("softmax", function.__name__, args[:1], dim, result, inside, here())
+            dim, inside = argument(args, kwargs, 1, "dim"), bool(self.local.stack)
+            self.trace.tell("softmax", function.__name__, args[:1], dim, result, inside, here())
 
     def around_dropout(self, function: Any, args: Any, kwargs: Any) -> Around:
         stack = self.local.stack
         if not (len(args) > 2 or "training" in kwargs) and stack and not stack[-1].training:
-            self.tell("dropout", stack[-1], self.local.forward, here())
+            self.trace.tell("dropout", stack[-1], self.local.forward, here())
         yield None
 
     def around_backward(self, function: Any, args: Any, kwargs: Any) -> Around:
-        losses = kwargs.get("tensors", args[0] if args else None)
+        losses, trace = argument(args, kwargs, 0, "tensors"), self.trace
         loss = losses if isinstance(losses, Tensor) else next(iter(losses or ()), None)
         is_grad = function.__name__ == "grad"
-        self.trace.backwards += not is_grad
-        if is_grad or self.trace.rests or not isinstance(loss, Tensor):
+        trace.backwards += not is_grad
+        if is_grad or trace.rests or not isinstance(loss, Tensor):
             yield None
             return
         place = here()
-        for held in self.trace.holders():
-            held.before_backward(close=self.trace.close)
-        self.tell("backward_begins", loss, place)
+        for held in trace.holders():
+            held.before_backward(close=trace.close)
+        trace.tell("backward_begins", loss, place)
         yield None
-        for held in self.trace.holders():
+        for held in trace.holders():
             held.after_backward(place)
-        self.trace.fresh, self.trace.backward = self.trace.fresh + 1, place
-        self.tell("backward_ends", loss, place)
+        trace.fresh, trace.backward = trace.fresh + 1, place
+        trace.tell("backward_ends", loss, place)
 
     def around_clip(self, function: Any, args: Any, kwargs: Any) -> Around:
-        parameters = args[0] if args else kwargs.get("parameters", ())
-        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        given = {"parameters": parameters}
-        limits = [kwargs[k] for k in ("max_norm", "clip_value") if k in kwargs]
-        self.tell("clips", parameters, [*limits, *args[1:2], None][0], here())
+        parameters = argument(args, kwargs, 0, "parameters")
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters or ())
+        limit = "max_norm" if function.__name__ == CLIPPING[0] else "clip_value"
+        self.trace.tell("clips", parameters, argument(args, kwargs, 1, limit), here())
         # They may have been an iterator.
-        yield ((parameters, *args[1:]), kwargs) if args else ((), {**kwargs, **given})
+        yield (parameters, *args[1:]), {k: v for k, v in kwargs.items() if k != "parameters"}
 
     def around_schedule(self, function: Any, args: Any, kwargs: Any) -> Around:
-        caller = sys._getframe(2).f_code.co_name
-        optimizer = getattr(args[0], "optimizer", None)
-        before = rates(optimizer)
+        before = rates(getattr(args[0], "optimizer", None))
         yield None
-        if optimizer is not None:
-            event = "schedule_built" if caller in ("_initial_step", "__init__") else "scheduled"
-            self.tell(event, args[0], self.trace.held(optimizer), before, here())
+        if optimizer := getattr(args[0], "optimizer", None):
+            event = "schedule_built" if function.__name__ == "__init__" else "scheduled"
+            self.trace.tell(event, args[0], self.trace.held(optimizer), before, here())
 
     def around_train(self, function: Any, args: Any, kwargs: Any) -> Around:
         model = yield None
         if isinstance(model, nn.Module):
-            mode = bool(kwargs.get("mode", args[1] if len(args) > 1 else True))
+            mode = bool(argument(args, kwargs, 1, "mode", True))
             self.trace.modes.setdefault(model, {})[mode] = here()
 
     def around_state(self, function: Any, args: Any, kwargs: Any) -> Around:
-        state = yield None
-        if "load" not in self.local.kinds:
-            self.tell("state_taken", args[0], state, here())
-
-    def around_load(self, function: Any, args: Any, kwargs: Any) -> Around:
-        state = kwargs.get("state_dict", args[1] if len(args) > 1 else None)
-        self.tell("state_loads", args[0], state, here())
-        yield None
-        if isinstance(args[0], nn.Module):
-            self.trace.loaded.add(args[0])
-        self.tell("state_loaded", args[0], state, here())
+        owner, is_load = args[0], function.__name__ == "load_state_dict"
+        state = argument(args, kwargs, 1, "state_dict") if is_load else None
+        if is_load:
+            self.trace.tell("state_loads", owner, state, here())
+        result = yield None
+        if isinstance(owner, nn.Module) and is_load:
+            self.trace.loaded.add(owner)
+        event = "state_loaded" if is_load else "state_taken"
+        self.trace.tell(event, owner, state if is_load else result, here())
 
     def around_clear(self, function: Any, args: Any, kwargs: Any) -> Around:
-        self.tell("clears", args[0], here())
+        self.trace.tell("clears", args[0], here())
         yield None
 
     def around_file(self, function: Any, args: Any, kwargs: Any) -> Around:
         if function.__name__ == "save":
-            self.tell("saves", kwargs.get("obj", args[0] if args else None), maker())
+            self.trace.tell("saves", argument(args, kwargs, 0, "obj"), maker())
         result = yield None
         if function.__name__ == "load":
-            self.tell("read", result, here())
+            self.trace.tell("read", result, here())
 
     def around_scale(self, function: Any, args: Any, kwargs: Any) -> Around:
         yield None
         if args[0].is_enabled():
-            self.tell("scaled", args[0].get_scale() if function.__name__ == "scale" else 1.0)
+            self.trace.tell("scaled", args[0].get_scale() if function.__name__ == "scale" else 1.0)
 
     def around_init(self, function: Any, args: Any, kwargs: Any) -> Around:
         yield None
         if isinstance(args[0], Optimizer):
             self.trace.held(args[0], here())
         else:
-            self.trace.built[id(args[0])] = here()
+            self.trace.known_loader(args[0], here())
 
     def around_iter(self, function: Any, args: Any, kwargs: Any) -> Around:
         iterator = yield None
-        loader, trace = args[0], self.trace
-        key = id(loader)
-        if key not in trace.loaders or trace.loaders[key]() is not loader:
-            trace.loaders[key], trace.passes[key] = weakref.ref(loader), 0
-        trace.passes[key] += 1
+        place = here()
+        known = self.trace.known_loader(args[0], place)
+        known.passes += 1
         with suppress(AttributeError):  # an iterator may have slots
-            iterator._dlconcepts_loader = key
-        self.tell("epoch", loader, here())
+            iterator._dlconcepts_loader = known
+        self.trace.tell("epoch", known, place)
 
     def around_next(self, function: Any, args: Any, kwargs: Any) -> Around:
-        key = getattr(args[0], "_dlconcepts_loader", 0)
+        (iterator,) = args
+        known = getattr(iterator, "_dlconcepts_loader", None)
         try:
             batch = yield None
         except GeneratorExit:  # StopIteration, or an error
-            if key and getattr(args[0], "_dlconcepts_ended", False):
-                self.tell("read_twice", self.trace.loaders[key](), here())
-            args[0]._dlconcepts_ended = True
-            self.trace.loader = 0
+            if known and getattr(iterator, "_dlconcepts_ended", False):
+                self.trace.tell("read_twice", known, here())
+            iterator._dlconcepts_ended = True
+            self.trace.loader = None
             raise
-        if key:
-            self.trace.loader = key
-            self.tell("batch", self.trace.loaders[key](), batch)
+        if known:
+            self.trace.loader = known
+            self.trace.tell("batch", known, batch)
 
     def around_warning(self, function: Any, args: Any, kwargs: Any) -> Around:
         """Show a warning at the user's line, where it would be without our functions between."""
@@ -472,41 +412,17 @@ class Hooks:
         yield args, kwargs
 
     def around_script(self, function: Any, args: Any, kwargs: Any) -> Around:
-        found = [(h, n, vars(h).get(n)) for h in (F, torch, Tensor) for n in UNSCRIPTED]
-        ours: list[Any] = [row for row in found if hasattr(row[2], "_dlconcepts_original")]
-        for holder, name, function in ours:
-            setattr(holder, name, function._dlconcepts_original)
+        # TorchScript reads the source of functions, and cannot compile ours.
+        self.undo.close()
         try:
             yield None
         finally:
-            for holder, name, function in ours:
-                setattr(holder, name, function)
+            self.__enter__()
+
+
+def argument(args: Any, kwargs: Any, place: int, name: str, default: Any = None) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def rates(optimizer: Any) -> list[float]:
     return [float(group.get("lr", 0)) for group in getattr(optimizer, "param_groups", ())]
-
-
-def versions(args: Any) -> tuple[int, ...]:
-    """Return how often each argument was written to, of those that count it."""
-    return tuple(x._version for x in args if isinstance(x, Tensor) and not x.is_inference())
-
-
-def caller_of_module() -> FrameType | None:
-    """Return the frame that called a module, beyond PyTorch's own frames around `forward`."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.endswith((MODULE_CODE, __file__)):
-        frame = frame.f_back
-    return frame
-
-
-FOLLOWED: list[Hooks] = []
-
-
-def stop_in_child() -> None:
-    for hooks in FOLLOWED:
-        hooks.trace.quiet += 1
-
-
-if hasattr(os, "register_at_fork"):  # a worker process has nothing to report to
-    os.register_at_fork(after_in_child=stop_in_child)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from inspect import get_annotations
 from typing import Any, ClassVar, TypeVar, get_origin
 
+from dlconcepts.checks import REGISTRY
 from dlconcepts.watch.places import Place
-from dlconcepts.watch.report import Explanation, Finding
+from dlconcepts.watch.report import Finding
 from dlconcepts.watch.trace import Trace
 
 PROOFS = 2  # for each line; a third would tell nothing new
@@ -19,16 +20,18 @@ Found = TypeVar("Found")
 class Law:
     """A law listens to events by methods of their names; `dlconcepts.watch.hooks` tells them.
 
-    `seen` becomes True when something happened that could have broken the law. `explanation` is
-    None where `dlconcepts.checks` has the law, with its texts. The class has the name of the law,
-    and annotations for what it remembers: containers, which are empty at first.
+    `seen` becomes True when something happened that could have broken the law. Its lesson is that
+    of the check in `dlconcepts.checks`, if there is one, else its own claim, concept, why and fix.
+    The class has the name of the law, and annotations for what it remembers: containers, which are
+    empty at first.
     """
 
     id: ClassVar[str]
-    explanation: ClassVar[Explanation | None] = None
+    lesson: ClassVar[Any]
 
     def __init_subclass__(cls) -> None:
         cls.id = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()
+        cls.lesson = getattr(REGISTRY.get(cls.id), "lesson", cls)
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace

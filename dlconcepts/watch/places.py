@@ -14,16 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 OURS = str(Path(__file__).parent)
+LIBRARIES = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 # Code that is not the user's: PyTorch, installed packages, the standard library and watch itself.
-FOREIGN = tuple(
-    {
-        str(Path(torch.__file__).parent),
-        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-        OURS,
-        "<frozen",
-        "<string>",
-        "<eval_with_key>",
-    }
+FOREIGN = (
+    *(str(Path(torch.__file__).parent), *LIBRARIES, OURS),
+    *("<frozen", "<string>", "<eval_with_key>"),
 )
 VALIDATION = re.compile(
     # Not "valid" alone, which a GAN calls what is real.
@@ -31,6 +26,7 @@ VALIDATION = re.compile(
     r"test|tests|testing|preds?|predict\w*|infer\w*|dev|accuracy|score|holdout|heldout)(?![a-z])"
 )
 TRAINING = re.compile(r"train|fit(?![a-z])|pseudo|rollout|act(?![a-z])")
+FUNCTIONS, LOOPS = (ast.FunctionDef, ast.AsyncFunctionDef), (ast.For, ast.While)
 
 
 class Place(NamedTuple):
@@ -43,9 +39,6 @@ class Place(NamedTuple):
     def code(self) -> str:
         return linecache.getline(self.file, self.line).strip()
 
-    def __str__(self) -> str:
-        return f"{Path(self.file).name}:{self.line}"
-
 
 NOWHERE = Place("", 0)
 
@@ -53,6 +46,10 @@ NOWHERE = Place("", 0)
 @functools.cache
 def is_user_file(name: str) -> bool:
     return not name.startswith(FOREIGN)
+
+
+def place_of(frame: FrameType) -> Place:
+    return Place(frame.f_code.co_filename, frame.f_lineno)
 
 
 def user_frames(frame: FrameType | None = None) -> Iterator[FrameType]:
@@ -79,8 +76,14 @@ def maker() -> Place:
     return here()
 
 
-def place_of(frame: FrameType) -> Place:
-    return Place(frame.f_code.co_filename, frame.f_lineno)
+def line_of_method(owner: object, method: str) -> Place | None:
+    """Return the first line of a method that the user wrote."""
+    code = getattr(getattr(type(owner), method, None), "__code__", None)
+    is_own = code is not None and is_user_file(code.co_filename)
+    return Place(code.co_filename, code.co_firstlineno) if code and is_own else None
+
+
+# What the code around a line says.
 
 
 @functools.lru_cache(maxsize=64)
@@ -92,54 +95,49 @@ def tree(file: str) -> ast.AST:
 
 
 @functools.lru_cache(maxsize=1024)  # a loop asks for the same lines at each step
-def around(place: Place, *kinds: type[ast.AST]) -> list[Any]:
-    """Return the nodes of some kinds that hold a line, the innermost last."""
+def innermost(place: Place, kinds: tuple[type[ast.AST], ...]) -> Any:
+    """Return the innermost node of some kinds that holds a line, or the module."""
     nodes: list[Any] = [node for node in ast.walk(tree(place.file)) if isinstance(node, kinds)]
     inside = [node for node in nodes if node.lineno <= place.line <= node.end_lineno]
-    return sorted(inside, key=lambda node: node.lineno)
+    return max(inside, key=lambda node: node.lineno, default=tree(place.file))
 
 
-def function_at(place: Place) -> ast.AST:
+def function_at(place: Place) -> Any:
     """Return the innermost function around a line, or the module."""
-    functions = around(place, ast.FunctionDef, ast.AsyncFunctionDef)
-    return functions[-1] if functions else tree(place.file)
+    return innermost(place, FUNCTIONS)
 
 
 def function_name(place: Place) -> tuple[str, ...]:
     return (getattr(function_at(place), "name", ""),)
 
 
-def loops_at(place: Place) -> list[Any]:
-    """Return the loops around a line within its function, the innermost last."""
-    first = getattr(function_at(place), "lineno", 0)
-    return [loop for loop in around(place, ast.For, ast.While) if loop.lineno >= first]
+def loop_at(place: Place) -> Any:
+    """Return the innermost loop around a line within its function, or None."""
+    found = innermost(place, (*FUNCTIONS, *LOOPS))
+    return found if isinstance(found, LOOPS) else None
 
 
-def nearest(pattern: str, place: Place, last: int | None = None) -> Place:
-    """Return the line nearest to a place that matches, up to a last one if given, or the place."""
-    lines = enumerate(linecache.getlines(place.file), 1)
-    fits = [i for i, text in lines if re.search(pattern, text)]
-    if last is not None:
-        fits = [i for i in fits if place.line <= i <= last]
-    return Place(place.file, min(fits, key=lambda i: abs(i - place.line), default=place.line))
+def nearest(pattern: str, place: Place, inside: Any = None) -> Place:
+    """Return the nearest line that matches, inside a function if given, or else the place."""
+    first, last = getattr(inside, "lineno", 1), getattr(inside, "end_lineno", None)
+    lines = enumerate(linecache.getlines(place.file)[first - 1 : last], first)
+    fits = [number for number, text in lines if re.search(pattern, text)]
+    line = min(fits, key=lambda number: abs(number - place.line), default=place.line)
+    return Place(place.file, line)
 
 
 def line_of_attribute(owner: object, attribute: str, method: str = "__init__") -> Place | None:
     """Return the first line of a method that names an attribute of its object."""
-    code = getattr(getattr(type(owner), method, None), "__code__", None)
-    if code is None or not is_user_file(code.co_filename):
-        return None
-    first = Place(code.co_filename, code.co_firstlineno)
-    last = getattr(function_at(first), "end_lineno", None)
-    return nearest(rf"self\.{re.escape(attribute)}\b", first, last)
+    first = line_of_method(owner, method)
+    return first and nearest(rf"self\.{attribute}\b", first, function_at(first))
 
 
 def words_at(place: Place, functions: tuple[str, ...] = ()) -> str:
     """Return the words by which people say what a line is for: its code, loop and functions."""
-    loops = [linecache.getline(place.file, loop.lineno) for loop in loops_at(place)[-1:]]
+    loop = linecache.getline(place.file, getattr(loop_at(place), "lineno", 0))
     above = [linecache.getline(place.file, place.line - i).strip() for i in range(1, 4)]
     comments = [line for line in above if line.startswith("#")]
-    words = " ".join([*functions, *loops, *comments, place.code])
+    words = " ".join([*functions, loop, *comments, place.code])
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", words).lower()
 
 

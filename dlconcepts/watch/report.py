@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import dlconcepts
-from dlconcepts.checks import REGISTRY
 from dlconcepts.checks.report import Result, junit
 from dlconcepts.watch.places import Place
 
@@ -28,24 +27,12 @@ class Finding:
     proof: str
     count: int = 0
 
-    @property
-    def place(self) -> Place:
-        return Place(self.file, self.line)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a law says about itself."""
-
-    claim: str
-    concept: str
-    why: str
-    fix: str
-
 
 @dataclass
 class Report:
     """What a run did: its findings, and for each law "kept", "broken" or "not seen".
+
+    `lessons` has what each law says about itself: its claim, concept, why and fix.
 
     >>> report = Report([], {"the-loss-is-finite": "kept"}, steps=3)
     >>> report.ok, report.summary()
@@ -58,7 +45,7 @@ class Report:
     seconds: float = 0.0
     overhead: float = 1.0
     errors: list[str] = field(default_factory=list)
-    explanations: dict[str, Explanation] = field(default_factory=dict, repr=False)
+    lessons: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def broken(self) -> list[Finding]:
@@ -74,64 +61,61 @@ class Report:
         if not self.ok:
             raise AssertionError(f"\n{self}")
 
-    def lesson(self, law: str) -> Any:
-        """Return what a law says about itself: the lesson of the check, where there is one."""
-        known: Any = self.explanations.get(law) or REGISTRY[law]
-        return getattr(known, "lesson", known)
-
     def summary(self) -> str:
         """Return how many laws were kept, broken and not seen."""
-        counts = Counter(self.laws.values())
-        kept = f"{counts['kept']} law{'s' if counts['kept'] != 1 else ''} kept"
-        said = f"{kept}, {counts['broken']} broken, {counts['not seen']} not seen"
-        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
-        notes = len(self.findings) - len(self.broken)
-        noted = f", {notes} note{'s' if notes > 1 else ''}" if notes else ""
-        return f"watch: {steps if self.steps else 'no optimizer step was seen'}; {said}{noted}"
+        counts, notes = Counter(self.laws.values()), len(self.findings) - len(self.broken)
+        steps = many(self.steps, "step") if self.steps else "no optimizer step was seen"
+        said = [f"{many(counts['kept'], 'law')} kept", f"{counts['broken']} broken"]
+        said += [f"{counts['not seen']} not seen", *([many(notes, "note")] if notes else [])]
+        return f"watch: {steps}; {', '.join(said)}"
 
     def __str__(self) -> str:
         lines: list[str] = []
         for found in sorted(self.findings, key=lambda f: (f.verdict != "broken", f.file, f.line)):
-            lines += [*described(found, self.lesson(found.law)), ""]
+            lines += [*described(found, self.lessons[found.law]), ""]
         lines += [f"could not be judged: {error}" for error in self.errors]
         return "\n".join([*lines, self.summary()])
 
     def to_json(self) -> str:
         """Return the report as JSON of schema 1."""
-        content = {"schema": 1, **asdict(self)}
-        del content["errors"], content["explanations"]
-        return json.dumps(content, indent=2) + "\n"
+        parts = ("findings", "laws", "steps", "seconds", "overhead")
+        findings = [asdict(finding) for finding in self.findings]
+        content = {part: getattr(self, part) for part in parts}
+        return json.dumps({"schema": 1, **content, "findings": findings}, indent=2) + "\n"
 
     def to_junit(self) -> str:
         """Return the report as JUnit XML, a test case a law; what was not seen is skipped."""
         results = []
         for law, verdict in self.laws.items():
-            status, about = {"kept": "passed", "broken": "FAILED"}.get(verdict), self.lesson(law)
+            about = self.lessons[law]
             found = [described(finding, about) for finding in self.broken if finding.law == law]
             details = "\n".join(line for lines in found for line in lines)
             details = details or "nothing in the run could break it"
-            told = (status or verdict, details, about.concept, about.claim)
-            results.append(Result(law, *told, passes=0, seconds=0.0))
+            status = {"kept": "passed", "broken": "FAILED"}.get(verdict, verdict)
+            result = Result(law, status, details, about.concept, about.claim, passes=0, seconds=0.0)
+            results.append(result)
         return junit("dlconcepts.watch", results)
 
     def to_sarif(self) -> str:
         """Return the report as SARIF 2.1.0, which code hosts show at the lines."""
-        rules = {
-            law: {"id": law, "shortDescription": {"text": self.lesson(law).concept}}
-            for law in {finding.law: None for finding in self.findings}
-        }
-        results = []
+        rules, results = {}, []
         for finding in self.findings:
+            concept = {"text": self.lessons[finding.law].concept}
+            rules[finding.law] = {"id": finding.law, "shortDescription": concept}
             artifact = {"uri": relative(finding.file).as_posix()}
             region = {"startLine": max(finding.line, 1)}
-            place = {"artifactLocation": artifact, "region": region}
+            place = {"physicalLocation": {"artifactLocation": artifact, "region": region}}
             level = "error" if finding.verdict == "broken" else "note"
-            text = ". ".join(filter(None, (finding.message, finding.proof)))
-            result = {"ruleId": finding.law, "level": level, "message": {"text": text}}
-            results.append({**result, "locations": [{"physicalLocation": place}]})
+            message = {"text": ". ".join(filter(None, (finding.message, finding.proof)))}
+            result = {"ruleId": finding.law, "level": level, "message": message}
+            results.append({**result, "locations": [place]})
         tool = {"name": "dlconcepts", "version": dlconcepts.__version__}
         run = {"tool": {"driver": {**tool, "rules": list(rules.values())}}, "results": results}
         return json.dumps({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def relative(file: str) -> Path:
@@ -144,7 +128,7 @@ def described(finding: Finding, about: Any, width: int = WIDTH) -> list[str]:
     verdict = "BROKEN" if finding.verdict == "broken" else "note"
     times = f" ({finding.count} times)" if finding.count > 1 else ""
     head = f"{verdict:7} {finding.law}  {relative(finding.file)}:{finding.line}"
-    lines = [f"{head}  {finding.place.code}".rstrip()]
+    lines = [f"{head}  {Place(finding.file, finding.line).code}".rstrip()]
     parts = {"observed": finding.message + times, "proof": finding.proof, "why": about.why}
     for name, text in {**parts, "fix": about.fix, "claim": about.claim}.items():
         if text:

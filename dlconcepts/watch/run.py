@@ -57,8 +57,7 @@ def complete(report: Report, trace: Trace) -> None:
     for law in trace.laws:
         seen = "kept" if law.seen and not law.gave_up else "not seen"
         report.laws[law.id] = "broken" if law.id in broken else seen
-        if law.explanation is not None:
-            report.explanations[law.id] = law.explanation
+        report.lessons[law.id] = law.lesson
     report.steps, report.errors = trace.steps, trace.errors
     report.seconds = round(seconds, 3)
     report.overhead = round(seconds / max(seconds - trace.spent, 1e-9), 3)
@@ -72,8 +71,7 @@ def run_script(
     `done` is called exactly once, however the script ends, but for a signal that kills it.
     """
     report, trace = Report(), Trace(LAWS)
-    main = os.getpid()
-    leave = os._exit
+    main, leave = os.getpid(), os._exit
 
     def finish() -> None:
         if not report.laws and os.getpid() == main:  # not in a child that the script forked
@@ -110,21 +108,17 @@ def execute(name: str, is_module: bool) -> None:
     path = Path(name).absolute()
     sys.path[0] = str(path.resolve().parent)
     # A worker process that is spawned, and pickle, look for the script in sys.modules.
-    module = types.ModuleType("__main__")
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
     loader = SourceFileLoader("__main__", str(path))
-    module.__dict__.update(
-        __file__=str(path), __builtins__=__builtins__, __loader__=loader, __cached__=None
-    )
-    sys.modules["__main__"] = module
+    own = {"__file__": str(path), "__builtins__": __builtins__, "__cached__": None}
+    vars(module).update(own, __loader__=loader)
     code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    exec(code, module.__dict__)
+    exec(code, vars(module))
 
 
 def exit_status(error: SystemExit) -> int:
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
+    if error.code is None or isinstance(error.code, int):
+        return (error.code or 0) & 0xFF
     print(error.code, file=sys.stderr)
     return 1
 
@@ -147,7 +141,6 @@ def without_ours(found: types.TracebackType | None) -> types.TracebackType | Non
     if found is None:
         return None
     rest = without_ours(found.tb_next)
-    file = found.tb_frame.f_code.co_filename
-    if file.startswith((OURS, "<frozen runpy>", runpy.__file__)):
+    if found.tb_frame.f_code.co_filename.startswith((OURS, "<frozen runpy>", runpy.__file__)):
         return rest
     return types.TracebackType(rest, found.tb_frame, found.tb_lasti, found.tb_lineno)

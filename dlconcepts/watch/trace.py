@@ -1,8 +1,9 @@
 """What a run has done so far, in bounded memory, and the laws that listen to it."""
 
+import math
 import time
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,25 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlconcepts.checks.trees import tensors
 from dlconcepts.watch.places import NOWHERE, Place, says_validation
 from dlconcepts.watch.report import Finding
 
 PROBES = 4  # parameters that stand for all of an optimizer
-# After so many steps the laws look at two in a row of each thirty-two.
+# After so many steps, or calls, the laws look at two in a row of each thirty-two.
 AWAKE, EVERY, TWO = 256, 32, 2
-ROUTINE = {
-    *("forward", "loss", "clears", "backward_begins", "backward_ends"),
-    *("step_begins", "step_ends", "trained"),
-}
 KEPT = 16 * 2**20  # bytes of a batch that a trace may keep alive
 PART = 2**18  # numbers of a gradient that are compared
+
+
+def is_skipped(count: int) -> bool:
+    return count > AWAKE and count % EVERY >= TWO
+
+
+@dataclass(eq=False)
+class Loader:
+    """What is known of a loader: where it was built, or first read, and how often it was read."""
+
+    ref: "weakref.ref[Any]"
+    place: Place
+    passes: int = 0
 
 
 class Mark:
     """Lives as long as the graph of a forward pass; `walked` says whether backward reached it."""
 
-    def __init__(self, trace: "Trace", forward: "Forward") -> None:
-        self.trace, self.forward = trace, weakref.ref(forward)
+    def __init__(self, forward: "Forward") -> None:
+        self.trace, self.forward = forward.trace, weakref.ref(forward)
         self.walked = 0  # before which step of an optimizer backward reached it, from 1
 
     def walk(self, *_: Any) -> None:
@@ -37,46 +48,48 @@ class Mark:
         forward = self.forward()
         if forward is not None and not forward.walked:
             forward.walked, self.trace.last = True, forward
-            self.trace.site(forward).walked += 1
+            self.trace.training_sites.add(forward.site)
+            self.trace.training_loaders.update(filter(None, [forward.loader]))
 
 
 @dataclass(eq=False)
 class Forward:
     """A call of a module that no other module called, on one batch."""
 
+    trace: "Trace"
     module: nn.Module
     owner: nn.Module  # the outermost module known to hold it
     place: Place
     functions: tuple[str, ...]
     callers: tuple[Place, ...]  # the lines that led to it, outwards
-    grad: bool
-    training: bool
-    loader: int = 0  # id of the loader that gave the last batch
+    grad: bool = True
+    training: bool = True
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
-    marks: "weakref.WeakSet[Mark]" = field(default_factory=weakref.WeakSet)
-    paths: dict[str, "weakref.ref[Mark]"] = field(default_factory=dict)
+    marks: dict[str, "weakref.ref[Mark]"] = field(default_factory=dict)  # by path of an output
     called: dict[int, Place] = field(default_factory=dict)  # submodules, where they were called
     walked: bool = False
     ended: bool = False
-    key: Any = None  # of the line of its caller
+    loader: Loader | None = None  # which gave the last batch
     inner: Any = None  # what its first layer with weights was given
     versions: tuple[int, ...] = ()  # of its arguments, before
-    writes: bool = False
+    frame: int = 0  # the frame that called its first layer, if forward was called directly
+    first: int = 0  # that layer
+
+    @property
+    def site(self) -> tuple[Place, int]:
+        """The line and the model; many passes have the same."""
+        return self.place, id(self.owner)
+
+    @property
+    def source(self) -> Any:
+        """The loader itself, if it is still there."""
+        return self.loader and self.loader.ref()
 
     @property
     def inputs(self) -> Tensor | None:
         """The first argument that is a batch."""
         return next((x for x in self.args if isinstance(x, Tensor) and x.ndim), None)
-
-    @property
-    def walked_paths(self) -> set[str]:
-        """The outputs that backward went through, as long as their graphs live."""
-        marks = {path: mark() for path, mark in self.paths.items()}
-        return {path for path, mark in marks.items() if mark is None or mark.walked}
-
-    def forget(self) -> None:
-        self.args, self.kwargs = (), {}
 
 
 @dataclass(eq=False)
@@ -87,51 +100,17 @@ class Held:
     place: Place
     steps: int = 0
     place_of_step: Place = NOWHERE
-    rates: list[float] = field(default_factory=list)  # of its first step and its last
     has_closure: bool = False
     reached: int = 0  # backward passes in all
     new: int = 0  # backward passes that reached its parameters since its last step
     backward: Place = NOWHERE  # of the last of them
     before: list[Any] = field(default_factory=list)  # the signature before the last backward pass
-    kept: list[Tensor | None] = field(default_factory=list)  # the gradients before it
-    norms: tuple[float, float] = (0.0, 0.0)  # of these, and of what it added
-    probed: tuple[int, list[Tensor]] = (0, [])
+    after: list[Any] = field(default_factory=list)  # and after it
+    old: float = 0.0  # the norm of the gradients before the first of the new ones
 
     @property
     def name(self) -> str:
         return type(self.optimizer()).__name__
-
-    @property
-    def probes(self) -> list[Tensor]:
-        """A few parameters whose gradients stand for all of an optimizer."""
-        groups = len(self.groups)
-        if groups != self.probed[0]:
-            parameters = self.parameters
-            self.probed = groups, parameters[:: max(1, len(parameters) // PROBES)]
-        return self.probed[1]
-
-    def signature(self) -> list[Any]:
-        """Return what changes if somebody writes to a gradient."""
-        found = [p.grad for p in self.probes]
-        return [(0, 0) if grad is None else (id(grad), grad._version) for grad in found]
-
-    def gradients(self) -> list[Tensor | None]:
-        """Return a part of each gradient of the probes."""
-        grads = [p.grad for p in self.probes]
-        dense = [None if g is None or g.layout != torch.strided else g.detach() for g in grads]
-        return [None if g is None else g.reshape(-1)[:PART] for g in dense]
-
-    def before_backward(self, *, close: bool) -> None:
-        self.before, grads = self.signature(), self.gradients() if close else []
-        self.kept = [None if grad is None else grad.clone() for grad in grads]
-
-    def after_backward(self, place: Place) -> None:
-        """Note whether backward reached the parameters, and the norms of old and new gradients."""
-        if self.signature() != self.before:
-            self.new, self.reached, self.backward = self.new + 1, self.reached + 1, place
-        pairs = zip(self.kept, self.gradients() if self.kept else (), strict=False)
-        both = [(old, now - old) for old, now in pairs if old is not None and now is not None]
-        self.norms = norm(old for old, _ in both), norm(added for _, added in both)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -141,15 +120,31 @@ class Held:
     def parameters(self) -> list[Tensor]:
         return [p for group in self.groups for p in group["params"]]
 
+    @property
+    def probes(self) -> list[Tensor]:
+        """A few parameters whose gradients stand for all of an optimizer."""
+        parameters = self.parameters
+        return parameters[:: max(1, len(parameters) // PROBES)]
 
-@dataclass
-class Site:
-    """A line that runs forward passes of one model: how often, and what for."""
+    def signature(self) -> list[Any]:
+        """Return what changes if somebody writes to a gradient."""
+        found = [p.grad for p in self.probes]
+        return [(0, 0) if grad is None else (id(grad), grad._version) for grad in found]
 
-    owner: "weakref.ref[nn.Module]"
-    place: Place
-    walked: int = 0
-    loaders: set[int] = field(default_factory=set)
+    def norm(self) -> float:
+        """Return the norm of a part of the gradients."""
+        return norm(p.grad for p in self.probes if p.grad is not None)
+
+    def before_backward(self, *, close: bool) -> None:
+        self.before = self.signature()
+        if not self.new:
+            self.old = self.norm() if close else 0.0
+
+    def after_backward(self, place: Place) -> None:
+        """Note whether backward reached the parameters."""
+        self.after = self.signature()
+        if self.after != self.before:
+            self.new, self.reached, self.backward = self.new + 1, self.reached + 1, place
 
 
 class Trace:
@@ -162,43 +157,41 @@ class Trace:
         self.steps = self.backwards = 0
         self.fresh = 0  # backward passes since the last step
         self.backward = NOWHERE  # the line of the last of them
-        self.rests = False
+        self.rests = False  # whether the next step is skipped
         self.close = True  # whether to look closely until the end of the next step
         self.findings: dict[tuple[str, str, str, int], Finding] = {}
         self.errors: list[str] = []
-        self.optimizers: dict[int, Held] = {}
-        self.sites: dict[tuple[Place, int], Site] = {}
+        self.optimizers: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+        self.training_sites: set[tuple[Place, int]] = set()
         self.pending: deque[Forward] = deque(maxlen=64)
         self.last: Forward | None = None  # the last forward pass that backward went through
-        self.loaders: dict[int, Any] = {}  # weak references, and counts of their passes
-        self.passes: dict[int, int] = {}
-        self.loader = 0
-        self.built: dict[int, Place] = {}  # where loaders were built
+        self.loaders: weakref.WeakKeyDictionary[Any, Loader] = weakref.WeakKeyDictionary()
+        self.training_loaders: set[Loader] = set()
+        self.loader: Loader | None = None  # which gave the last batch
+        self.models: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # that ran forward passes
         self.loaded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.trained: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.marks: weakref.WeakSet[Mark] = weakref.WeakSet()
-        self.modes: weakref.WeakKeyDictionary[nn.Module, dict[bool, Place]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.modes: Any = weakref.WeakKeyDictionary()  # of a model: where each mode was set
         self.laws = [law(self) for law in laws]
-        self.listeners: dict[str, list[Any]] = {}
+        self.listeners: defaultdict[str, list[Any]] = defaultdict(list)
+        for law in self.laws:
+            for name in dir(law):
+                if name.startswith("on_"):
+                    self.listeners[name[3:]].append(getattr(law, name))
 
     def tell(self, event: str, *arguments: Any) -> None:
         """Give an event to each law that listens to it; an error of ours must not end the run."""
-        if self.rests and event in ROUTINE and torch.is_grad_enabled():
-            return
-        if event not in self.listeners:
-            found = [getattr(law, f"on_{event}", None) for law in self.laws]
-            self.listeners[event] = [listener for listener in found if listener]
         started = time.perf_counter()
-        for listener in list(self.listeners[event]):
-            try:
-                listener(*arguments)
-            except Exception as error:  # laws meet objects of every kind
-                law = listener.__self__
-                self.errors.append(f"{law.id}: {type(error).__name__}: {error}")
-                law.gave_up = True
-                self.listeners[event].remove(listener)  # the others still hear of the event
+        with torch._C.DisableTorchFunction():
+            for listener in list(self.listeners[event]):
+                try:
+                    listener(*arguments)
+                except Exception as error:  # laws meet objects of every kind
+                    law = listener.__self__
+                    self.errors.append(f"{law.id}: {type(error).__name__}: {error}")
+                    law.gave_up = True
+                    self.listeners[event].remove(listener)  # the others still hear of the event
         self.spent += time.perf_counter() - started
 
     def add(self, finding: Finding) -> None:
@@ -219,12 +212,12 @@ class Trace:
         waiting = list(self.pending)
         self.pending.clear()
         for forward in waiting:
-            if not forward.walked and forward.marks and not final:  # backward may still reach it
-                self.pending.append(forward)
-            elif not forward.walked and forward.paths:
-                self.unused(forward)
-            elif forward.walked and forward is not self.last:
-                forward.forget()
+            if forward.walked and forward is not self.last:
+                forward.args, forward.kwargs = (), {}
+            elif not forward.walked and forward.marks:
+                # Backward may still reach what is alive.
+                is_alive = any(mark() is not None for mark in forward.marks.values())
+                (self.unused if final or not is_alive else self.pending.append)(forward)
 
     def unused(self, forward: Forward) -> None:
         """Report a forward pass that no backward pass will use, if it evaluates a trained model."""
@@ -233,31 +226,22 @@ class Trace:
 
     # What the laws ask.
 
-    def models(self) -> list[nn.Module]:
-        """Return the models that ran forward passes, those that are still alive."""
-        found = {id(m): m for site in self.sites.values() if (m := site.owner()) is not None}
-        return list(found.values())
-
     def held(self, optimizer: Any, place: Place = NOWHERE) -> Held:
-        known = self.optimizers.get(id(optimizer))
-        if known is None or known.optimizer() is not optimizer:
-            known = self.optimizers[id(optimizer)] = Held(weakref.ref(optimizer), place)
-        return known
+        return self.optimizers.setdefault(optimizer, Held(weakref.ref(optimizer), place))
 
     def holders(self) -> list[Held]:
-        return [held for held in self.optimizers.values() if held.optimizer() is not None]
+        return list(self.optimizers.values())
 
     def in_optimizers(self) -> set[int]:
         return {id(p) for held in self.holders() for p in held.parameters}
 
     def trains(self, module: nn.Module) -> bool:
         """Return whether a module has trained, or is the average or copy of one that has."""
-        if not self.close and module in self.trained:
+        if module in self.trained:
             return True
         held = {id(p) for some in self.holders() if some.steps for p in some.parameters}
-        if module in self.trained or any(id(p) in held for p in module.parameters()):
+        if any(id(p) in held for p in module.parameters()):
             self.trained.add(module)
-            return True
         shapes = [p.shape for p in module.parameters()]
         return any(shapes == [p.shape for p in known.parameters()] for known in self.trained)
 
@@ -266,17 +250,8 @@ class Trace:
         parts = (m for m in root.modules() if m in self.loaded)
         return any(p is parameter for part in parts for p in part.parameters())
 
-    def site(self, forward: Forward) -> Site:
-        key = forward.place, id(forward.owner)
-        if key not in self.sites:
-            self.sites[key] = Site(weakref.ref(forward.owner), forward.place)
-        return self.sites[key]
-
-    def loader_of(self, forward: Forward) -> Any:
-        return self.loaders.get(forward.loader, lambda: None)()
-
-    def training_loaders(self) -> set[int]:
-        return {key for site in self.sites.values() if site.walked for key in site.loaders}
+    def known_loader(self, loader: Any, place: Place) -> Loader:
+        return self.loaders.setdefault(loader, Loader(weakref.ref(loader), place))
 
     def is_validation(self, forward: Forward) -> bool:
         """Return whether a forward pass without a backward pass evaluates a trained model.
@@ -284,27 +259,27 @@ class Trace:
         A training step may also need such a pass, for a fake image, a pseudo-label or an action. So
         we look for a sign: the names say it, or training does not use the loader of the batch.
         """
-        if self.site(forward).walked or forward.walked or not self.trains(forward.owner):
+        if forward.site in self.training_sites or forward.walked or not self.trains(forward.owner):
             return False
         # A training step detaches what it computes for itself, as a discriminator's opinion.
         place = NOWHERE if ".detach()" in forward.place.code else forward.place
-        if says_validation(place, forward.functions) or any(
-            map(says_validation, forward.callers[:1])
-        ):
+        if says_validation(place, forward.functions):
             return True
-        training = self.training_loaders()
-        return bool(forward.loader and training and forward.loader not in training)
+        training = self.training_loaders
+        is_other = bool(forward.loader and training) and forward.loader not in training
+        return is_other or any(map(says_validation, forward.callers[:1]))
 
 
 def norm(tensors: Iterable[Tensor]) -> float:
-    dense = [tensor.detach() for tensor in tensors if tensor.layout == torch.strided]
-    squares = [tensor.double().square().sum().cpu() for tensor in dense]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    dense = [x.detach().reshape(-1)[:PART] for x in tensors if x.layout == torch.strided]
+    return math.sqrt(sum(float(x.double().square().sum()) for x in dense))
 
 
 def size(value: Any) -> int:
     """Return the bytes of all tensors in some arguments."""
-    if isinstance(value, Tensor):
-        return value.nbytes if value.layout == torch.strided else 0
-    parts = value.values() if isinstance(value, dict) else value
-    return sum(map(size, parts)) if isinstance(value, (dict, tuple, list)) else 0
+    return sum(x.nbytes for x in tensors(value).values() if x.layout == torch.strided)
+
+
+def versions(args: Any) -> tuple[int, ...]:
+    """Return how often each argument was written to, of those that count it."""
+    return tuple(x._version for x in args if isinstance(x, Tensor) and not x.is_inference())

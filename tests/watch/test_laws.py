@@ -6,17 +6,15 @@ from dlconcepts.checks import REGISTRY
 from dlconcepts.testing.claims import all_claims
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws import LAWS
-from dlconcepts.watch.report import Report
 from dlconcepts.watch.trace import Trace
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.id)
 def test_a_law_explains_itself_and_belongs_to_a_claim(law: type[Law]) -> None:
     """Where a check has the law, the texts are the check's; each names a claim of the course."""
-    own = {law.id: law.explanation} if law.explanation else {}
-    lesson = Report(explanations=own).lesson(law.id)
+    lesson = law.lesson
 
-    assert (law.id in REGISTRY) == (law.explanation is None)
+    assert (law.id in REGISTRY) == (lesson is not law)
     assert lesson.claim in {claim.id for claim in all_claims()}
     assert lesson.concept
     assert lesson.why

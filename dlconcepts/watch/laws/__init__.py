@@ -16,16 +16,14 @@ from dlconcepts.watch.laws import (
     independence,
     losses,
     parameters,
-    schedules,
-    scores,
     steps,
     validation,
 )
 
-TOPICS = (steps, scores, validation, parameters, losses, schedules, checkpoints, data, figures)
+TOPICS = (steps, losses, validation, parameters, checkpoints, data, figures, independence)
 LAWS: tuple[type[Law], ...] = tuple(
     kind
-    for topic in (*TOPICS, independence)
+    for topic in TOPICS
     for kind in vars(topic).values()
     if isinstance(kind, type) and issubclass(kind, Law) and kind.__module__ == topic.__name__
     if kind.__name__ != "Stored"

@@ -10,9 +10,8 @@ from torch.utils.data import IterableDataset, SequentialSampler, Subset
 
 from dlconcepts.checks.trees import bits
 from dlconcepts.watch.law import Law
-from dlconcepts.watch.places import NOWHERE, TRAINING, Place, function_at, is_user_file, words_at
-from dlconcepts.watch.report import Explanation
-from dlconcepts.watch.trace import Forward, Held
+from dlconcepts.watch.places import NOWHERE, TRAINING, Place, function_at, line_of_method, words_at
+from dlconcepts.watch.trace import Forward, Held, Loader, versions
 
 LOOKS = 3
 BYTE = 1 / 255
@@ -24,61 +23,55 @@ ROWS = 4096  # examples whose fingerprints are kept
 WIDTH = 256  # numbers of an example in its fingerprint
 TESTS = re.compile(r"test|val|eval|held|unseen")
 SHARE = 0.5  # of the test examples that are known from training
-BATCHES = 32
-FEW = 4  # batches that show whether labels come in order
+FEW, BATCHES = 4, 32  # batches that show whether labels come in order
 
 
 class DataIsNormalisedOnce(Law):
     """Data is scaled and normalised once: in the transform or in the loop, not in both."""
 
-    given: Tensor | None = None
+    given: Any = None  # the inputs of a batch, as the loader gave them
     looks = 0
 
-    def on_epoch(self, loader: Any, place: Place) -> None:
-        dataset = source_of(loader)
+    def on_epoch(self, loader: Loader, place: Place) -> None:
+        dataset = sources(loader.ref())[-1]
         found = re.findall(r"Normalize\(.*\)", repr(getattr(dataset, "transform", "")))
-        if len(found) > 1 and self.may_prove(id(loader)):
+        if len(found) > 1:
             text = f"the transform of {type(dataset).__name__} normalises {len(found)} times"
             self.broken(place, text, f"first by {found[0]}, then by {found[1]}")
 
-    def on_batch(self, loader: Any, batch: Any) -> None:
-        first = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
-        self.given = first if self.looks < LOOKS and is_data(first) else None
+    def on_batch(self, loader: Loader, batch: Any) -> None:
+        self.given = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
 
     def on_forward(self, forward: Forward, output: Any) -> None:
         given, self.given = self.given, None
-        inputs, inner = forward.inputs, forward.inner
-        if self.looks >= LOOKS or inputs is None or not is_data(inputs):
-            return
-        self.looks += 1
-        self.seen, forward.inner = True, None
-        inside = next(iter(forward.called.values()), forward.place)
-        pairs = (given, inputs, forward.place), (inputs, inner, inside)
-        for before, after, place in pairs:
-            if isinstance(after, Tensor) and after.shape == inputs.shape:
-                self.look(before, after.detach(), place)
+        inputs, inner, forward.inner = forward.inputs, forward.inner, None
+        if self.looks < LOOKS and is_data(inputs):
+            self.looks, self.seen = self.looks + 1, True
+            inside = next(iter(forward.called.values()), forward.place)
+            self.look(given, inputs, forward.place)
+            self.look(inputs, inner, inside)
 
-    def look(self, given: Tensor | None, data: Tensor, place: Place) -> None:
+    def look(self, given: Any, data: Any, place: Place) -> None:
+        """Look for data that was scaled twice, or shifted and scaled though it was normal."""
+        if not is_data(data):
+            return
         largest = float(data.abs().max())
         if data.ndim >= 3 and 0 < largest <= 1.01 * BYTE and float(data.min()) >= 0:
-            if self.may_prove(place):
-                proof = f"their largest value is {largest:.4g}, and 1/255 is {BYTE:.4g}"
-                self.broken(place, "the inputs were divided by 255 twice", proof)
-        elif given is not None and given.shape == data.shape and given is not data:
-            self.compare(given.detach().double().cpu(), data.double().cpu(), place)
-
-    def compare(self, given: Tensor, data: Tensor, place: Place) -> None:
-        """Look for normalised data of a loader that was shifted and scaled again."""
+            proof = f"their largest value is {largest:.4g}, and 1/255 is {BYTE:.4g}"
+            self.broken(place, "the inputs were divided by 255 twice", proof)
+            return
+        if not is_data(given) or given is data or given.shape != data.shape:
+            return
+        given, data = given.detach().double().cpu(), data.detach().double().cpu()
         dims = [0, *range(2, data.ndim)]  # one mean for each channel
         mean, deviation = given.mean(dims, keepdim=True), given.std(dims, keepdim=True)
         was_normal = bool((mean.abs() < 0.5).all() and ((deviation - 1).abs() < 0.5).all())
         scale = data.std(dims, keepdim=True) / deviation.clamp_min(1e-9)
         shift = data.mean(dims, keepdim=True) - scale * mean
-        affine = float((scale * given + shift - data).abs().max()) < 1e-3 * float(data.abs().max())
-        moved = float(shift.abs().max()) > MOVED
-        if was_normal and affine and moved and self.may_prove(place):
+        is_affine = float((scale * given + shift - data).abs().max()) < 1e-3 * largest
+        if was_normal and is_affine and float(shift.abs().max()) > MOVED:
             text = "normalised batches of the loader are shifted and scaled again"
-            proof = f"they came with mean {mean.mean():.2f} and deviation {deviation.mean():.2f}, "
+            proof = f"they came with mean {given.mean():.2f} and deviation {given.std():.2f}, "
             proof += f"and enter the model with {data.mean():.2f} and {data.std():.2f}"
             self.broken(place, text, proof)
 
@@ -88,60 +81,51 @@ def is_data(value: Any) -> bool:
     return is_float and value.ndim > 1 and value.numel() > 0
 
 
-def source_of(loader: Any) -> Any:
-    """Return the data set that a loader reads, without the subsets around it."""
-    dataset: Any = getattr(loader, "dataset", None)
-    while getattr(dataset, "dataset", None) is not None:
-        dataset = dataset.dataset
-    return dataset
+def sources(loader: Any) -> list[Any]:
+    """Return the data set of a loader, and those inside it, as of a subset."""
+    found: list[Any] = [getattr(loader, "dataset", None)]
+    while getattr(found[-1], "dataset", None) is not None and len(found) < 4:
+        found.append(found[-1].dataset)
+    return found
 
 
 class Stored(Law):
     """Compares the arrays that a data set keeps with what they were before its first pass."""
 
-    lists = False  # whether to look into long lists of examples
     fault = ""  # what a data set is told that has changed
 
-    kept: dict[int, list[tuple[Any, object]]]  # by loader
+    kept: dict[Loader, list[tuple[Any, object]]]
 
-    def on_epoch(self, loader: Any, place: Place) -> None:
-        key, dataset = id(loader), getattr(loader, "dataset", None)
-        if key not in self.kept:
-            found = stored(dataset, lists=self.lists)
-            self.kept[key] = [(value, fingerprint(value)) for value in found]
+    def on_epoch(self, loader: Loader, place: Place) -> None:
+        datasets = sources(loader.ref())
+        if loader not in self.kept:
+            found = stored(datasets)
+            self.kept[loader] = [(value, fingerprint(value)) for value in found]
             return
-        self.seen = self.seen or bool(self.kept[key])
-        changed = [value for value, before in self.kept[key] if fingerprint(value) != before]
-        if changed and self.may_prove(key):
-            arrays = f"{len(changed)} of {len(self.kept[key])} of its arrays"
-            proof = f"{arrays} have changed, the first of shape {tuple(changed[0].shape)}"
-            place = reader(loader) or self.trace.built.get(key, place)
-            self.broken(place, self.fault.format(type(dataset).__name__), proof)
+        kept = self.kept[loader]
+        self.seen = self.seen or bool(kept)
+        changed = [value for value, before in kept if fingerprint(value) != before]
+        if changed:
+            proof = f"{len(changed)} of {len(kept)} of its arrays have changed, "
+            proof += f"the first of shape {tuple(changed[0].shape)}"
+            read = line_of_method(datasets[-1], "__getitem__")
+            place = read._replace(line=read.line + 1) if read else loader.place
+            self.broken(place, self.fault.format(type(datasets[0]).__name__), proof)
 
 
-def reader(loader: Any) -> Place | None:
-    """Return the line where a data set of the user reads an example."""
-    code = getattr(getattr(type(source_of(loader)), "__getitem__", None), "__code__", None)
-    is_own = code is not None and is_user_file(code.co_filename)
-    return Place(code.co_filename, code.co_firstlineno + 1) if code and is_own else None
-
-
-def stored(dataset: Any, depth: int = 0, *, lists: bool = False) -> list[Any]:
-    """Return the tensors and numpy arrays that a data set keeps, also in lists of examples."""
-    if dataset is None or depth > 3 or not hasattr(dataset, "__dict__"):
-        return []
+def stored(datasets: list[Any]) -> list[Any]:
+    """Return the tensors and numpy arrays that data sets keep, also in lists of examples."""
+    waiting = [value for each in datasets for value in getattr(each, "__dict__", {}).values()]
     found: list[Any] = []
-    waiting = list(vars(dataset).values())
     while waiting and len(found) < ARRAYS:
         part = waiting.pop(0)
         is_array = type(part).__module__ == "numpy" and type(part).__name__ == "ndarray"
         is_dense = isinstance(part, Tensor) and part.layout == torch.strided
         if (is_dense and part.device.type == "cpu") or (is_array and part.dtype != object):
             found.append(part)
-        elif isinstance(part, (list, tuple)) and (lists or len(part) < ARRAYS):
+        elif isinstance(part, (list, tuple)):
             waiting[:0] = part[:ARRAYS]
-    inner = getattr(dataset, "dataset", None)
-    return [*found, *stored(inner, depth + 1, lists=lists)][:ARRAYS]
+    return found
 
 
 def fingerprint(value: Any) -> object:
@@ -159,94 +143,81 @@ class SharedMemoryIsNotWrittenTo(Stored):
     regions: dict[Any, tuple[weakref.ref[Tensor], object, int]]
 
     def on_finished(self) -> None:
-        for key in list(self.kept):
-            if (loader := self.trace.loaders[key]()) is not None:
-                self.on_epoch(loader, NOWHERE)
+        for loader in list(self.kept):
+            if loader.ref() is not None:
+                self.on_epoch(loader, loader.place)
 
     def on_forward(self, forward: Forward, output: Any) -> None:
-        inputs = forward.inputs
-        if inputs is None or not inputs.is_contiguous() or inputs.device.type != "cpu":
+        x = forward.inputs
+        if x is None or not forward.grad or x.requires_grad or x.device.type != "cpu":
             return
-        # A slice: a view of something larger that the script keeps, the stored data.
-        base = inputs if forward.writes else inputs._base  # the model changes its input itself
-        if base is None or not (forward.writes or base.nbytes > inputs.nbytes):
-            return
-        if inputs.requires_grad or not forward.grad:
+        writes = forward.versions != versions(forward.args)  # the model changes its input itself
+        # Else a slice: a view of something larger that the script keeps, the stored data.
+        base = x if writes else x._base
+        if not x.is_contiguous() or base is None or not (writes or base.nbytes > x.nbytes):
             return
         self.seen = True
-        key = id(base), int(inputs.storage_offset()), tuple(inputs.shape)
-        now, step = fingerprint(inputs), self.trace.steps
-        owner, before, first = self.regions.get(key, (weakref.ref(base), now, step))
-        if owner() is not base:  # freed, and another in its place
-            owner, before, first = weakref.ref(base), now, step
-        if before != now and self.may_prove(forward.place):
-            text = f"somebody writes to a batch of shape {tuple(inputs.shape)}, a view of the data"
+        key = id(base), int(x.storage_offset()), tuple(x.shape)
+        now, step = fingerprint(x), self.trace.steps
+        owner, before, first = self.regions.get(key, (None, now, step))
+        if owner is None or owner() is not base:  # freed, and another in its place
+            if len(self.regions) < REGIONS:
+                self.regions[key] = weakref.ref(base), now, step
+        elif before != now:
+            text = f"somebody writes to a batch of shape {tuple(x.shape)}, a view of the data"
             proof = f"the same memory held other numbers at step {first + 1}"
             self.broken(forward.place, text, proof)
-        if len(self.regions) < REGIONS or key in self.regions:
-            self.regions[key] = owner, before, first
 
 
 class DataIsTheSameWhenReadAgain(Stored):
     """Each pass over the data gives the same examples, and a second pass gives some at all."""
 
-    lists = True
     fault = "{} gives other examples when it is read again"
 
-    def on_read_twice(self, loader: Any, place: Place) -> None:
-        self.seen = True
-        if place != NOWHERE and self.may_prove(place):
-            text = "this is an iterator, not a loader: it is used up after one pass"
-            self.broken(place, text, "a second pass over it gave 0 batches")
+    def on_read_twice(self, loader: Loader, place: Place) -> None:
+        text = "this is an iterator, not a loader: it is used up after one pass"
+        self.broken(place, text, "a second pass over it gave 0 batches")
 
 
 class TrainingAndTestDataAreApart(Law):
     """What a model is tested on must not be what it was trained on."""
 
-    explanation = Explanation(
-        claim="validation.overfitting",
-        concept="Test data that was trained on",
-        why="the figures then measure memory: an overfitted model looks perfect",
-        fix="split once, before training, and build the loaders from the two parts",
-    )
+    claim = "validation.overfitting"
+    concept = "Test data that was trained on"
+    why = "the figures then measure memory: an overfitted model looks perfect"
+    fix = "split once, before training, and build the loaders from the two parts"
 
     rows: set[bytes]
     trained: list[Any]  # what the training loaders read
-    lines: dict[int, Place]
+    lines: dict[Any, Place]
 
-    def on_epoch(self, loader: Any, place: Place) -> None:
-        self.lines[id(loader)] = place
+    def on_epoch(self, loader: Loader, place: Place) -> None:
+        self.lines[loader] = place
 
     def on_trained(self, forward: Forward, held: Held) -> None:
         if len(self.rows) < ROWS and held.steps <= 64:
             self.rows.update(rows_of(forward))
-        source = getattr(self.trace.loader_of(forward), "dataset", None)
-        if source is not None and not any(source is known for known in self.trained):
+        source = getattr(forward.source, "dataset", None)
+        if not any(source is known for known in self.trained):
             self.trained.append(source)
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
-        loader = self.trace.loader_of(forward)
-        places = (*forward.callers, self.lines.get(id(loader), NOWHERE))
-        words = [words_at(forward.place, forward.functions), *(place.code for place in places)]
-        said = " ".join([*words, words_at(places[-1])]).lower()
+        line = self.lines.get(forward.loader, NOWHERE)
+        words = words_at(forward.place, forward.functions), words_at(line)
+        said = " ".join([*words, *(place.code.lower() for place in forward.callers)])
         # People also report accuracy on the training data, and then say so.
         if TRAINING.search(said) or not self.may_prove(forward.place):
             return
-        source = getattr(loader, "dataset", None)
-        for known in self.trained:
-            shared, of = overlap(known, source)
-            if shared:
-                place = self.trace.built.get(id(loader), forward.place)
-                proof = f"{shared} of its {of} examples are in the training loader, too"
-                self.broken(place, "the test loader has training examples", proof)
-                return
-        rows = rows_of(forward)
-        # Scripts predict all of their training data for a plot, and a part of it as a test.
-        if not TESTS.search(said) and len(rows) >= len(self.rows):
-            return
+        tested, rows = examples(getattr(forward.source, "dataset", None)), rows_of(forward)
+        shared = [len(tested & examples(known)) for known in self.trained if tested]
         found = sum(row in self.rows for row in rows)
-        if found > SHARE * len(rows) and len(set(rows)) > 1:
+        # Scripts predict all of their training data for a plot, and a part of it as a test.
+        is_test = TESTS.search(said) or len(rows) < len(self.rows)
+        if any(shared) and forward.loader:
+            proof = f"{max(shared)} of its {len(tested)} examples are in the training loader, too"
+            self.broken(forward.loader.place, "the test loader has training examples", proof)
+        elif is_test and found > SHARE * len(rows) and len(set(rows)) > 1:
             # The line that gives an evaluation its data: the call of its function, if any.
             inside = forward.callers and hasattr(function_at(forward.place), "args")
             text = "the model is evaluated on examples that it was trained on"
@@ -266,61 +237,48 @@ def rows_of(forward: Forward) -> list[bytes]:
     return [row.tobytes() for row in some.double().contiguous().numpy()]
 
 
-def overlap(trained: Any, tested: Any) -> tuple[int, int]:
-    """Return how many examples of a data set are those of another, and how many it has."""
-    (one, known), (other, rows) = indices(trained), indices(tested)
-    return (len({*known} & {*rows}), len(rows)) if one is other else (0, 0)
-
-
-def indices(data: Any) -> tuple[Any, Any]:
-    if isinstance(data, Subset):
-        source, inner = indices(data.dataset)
-        return source, [inner[i] for i in data.indices] if len(inner) else list(data.indices)
-    return data, range(len(data)) if hasattr(data, "__len__") else ()
+def examples(data: Any) -> set[tuple[int, int]]:
+    """Return what a data set reads: of which data, and at which places."""
+    places: Any = range(len(data)) if hasattr(data, "__len__") else ()
+    while isinstance(data, Subset):
+        data, places = data.dataset, [data.indices[i] for i in places]
+    return {(id(data), int(i)) for i in places}
 
 
 class TrainingDataIsShuffled(Law):
     """Batches of training data are to be drawn in a new order each epoch."""
 
-    explanation = Explanation(
-        claim="images.loader-shuffles-batches",
-        concept="Training data in its stored order",
-        why="batches of one class pull the model to that class, and the next ones away again",
-        fix="DataLoader(training_data, shuffle=True)",
-    )
+    claim = "images.loader-shuffles-batches"
+    concept = "Training data in its stored order"
+    why = "batches of one class pull the model to that class, and the next ones away again"
+    fix = "DataLoader(training_data, shuffle=True)"
 
-    labels: dict[int, list[set[int]]]
-    places: dict[int, Place]
+    labels: dict[Loader, list[set[int]]]
 
-    def on_epoch(self, loader: Any, place: Place) -> None:
+    def on_epoch(self, loader: Loader, place: Place) -> None:
         self.on_finished()
-        self.labels[id(loader)], self.places[id(loader)] = [], place
+        self.labels[loader] = []
 
-    def on_batch(self, loader: Any, batch: Any) -> None:
-        kept = self.labels.get(id(loader))
-        is_pair = isinstance(batch, (list, tuple)) and len(batch) > 1
-        labels = batch[-1] if is_pair else None
-        if kept is None or len(kept) >= BATCHES or not isinstance(labels, Tensor):
-            return
-        if labels.ndim == 1 and not labels.is_floating_point():
+    def on_batch(self, loader: Loader, batch: Any) -> None:
+        kept, is_pair = self.labels[loader], isinstance(batch, (list, tuple)) and len(batch) > 1
+        labels: Any = batch[-1] if is_pair else None
+        is_of_classes = isinstance(labels, Tensor) and labels.ndim == 1
+        if is_of_classes and not labels.is_floating_point() and len(kept) < BATCHES:
             kept.append(set(labels.tolist()))
 
     def on_finished(self) -> None:
-        for key in self.trace.training_loaders() & self.labels.keys():
-            loader = self.trace.loaders[key]()
-            dataset = getattr(loader, "dataset", None)
-            if loader is None or isinstance(dataset, IterableDataset):
+        for loader in self.trace.training_loaders & self.labels.keys():
+            source, found = loader.ref(), self.labels[loader]
+            dataset = getattr(source, "dataset", None)
+            if source is None or isinstance(dataset, IterableDataset):
                 continue
             self.seen = True
-            found = self.labels[key]
             classes: set[int] = set().union(*found)
             single = sum(len(labels) == 1 for labels in found)
             # Shuffled, a batch of four or more examples rarely has one class only.
-            large = (getattr(loader, "batch_size", None) or 1) >= 4 and len(found) >= FEW
-            sorted_ = single > len(found) / 2 and len(classes) > 1
-            is_plain = isinstance(getattr(loader, "sampler", None), SequentialSampler)
-            place = self.trace.built.get(key, self.places[key])
-            if is_plain and large and sorted_ and self.may_prove(place):
+            large = (getattr(source, "batch_size", None) or 1) >= 4 and len(found) >= FEW
+            is_plain = isinstance(getattr(source, "sampler", None), SequentialSampler)
+            if is_plain and large and single > len(found) / 2 and len(classes) > 1:
                 text = f"training reads {type(dataset).__name__} in its stored order"
                 proof = f"{single} of {len(found)} batches have one class each, of {len(classes)}"
-                self.broken(place, f"{text}, class by class", proof)
+                self.broken(loader.place, f"{text}, class by class", proof)

@@ -1,6 +1,7 @@
 """A mean over examples is no mean of batch means: the last batch may be smaller, or missing."""
 
 import ast
+import math
 import re
 from typing import Any
 
@@ -8,23 +9,21 @@ from torch import Tensor
 
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.laws.steps import is_mean
-from dlconcepts.watch.places import (
-    Place,
-    function_at,
-    function_name,
-    loops_at,
-    says_validation,
-    user_frames,
-)
+from dlconcepts.watch.places import Place, function_at, function_name, loop_at, says_validation
 from dlconcepts.watch.trace import Forward
 
 MOST = 256  # batches of an evaluation that are followed
-WEIGHTED = re.compile(r"\* ?[a-z_]|\.sum\(\)", re.I)
-MEANS = re.compile(r"loss|criterion|cross_entropy|/ ?(len\(|\w+\.(size|shape))|\.mean\(|acc", re.I)
+SHARE = re.compile(r"/ ?(len\(|\w+\.(size|shape))|\.mean\(")  # of a batch
+FIGURE = re.compile("loss|criterion|entropy|acc", re.I)
+WEIGHTED = re.compile(r"\* ?[a-z_]", re.I)
+STATEMENTS = (ast.Assign, ast.AugAssign, ast.Return, ast.Call)
+# A name or a sum of a list, divided by a number or a product; or the mean of a list.
+NUMBER = r"[\w.]+(?:\([\w.]+\))?"
+DIVISION = re.compile(rf"(?:sum\()?([\w.]+)\)? /=? \(?({NUMBER}(?: \* {NUMBER})?)|mean\((\w+)\)")
 ROOM = "a sum is divided by the room in the batches"
 ALL = "means of batches are added up and divided by the number of all examples"
 LAST = "each batch overwrites the loss or figure of the one before"
-COUNT = "{} of batches are divided by the number of batches, though one is smaller"
+COUNT = "means of batches are divided by the number of batches, though one is smaller"
 
 
 class EveryExampleCountsOnce(Law):
@@ -32,136 +31,96 @@ class EveryExampleCountsOnce(Law):
 
     losses: dict[Place, list[tuple[float, int, bool]]]
     sizes: dict[Place, list[int]]  # of the batches of an evaluation, by its line
-    names: list[str]  # of loaders
     validations: set[Place]
 
     def on_epoch(self, loader: Any, place: Place) -> None:
         self.on_finished()
-        for frame in list(user_frames())[:2]:
-            for scope in (frame.f_locals, frame.f_globals):
-                self.names += [name for name, value in scope.items() if value is loader]
-        self.names = self.names[-16:]
+
+    def on_step_ends(self, held: Any) -> None:
+        self.on_finished()
 
     def on_forward(self, forward: Forward, output: Any) -> None:
-        inputs = forward.inputs
-        if inputs is not None and not self.trace.site(forward).walked and len(self.sizes) < 8:
-            kept = self.sizes.setdefault(forward.place, [])
-            kept += [len(inputs)][: MOST - len(kept)]
+        inputs, kept = forward.inputs, self.sizes.setdefault(forward.place, [])
+        is_other = forward.site not in self.trace.training_sites
+        if inputs is not None and is_other and len(kept) < MOST:
+            kept.append(len(inputs))
+
+    def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
+        if result.numel() == 1 and named["input"].ndim and len(self.losses.get(place, ())) < MOST:
+            loss = float(result.detach()), len(named["input"]), is_mean(named)
+            self.losses.setdefault(place, []).append(loss)
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
         self.validations.add(forward.place)
-        loader = self.trace.loader_of(forward)
-        size, data = getattr(loader, "batch_size", None), loader and loader.dataset
-        if not getattr(loader, "drop_last", False) or not size or not hasattr(data, "__len__"):
-            return
-        rest = len(data) % size
-        if rest and forward.callers and self.may_prove(id(loader)):
-            place = self.trace.built.get(id(loader), forward.place)
-            text = "the evaluation skips the last batch: its loader has drop_last=True"
-            self.broken(place, text, f"{rest} of {len(data)} examples are never evaluated")
-
-    def on_loss(self, name: str, named: Any, result: Tensor, place: Place) -> None:
-        kept = self.losses.setdefault(place, [])
-        if len(kept) < MOST and result.numel() == 1:
-            n = len(named["input"]) if named["input"].ndim else 1
-            kept.append((float(result.detach()), n, is_mean(named)))
-
-    def on_step_ends(self, held: Any) -> None:
-        if self.sizes or self.losses:
-            self.on_finished()
+        loader = forward.source
+        size: Any = getattr(loader, "batch_size", None)
+        data: Any = getattr(loader, "dataset", None)
+        if getattr(loader, "drop_last", False) and size and hasattr(data, "__len__"):
+            rest = len(data) % size
+            if rest and forward.loader and forward.callers:
+                text = "the evaluation skips the last batch: its loader has drop_last=True"
+                proof = f"{rest} of {len(data)} examples are never evaluated"
+                self.broken(forward.loader.place, text, proof)
 
     def on_finished(self) -> None:
         losses, self.losses = self.losses, {}
         sizes, self.sizes = self.sizes, {}
         for place, found in sizes.items():
-            if place not in self.validations and not says_validation(place, function_name(place)):
-                continue
-            several = 1 < len(found) < MOST
-            ragged = several and len(set(found)) > 1
-            self.seen = self.seen or ragged
-            where, what = division(place, self.names) if several else (place, "")
-            inside = function_at(place)
-            lines = [v for p, v in losses.items() if function_at(p) is inside and len(v) > 1]
-            known = lines[0] if lines else []
-            # Sums may be divided by the number of examples.
-            is_mean = bool(known and known[0][2])
-            is_fault = {ALL: is_mean, LAST: several}.get(what, ragged)
-            if what and is_fault and self.may_prove(where):
-                self.broken(where, what, proof(found, known, what))
+            is_known = place in self.validations or says_validation(place, function_name(place))
+            if is_known and 1 < len(found) < MOST:
+                where, what, figure = division(place)
+                inside = [v for p, v in losses.items() if function_at(p) is function_at(place)]
+                known = inside[0] if inside and re.search("loss|criterion|entropy", figure) else []
+                self.judge(where, what, found, known)
+
+    def judge(self, place: Place, what: str, sizes: list[int], losses: Any) -> None:
+        total, room = sum(sizes), len(sizes) * max(sizes)
+        is_fault = what == LAST or (what in (ROOM, COUNT) and room > total)
+        proof = f"the {len(sizes)} batches have {min(sizes)} to {max(sizes)} of {total} examples"
+        if what and losses:
+            plain, means = sum(x for x, _, _ in losses), [x * n for x, n, mean in losses if mean]
+            mean = (sum(means) if means else plain) / total
+            values = {ROOM: mean * total / room, ALL: plain / total, LAST: losses[-1][0]}
+            given = values.get(what, plain / len(losses))
+            is_fault = not math.isclose(given, mean, rel_tol=1e-6)
+            proof = f"the mean over all {total} examples is {mean:.6g}; this gives {given:.6g}"
+        if is_fault:
+            self.broken(place, what, proof)
 
 
-def proof(sizes: list[int], losses: list[tuple[float, int, bool]], what: str) -> str:
-    total, least, most = sum(sizes), min(sizes), max(sizes)
-    if what == ROOM:
-        return f"the {len(sizes)} batches have {total} examples, and room for {len(sizes) * most}"
-    if what == LAST and not losses:
-        return f"the last of {len(sizes)} batches has {sizes[-1]} of the {total} examples"
-    if losses and (what in (ALL, LAST) or "loss" in what):
-        plain = sum(x for x, _, _ in losses) / (total if what == ALL else len(losses))
-        plain = losses[-1][0] if what == LAST else plain
-        mean = sum(x * (n if is_mean else 1) for x, n, is_mean in losses) / total
-        return f"the mean over all {total} examples is {mean:.6g}; this gives {plain:.6g}"
-    return f"an example of the batch of {least} counts as {most / least:.3g} of the batch of {most}"
-
-
-def division(place: Place, loaders: list[str]) -> tuple[Place, str]:
-    """Return the line of an evaluation that divides by the number of batches, and what is wrong."""
-    nodes: list[Any] = list(ast.walk(function_at(place)))
+def division(place: Place) -> tuple[Place, str, str]:
+    """Return the line of an evaluation that divides wrongly, what is wrong, and what it adds up."""
+    function, loop = function_at(place), loop_at(place)
+    names = re.findall(r"[\w.]+", ast.unparse(loop.iter)) if loop else []
+    counts = {f"len({name})" for name in names}  # expressions of the number of batches
     added: dict[str, str] = {}  # what is added to a name, or collected in a list
-    counts = set(loaders)
-    for node in nodes:
-        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-            added[ast.unparse(node.target)] = value = ast.unparse(node.value)
-            counts |= {ast.unparse(node.target)} if value == "1" else set()
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr == "append" and node.args:
-                added[ast.unparse(node.func.value)] = ast.unparse(node.args[0])
-        elif isinstance(node, ast.Assign) and is_count(node.value, counts):
-            counts.add(ast.unparse(node.targets[0]))
-    if line := overwritten(place, nodes):
-        return Place(place.file, line), LAST
-    for node in nodes:
-        by: Any = None
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            what, by = node.left, node.right
-        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
-            what, by = node.target, node.value
-        elif isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("mean"):
-            what = by = node.args[0]
-        if by is None:
-            continue
-        name = re.sub(r"^sum\((\w+)\)$|^[\d.]+ \* ", r"\1", ast.unparse(what))
-        value, here = added.get(name, ""), Place(place.file, node.lineno)
-        is_product = isinstance(by, ast.BinOp) and isinstance(by.op, ast.Mult)
-        if value and is_product and any(is_count(part, counts) for part in (by.left, by.right)):
-            return here, ROOM
-        by_all = re.fullmatch(r"len\(.+\.dataset\)", ast.unparse(by)) and "loss" in value
-        if by_all and not WEIGHTED.search(value) and "reduction" not in value:
-            return here, ALL
-        weighted = WEIGHTED.search(value.replace(").sum().item() / ", ""))
-        if MEANS.search(value) and not weighted and is_count(by, {*counts, name}):
-            kind = "losses" if re.search("loss|criterion|entropy", value, re.I) else "figures"
-            return here, COUNT.format(kind)
-    return place, ""
+    statements: list[Any] = [n for n in ast.walk(function) if isinstance(n, STATEMENTS)]
+    texts = [(node.lineno, ast.unparse(node)) for node in statements]
+    for _, text in texts:
+        if adds := re.match(r"([\w.]+)(?: \+= |\.append\()(.+)", text):
+            added[adds[1]] = adds[2]
+            counts.add(adds[1] if adds[2] == "1" else f"len({adds[1]})")
+        name, _, value = text.partition(" = ")
+        counts |= {name} if value in counts else set()
+    for line, text in texts:
+        name, _, value = text.partition(" = ")
+        if loop and loop.lineno < line <= loop.end_lineno and is_figure(value):
+            word = re.compile(rf"\b{re.escape(name)}\b")
+            uses = [n for n, other in texts if word.search(other.partition(" = ")[2] or other)]
+            if uses and min(uses) > loop.end_lineno:
+                return Place(place.file, line), LAST, value
+        for what, by, whole in DIVISION.findall(text):
+            figure, by = added.get(what or whole, ""), by or f"len({whole})"
+            is_room = " * " in by and any(part in counts for part in by.split(" * "))
+            is_all = by.endswith(".dataset)") and "loss" in figure and "reduction" not in figure
+            kind = COUNT if by in counts else ROOM if is_room else ALL if is_all else ""
+            if figure and kind and (is_room or is_figure(figure)):
+                return Place(place.file, line), kind, figure
+    return place, "", ""
 
 
-def overwritten(place: Place, nodes: list[Any]) -> int:
-    """Return the line of a loop that sets a figure which is read only after the loop, or 0."""
-    for loop in loops_at(place)[-1:]:
-        reads = [n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
-        after = {n.id for n in reads if n.lineno > loop.end_lineno}
-        after -= {n.id for n in reads if loop.lineno <= n.lineno <= loop.end_lineno}
-        for node in [n for n in ast.walk(loop) if isinstance(n, ast.Assign)]:
-            names = {ast.unparse(target) for target in node.targets}
-            if names & after and MEANS.search(ast.unparse(node.value)):
-                return node.lineno
-    return 0
-
-
-def is_count(node: ast.AST, counts: set[str]) -> bool:
-    """Return whether an expression is the number of batches."""
-    text = ast.unparse(node)
-    inner = re.fullmatch(r"len\((.+)\)", text)
-    is_length = inner and (inner[1] in counts or re.search(r"(loader|_dl|batches)$", inner[1]))
-    return text in counts or bool(is_length)
+def is_figure(text: str) -> bool:
+    """Return whether an expression is a mean over a batch."""
+    is_share = bool(SHARE.search(text)) or (bool(FIGURE.search(text)) and ".sum()" not in text)
+    return is_share and not WEIGHTED.search(text)

@@ -8,7 +8,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from dlconcepts.watch.law import Law
 from dlconcepts.watch.places import NOWHERE, Place, function_at, says_validation
 from dlconcepts.watch.proofs import can_run, differences, moved, run_again
-from dlconcepts.watch.report import Explanation
 from dlconcepts.watch.trace import Forward, Held
 
 SAME = 1e-5  # what float32 may round
@@ -23,74 +22,49 @@ class ValidationIsInEvalMode(Law):
         self.seen = True
         if not forward.training or not can_run(forward) or not self.may_prove(forward.place):
             return
-        chance, far = differences(self.trace, forward, [(True, 0), (True, 1), (False, 0)])
+        (far,) = differences(forward, (True, 0), (False, 0))
         if far > SAME:
             layers = [m for m in forward.owner.modules() if m.training and is_switched(m)]
             text = f"the model was evaluated in training mode{named(layers)}"
-            proof = (
-                f"in eval mode the outputs for the same batch differ by {far:.2g} of the largest"
-            )
-            proof += f", and {chance:.2g} from one pass to the next" if chance > SAME else ""
+            proof = f"in eval mode the outputs of the same batch differ by {far:.2g} of the largest"
             self.broken(forward.place, text, proof)
 
 
 class TrainingIsInTrainingMode(Law):
     """A model that trains is to be in training mode, also after an evaluation."""
 
-    explanation = Explanation(
-        claim="validation.eval-and-train-modes",
-        concept="Training in eval mode",
-        why="dropout is off and BatchNorm keeps its old statistics: nothing regularises the model",
-        fix="model.train() at the start of each epoch, and again after each evaluation inside it",
-    )
-
-    trained: set[int]  # models that have trained in training mode
+    claim = "validation.eval-and-train-modes"
+    concept = "Training in eval mode"
+    why = "dropout is off and BatchNorm keeps its old statistics: nothing regularises the model"
+    fix = "model.train() at the start of each epoch, and again after each evaluation inside it"
 
     def on_step_begins(self, held: Held) -> None:
         forward = self.trace.last
         if forward is None:
             return
-        model, key = forward.owner, id(forward.owner)
-        if forward.training and key in self.trained:
-            del self.counts[key]
-            return
+        model, key, modes = (
+            forward.owner,
+            id(forward.owner),
+            self.trace.modes.get(forward.owner, {}),
+        )
         layers = [m for m in model.modules() if is_switched(m)]
         self.seen = self.seen or bool(layers)
-        if forward.training:
-            self.trained.add(key)
-            return
-        if not layers or any(m.training for m in layers):
-            return
-        self.counts[key] += 1
-        modes = self.trace.modes.get(model, {})
-        was_put = False in modes or self.trace.was_loaded(model, next(model.parameters()))
-        frozen = any(not p.requires_grad for p in model.parameters())
-        late = self.counts[key] >= STEPS and was_put and not frozen
-        if (key in self.trained or late) and can_run(forward) and self.may_prove(key):
-            (far,) = differences(self.trace, forward, [(True, 0), (False, 0)])
-            if far > SAME:
-                line = modes.get(False, NOWHERE).line
+        is_off = layers and not forward.training and not any(m.training for m in layers)
+        self.counts[key] = self.counts[key] + 1 if is_off else 0
+        if self.counts[key] == STEPS and can_run(forward):
+            # Somebody may have put it there, or may want it so for the frozen part.
+            was_put = False in modes or self.trace.was_loaded(model, next(model.parameters()))
+            is_meant = True not in modes and any(not p.requires_grad for p in model.parameters())
+            (far,) = differences(forward, (True, 0), (False, 0))
+            if was_put and not is_meant and far > SAME:
                 text = f"the model trains in eval mode{named(layers)}"
-                text += f": eval() on line {line} was not undone" if line else ""
                 proof = f"in training mode the outputs differ by {far:.2g} of the largest"
-                self.broken(to_change(modes, forward.place), text, proof)
+                self.broken(modes.get(False, forward.place), text, proof)
 
 
 def named(layers: list[nn.Module]) -> str:
     names = list(dict.fromkeys(type(layer).__name__ for layer in layers))
     return f", with {', '.join(names[:3])}" if names else ""
-
-
-def to_change(modes: dict[bool, Place], place: Place) -> Place:
-    """Return the line that is to change: of train() if it comes once too early, else of eval()."""
-    train, evaluate = modes.get(True, NOWHERE), modes.get(False, NOWHERE)
-    if not evaluate.line:
-        return place
-    function: Any = function_at(evaluate)
-    if function is function_at(place):
-        return train if train.line and train.file == evaluate.file else evaluate
-    # An evaluation that does not restore the mode is mended at its end.
-    return Place(evaluate.file, getattr(function, "end_lineno", None) or evaluate.line)
 
 
 def is_switched(module: nn.Module) -> bool:
@@ -103,21 +77,16 @@ class ValidationRecordsNoGradients(Law):
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
-        if not forward.grad or not forward.paths or not can_run(forward):
+        is_recorded = forward.grad and forward.marks and can_run(forward)
+        if not is_recorded or not self.may_prove(forward.place):
             return
-        if not self.may_prove(forward.place):
-            return
-        saved: dict[int, int] = {}
-
-        def pack(tensor: Any) -> Any:
-            saved[tensor.data_ptr()] = tensor.nbytes
-            return tensor
-
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
-            recorded = run_again(self.trace, forward, grad=True, seed=0)
-        if saved and moved(recorded, run_again(self.trace, forward, seed=0)) == 0:
+        saved: dict[int, Tensor] = {}
+        with saved_tensors_hooks(lambda x: saved.setdefault(x.data_ptr(), x), lambda x: x):
+            recorded = run_again(forward, grad=True)
+        if saved and moved(recorded, run_again(forward)) == 0:
             text = "the outputs of an evaluation recorded a graph that no backward pass used"
-            proof = f"each batch kept {sum(saved.values()) / 2**20:.2g} MB for a backward pass; "
+            size = sum(x.nbytes for x in saved.values()) / 2**20
+            proof = f"each batch kept {size:.2g} MB for a backward pass; "
             proof += "torch.no_grad() keeps none, and gives the same outputs to the last bit"
             self.broken(forward.place, text, proof)
 
@@ -125,7 +94,7 @@ class ValidationRecordsNoGradients(Law):
 class ValidationChangesNothing(Law):
     """An evaluation must not train: neither weights nor running statistics may move."""
 
-    after: dict[int, tuple[int, float]]  # a step, and the weights after it
+    after: dict[Held, tuple[int, float]]  # by optimizer: a step, and the weights after it
     evaluation: Forward | None = None
     suspect: float | None = None  # the weights before a step in an evaluation
     loads = others = 0
@@ -138,50 +107,41 @@ class ValidationChangesNothing(Law):
         self.loads += 1
 
     def on_step_begins(self, held: Held) -> None:
-        self.look_for_changes(held)
-        forward = self.trace.last
-        if forward is not None and says_validation(NOWHERE, forward.functions[:1]):
-            self.seen = True
-            training = {s.place for s in self.trace.sites.values() if s.walked} - {forward.place}
-            self.suspect = digest(held) if training else None
-
-    def look_for_changes(self, held: Held) -> None:
         """Compare the weights with those after the last step, if an evaluation came between."""
-        loads, self.loads = self.loads, 0
-        step, before = self.after.get(id(held), (-1, 0.0))
-        if step != held.steps or loads or digest(held) == before:
-            return
-        forward = self.evaluation
-        if forward is None:
-            self.others += 1  # the script moves weights by itself, as a WGAN does
-        elif not self.others and self.may_prove(forward.place):
-            evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
-            near = function_at(evaluates) is function_at(forward.place)
-            text = "the weights after an evaluation are not those before it"
-            proof = f"after step {held.steps} a parameter has changed, and no optimizer moved it"
-            self.broken(evaluates if near else forward.place, text, proof)
+        loads, self.loads, now = self.loads, 0, digest(held)
+        forward, last = self.evaluation, self.trace.last
+        step, before = self.after.get(held, (-1, 0.0))
+        if step == held.steps and before != now and not loads:
+            if forward is None:
+                self.others += 1  # the script moves weights by itself, as a WGAN does
+            elif not self.others:
+                text = "the weights after an evaluation are not those before it"
+                proof = f"after step {held.steps} a parameter has changed, by no optimizer"
+                evaluates = self.trace.modes.get(forward.owner, {}).get(False, forward.place)
+                is_near = function_at(evaluates) is function_at(forward.place)
+                self.broken(evaluates if is_near else forward.place, text, proof)
+        if last is not None and says_validation(NOWHERE, last.functions[:1]):
+            self.seen = True
+            is_other = {place for place, _ in self.trace.training_sites} != {last.place}
+            self.suspect = now if is_other else None
 
     def on_step_ends(self, held: Held) -> None:
         suspect, self.suspect, now = self.suspect, None, digest(held)
-        if suspect is not None and now != suspect and self.may_prove(held.place_of_step):
+        if suspect is not None and now != suspect:
             proof = f"step {held.steps} moved a parameter: its sum was {suspect:.6g}, is {now:.6g}"
             self.broken(held.place_of_step, "an evaluation takes an optimizer step", proof)
-        self.after[id(held)] = held.steps, now
-        self.evaluation = None
+        self.after[held], self.evaluation = (held.steps, now), None
 
     def on_evaluated(self, forward: Forward) -> None:
         self.seen = True
         # Of a model in eval mode; else validation-is-in-eval-mode says it.
-        if forward.training or forward.owner.training:
-            return
-        parts = [m for m in forward.owner.modules() if m.training and isinstance(m, BATCH_NORM)]
-        norms = [norm for norm in parts if norm.track_running_stats]
-        if norms and self.may_prove(forward.place):
-            text = f"an evaluation moved the statistics of {len(norms)} BatchNorm layers"
-            proof = (
-                f"in training mode, the first of them has counted {norms[0].num_batches_tracked}"
-            )
-            self.broken(forward.place, text, f"{proof} batches")
+        if not forward.training and not forward.owner.training:
+            parts = [m for m in forward.owner.modules() if m.training and isinstance(m, BATCH_NORM)]
+            norms = [norm for norm in parts if norm.track_running_stats]
+            if norms:
+                text = f"an evaluation moved the statistics of {len(norms)} BatchNorm layers"
+                proof = f"in training mode, the first has counted {norms[0].num_batches_tracked}"
+                self.broken(forward.place, text, f"{proof} batches")
 
 
 def digest(held: Held) -> float:
@@ -208,7 +168,7 @@ class EvalModeLeavesNothingToChance(Law):
         self.seen = self.seen or not forward.training
         module, place = self.suspects.pop(id(forward), (None, NOWHERE))
         if module is not None and can_run(forward) and self.may_prove(place):
-            (far,) = differences(self.trace, forward, [(None, 0), (None, 1)])
+            (far,) = differences(forward, (None, 0), (None, 1))
             if far:
                 text = f"dropout drops in eval mode: {type(module).__name__} is not told the mode"
                 proof = f"two passes over the same batch differ by {far:.2g} of the largest output"
