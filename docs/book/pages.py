@@ -7,6 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # in Python 3.10, for which Sphinx installs tomli
+    import tomli as tomllib
+
 import jinja2
 import rot
 
@@ -17,12 +22,14 @@ from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
 from book.suite import Chapter, Law, Subject, chapters
 from book.tables import cell, tables
+from dlconcepts.checks import REGISTRY
 from dlconcepts.testing.claims import LESSONS, Claim
 
 TEMPLATES = Path(__file__).parent / "templates"
+REPORTS = Path(__file__).parents[1] / "reports.toml"
 # Pages that span the lessons.
 ACROSS = (
-    *("claims", "corrected", "mistakes", "changed", "watch", "rot", "runs", "power"),
+    *("claims", "corrected", "mistakes", "changed", "reports", "watch", "rot", "runs", "power"),
     "measured",
 )
 # The name of each record on the page "The power of the laws", and of its file.
@@ -209,6 +216,8 @@ def write_pages(out: Path) -> None:
             if not name.startswith(("rot-", "power", "watch"))
         },
         "watched": records.recorded("watch.json").get("watch"),
+        "reported": tomllib.loads(REPORTS.read_text(encoding="utf-8")),
+        "checks": REGISTRY,
         "calls": rot.CALLS,
     }
     for name in ("start", *ACROSS):

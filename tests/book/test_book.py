@@ -65,7 +65,16 @@ KINDS = (
     *("index", "search", "genindex", "generated/measured"),
     *(
         f"generated/{name}"
-        for name in ("claims", "corrected", "mistakes", "changed", "rot", "runs", "power")
+        for name in (
+            "claims",
+            "corrected",
+            "mistakes",
+            "changed",
+            "reports",
+            "rot",
+            "runs",
+            "power",
+        )
     ),
     *("generated/lessons/autograd", "generated/api/dlconcepts.autograd"),
     "_modules/dlconcepts/autograd",
@@ -175,6 +184,20 @@ def test_every_claim_is_in_the_index(book: Path, pages: dict[Path, Page]) -> Non
 
     for claim in all_claims():
         assert claim.id in index, f"{claim.id} is in the index of claims"
+
+
+def test_every_kind_of_report_is_shown(book: Path, pages: dict[Path, Page]) -> None:
+    """The page "What people get wrong" has each kind, its law and a link to each report."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    text = (ROOT / "docs" / "reports.toml").read_text(encoding="utf-8")
+    page = pages[book / "generated" / "reports.html"]
+
+    for kind in tomllib.loads(text)["kind"]:
+        assert f"kind-{kind['id']}" in page.ids
+        for words in (kind["title"], kind["law"]):
+            assert words.replace("`", "") in page.text
+        for report in kind["reports"]:
+            assert f"https://github.com/{report.replace('#', '/issues/')}" in page.links
 
 
 def test_every_claim_shows_its_demonstration(book: Path, pages: dict[Path, Page]) -> None:
