@@ -4,6 +4,7 @@ A server imports torch and the laws once and stays; each technique is judged in 
 forked off it, in milliseconds. Windows cannot fork: there each process imports them again.
 """
 
+import gc
 import multiprocessing
 import os
 import re
@@ -122,6 +123,7 @@ def read(path: Path) -> str:
 
 def run(question: Question, pipe: Any, notes: Path) -> None:
     """Judge a technique; this is the other process."""
+    gc.freeze()  # what the server imported is never collected, so no pass need look at it
     from dlconcepts.practice.judge import judge  # imports torch, which the asking process need not
 
     judge(question, pipe, notes)
