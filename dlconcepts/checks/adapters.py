@@ -16,7 +16,7 @@ __all__ = ["from_fastai", "from_lightning", "from_skorch", "from_transformers"]
 
 Parts = dict[str, Any]
 HELD = ("module_", "criterion_", "optimizer_")  # what skorch keeps of a run
-# What a Learner of fastai was made with, besides its data, model and callbacks.
+# The arguments of fastai's Learner, without its data, model and callbacks.
 MADE_WITH = ("loss_func", "opt_func", "lr", "splitter", "wd", "wd_bn_bias", "train_bn", "moms")
 
 

@@ -70,7 +70,7 @@ def find_parts(project: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def foreign(said: str) -> Iterator[None]:
-    """Turn whatever the user's code raises in a block into a UserError."""
+    """Raise UserError for any error of the user's code in the block."""
     try:
         with left_alone():
             yield

@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def add(self, name: str, text: str, **options: Any) -> None:
-        """Add an argument with its help; an option of which no more is said is a flag."""
+        """Add an argument with its help; an option without further settings is a flag."""
         if name.startswith("--") and not options:
             options = {"action": "store_true"}
         self.names.append(name)

@@ -28,7 +28,7 @@ from dlconcepts.testing.claims import TESTS
 
 FRAME = re.compile(r'File "(.*)", line (\d+) in (\S+)')  # as faulthandler writes it
 LAST = 1000  # characters of what was printed
-OPEN = ("waiting", "loading", "running")  # states in which nothing is decided
+OPEN = ("waiting", "loading", "running")  # states without a verdict
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CONTEXT: Any = multiprocessing.get_context(START)
 

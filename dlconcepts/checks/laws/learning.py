@@ -67,7 +67,7 @@ def memory(tensor: Tensor) -> int:
 
 
 def graph_leaves(outputs: Any) -> list[Tensor]:
-    """Return the tensors that require a gradient, and from which the outputs are computed."""
+    """Return the tensors with requires_grad that the outputs depend on."""
     waiting: list[Any] = [x.grad_fn for x in floats(outputs).values()]
     seen, found = {None}, []
     while waiting:

@@ -238,7 +238,7 @@ def rows_of(forward: Forward) -> list[bytes]:
 
 
 def examples(data: Any) -> set[tuple[int, int]]:
-    """Return what a data set reads: of which data, and at which places."""
+    """Return each example that a data set reads, as the data's id and an index."""
     places: Any = range(len(data)) if hasattr(data, "__len__") else ()
     while isinstance(data, Subset):
         data, places = data.dataset, [data.indices[i] for i in places]

@@ -181,7 +181,7 @@ class EveryParameterGetsAGradient(Law):
 class FrozenParametersStay(Law):
     """A parameter that requires no gradient must not move with a step."""
 
-    # Before a step: what must not move, a copy of it, and of which module somebody froze it.
+    # Before a step: each frozen tensor, a copy of it, and the module that was frozen.
     before: list[tuple[Tensor, Tensor, str]]
 
     def on_step_begins(self, held: Held) -> None:

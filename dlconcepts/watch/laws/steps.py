@@ -1,4 +1,4 @@
-"""What belongs to a step: the gradient of its own batch, averaged and clipped, and its rate."""
+"""A step uses its own batch's gradient, averaged and clipped, and the scheduled rate."""
 
 import ast
 import math
