@@ -52,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.check is None:
         write(arguments.out or FOLDER, techniques, as_notebook=arguments.notebook)
     else:
-        return watch(arguments, techniques) if arguments.watch else look(arguments, techniques)
+        if arguments.watch:
+            return watch(arguments, techniques)
+        return look(arguments, techniques)[0]
     return 0
 
 
@@ -119,46 +121,98 @@ def known(
     ]
 
 
-def look(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
-    """Check a folder once, print the outcome, and return the exit status."""
-    folder = arguments.check
-    again, limit = arguments.watch, arguments.limit
-    outcomes = (
-        checking.check(folder.resolve(), techniques, limit, again=again) if folder.is_dir() else []
-    )
+def look(
+    arguments: argparse.Namespace,
+    techniques: Sequence[Technique],
+    before: dict[str, str] | None = None,
+) -> tuple[int, dict[str, str]]:
+    """Check a folder once, print the verdicts, and return the exit status and the texts.
+
+    `before` has the texts when the folder was last looked at, if it is watched.
+    """
+    folder, verdicts = arguments.check, Verdicts(arguments)
+    outcomes: list[checking.Outcome] = []
+    if folder.is_dir():
+        with verdicts.out.status("") as status:
+            outcomes = checking.check(
+                folder.resolve(),
+                techniques,
+                arguments.limit,
+                before=before,
+                told=verdicts.tell,
+                running=lambda name, law: status.update(f"{name}: {law}"),
+            )
     if not outcomes:
         raise UserError(
             f"there is no practice file in {folder}; "
             f"write some with `{show.COMMAND} --out {folder}`"
         )
     write_json(arguments.json, grading.as_record([grading.Grade(str(folder), outcomes)]))
-    first = show.show(outcomes)
-    if first is None:
-        return 0
-    hints = 0
-    if arguments.hint:
-        given = checking.read_progress(folder)["hints"]
-        hints = min(int(given.get(first.technique.name, 0)) + 1, show.HINTS)
-        checking.write_progress(folder, hints=given | {first.technique.name: hints})
-    out = show.console()
-    show.show_outcome(out, first, hints=hints)
-    if arguments.solution == "":
-        out.print()
-        show.print_solution(out, first.technique)
-    elif first.state != "broken" and hints < show.HINTS:
-        another = "another" if hints else "a"
-        out.print(f"\n[dim]For {another} hint: {show.COMMAND} --check {folder} --hint[/dim]")
-    return 1
+    texts = {outcome.technique.name: outcome.text for outcome in outcomes}
+    return verdicts.end(outcomes), texts
+
+
+class Verdicts:
+    """Prints each verdict as soon as it is there; of those that do not pass, the first whole."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments, self.out = arguments, show.console()
+        self.failed: list[checking.Outcome] = []
+        self.hints = 0
+
+    def tell(self, outcome: checking.Outcome) -> None:
+        """Print a verdict."""
+        show.show_passed(self.out, outcome)
+        if outcome.state in checking.FAILED:
+            if not self.failed:
+                self.show(outcome)
+            self.failed.append(outcome)
+
+    def show(self, outcome: checking.Outcome) -> None:
+        """Print all that is known of a technique, with hints or the solution if asked for."""
+        if self.arguments.hint:
+            self.hints = next_hint(self.arguments.check, outcome)
+        show.show_outcome(self.out, outcome, hints=self.hints)
+        self.out.print()
+        if self.arguments.solution == "":
+            show.print_solution(self.out, outcome.technique)
+
+    def end(self, outcomes: Sequence[checking.Outcome]) -> int:
+        """Print the progress and how to go on, and return the exit status."""
+        show.print_progress(self.out, outcomes)
+        left = self.failed or [outcome for outcome in outcomes if outcome.state == "unwritten"]
+        if not left:
+            self.out.print("[bold green]All techniques here pass.[/]")
+            return 0
+        if self.failed[1:]:
+            names = ", ".join(outcome.technique.name for outcome in self.failed[1:])
+            self.out.print(f"Nor does this pass yet: {names}")
+        elif not self.failed:
+            self.out.print()
+            self.show(left[0])
+        if left[0].state != "broken" and self.hints < show.HINTS:
+            another = "another" if self.hints else "a"
+            command = f"{show.COMMAND} --check {self.arguments.check} --hint"
+            self.out.print(f"[dim]For {another} hint: {command}[/dim]")
+        return 1
+
+
+def next_hint(folder: Path, outcome: checking.Outcome) -> int:
+    """Return how many hints about a technique are shown now, and remember it."""
+    given, name = checking.read_progress(folder)["hints"], outcome.technique.name
+    hints = min(int(given.get(name, 0)) + 1, show.HINTS)
+    checking.write_progress(folder, hints=given | {name: hints})
+    return hints
 
 
 def watch(arguments: argparse.Namespace, techniques: Sequence[Technique]) -> int:
     """Check a folder again whenever one of its files is saved, until Ctrl-C."""
-    status = 1
+    status, texts = 1, dict[str, str]()
     try:
         while True:
             before = saved(arguments.check)
             try:
-                status = look(arguments, techniques)
+                status, texts = look(arguments, techniques, texts)
             except UserError as error:  # an editor may have put a file aside for a moment
                 print(f"{error}", file=sys.stderr)
             print("Waiting for the next save; Ctrl-C ends.", flush=True)

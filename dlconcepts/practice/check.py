@@ -8,13 +8,13 @@ import ast
 import json
 import linecache
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dlconcepts.practice.process import ask
+from dlconcepts.practice.process import ask, unheard
 from dlconcepts.practice.question import Question, Rows, place_rows
 from dlconcepts.practice.sheets import bound_by, fingerprint, is_written
 from dlconcepts.practice.techniques import Technique, survey
@@ -23,6 +23,7 @@ from dlconcepts.support.errors import UserError
 from dlconcepts.testing.claims import Definition
 
 PROGRESS = "progress.json"
+FAILED = ("broken", "failed", "unfinished")
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Outcome:
     """What is known of a technique: its state, the law that failed, the reasons of skipped laws.
 
     The state is "passed", "failed", "unwritten", "broken" (Python cannot run the file),
-    "unfinished" (it took too long, and nobody knows), or "waiting" before it is judged.
+    "unfinished" (it took too long, and nobody knows), or "waiting" before it is judged. `text` is
+    what the learner wrote, without its comments.
     """
 
     technique: Technique
@@ -41,6 +43,7 @@ class Outcome:
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
     new: bool = False
+    text: str = ""
     fingerprint: str = ""
 
 
@@ -63,18 +66,14 @@ class File:
 
 
 def check(
-    folder: Path,
-    techniques: Sequence[Technique],
-    limit: float,
-    *,
-    again: bool = False,
+    folder: Path, techniques: Sequence[Technique], limit: float, **options: Any
 ) -> list[Outcome]:
     """Judge a folder's techniques, in course order, and remember those that passed.
 
-    `again` says that the folder will be checked again soon, so that it is worth to prepare for it.
+    The options are those of `judge`.
     """
     passed = read_progress(folder)["passed"]
-    outcomes = judge(folder, techniques, limit, passed, again=again)
+    outcomes = judge(folder, techniques, limit, passed, **options)
     sure = [each for each in outcomes if each.state == "passed" and not each.skipped]
     new = {outcome.technique.name: outcome.fingerprint for outcome in sure}
     if passed | new != passed:
@@ -88,16 +87,34 @@ def judge(
     limit: float,
     passed: Mapping[str, str],
     *,
-    again: bool = False,
+    before: Mapping[str, str] | None = None,
+    told: Callable[[Outcome], object] = unheard,
+    running: Callable[[str, str], object] = unheard,
 ) -> list[Outcome]:
-    """Judge those techniques of a folder that have not passed as they are now; write nothing."""
+    """Judge those techniques of a folder that have not passed as they are now; write nothing.
+
+    `before` has their texts when the folder was last looked at: what has changed since is judged
+    first, and the server prepares for all techniques, since there will be a next time. `told` gets
+    each outcome as soon as there is a verdict, `running` the name of a technique and the law that
+    judges it now.
+    """
     outcomes, files = look(folder, techniques, passed)
-    waiting = [outcome for outcome in outcomes if outcome.state == "waiting"]
+    for outcome in outcomes:
+        if outcome.state in FAILED:
+            told(outcome)
+
+    def urgency(outcome: Outcome) -> tuple[bool, bool]:
+        name = outcome.technique.name
+        # What has passed before is judged again only since it uses something that was changed.
+        return (before or {}).get(name) == outcome.text, name in passed
+
+    waiting = sorted((each for each in outcomes if each.state == "waiting"), key=urgency)
     questions = [question_about(outcome, files, limit) for outcome in waiting]
-    ahead = [outcome.technique for outcome in outcomes] if again else []
-    for outcome, answer in zip(waiting, ask(questions, ahead), strict=True):
+    ahead = [] if before is None else [outcome.technique for outcome in outcomes]
+    for outcome, answer in zip(waiting, ask(questions, ahead, running), strict=True):
         vars(outcome).update(answer)
         outcome.new = outcome.state == "passed"
+        told(outcome)
     return outcomes
 
 
@@ -187,7 +204,7 @@ def look_at(
         return Outcome(technique, found.path, "failed", rows=rows)
     own = fingerprint(found.tree, technique)
     state = "passed" if passed.get(name) == own else "waiting"
-    return Outcome(technique, found.path, state, fingerprint=own)
+    return Outcome(technique, found.path, state, text=ast.unparse(node), fingerprint=own)
 
 
 def question_about(outcome: Outcome, files: Sequence[File], limit: float) -> Question:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlconcepts.practice.check import Outcome, judge
+from dlconcepts.practice.check import FAILED, Outcome, judge
 from dlconcepts.practice.techniques import Technique
 from dlconcepts.support.errors import UserError
 
@@ -65,7 +65,7 @@ def rows(grades: Sequence[Grade]) -> list[dict[str, str]]:
 
 def most_failed(grades: Sequence[Grade]) -> list[dict[str, Any]]:
     """Return the exercises that some learner failed, the most failed first, with the mistakes."""
-    failed = [each for each in rows(grades) if each["state"] in ("failed", "broken", "unfinished")]
+    failed = [each for each in rows(grades) if each["state"] in FAILED]
     counts = Counter(each["exercise"] for each in failed)
     return [
         {

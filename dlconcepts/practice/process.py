@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
@@ -33,10 +33,19 @@ START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() 
 CONTEXT: Any = multiprocessing.get_context(START)
 
 
-def ask(questions: Sequence[Question], ahead: Sequence[Technique] = ()) -> Iterator[dict[str, Any]]:
+def unheard(*said: object) -> None:
+    """Take what is said, and do nothing."""
+
+
+def ask(
+    questions: Sequence[Question],
+    ahead: Sequence[Technique] = (),
+    running: Callable[[str, str], object] = unheard,
+) -> Iterator[dict[str, Any]]:
     """Judge techniques, as many at a time as there are cores, and yield the answers in order.
 
     The first call also imports the laws of the techniques `ahead`, which may be judged next.
+    `running` gets the name of a technique and the law that judges it now, from several threads.
     """
     if sys.flags.optimize:
         raise UserError("python -O removes the laws' assertions: run without -O and PYTHONOPTIMIZE")
@@ -44,7 +53,7 @@ def ask(questions: Sequence[Question], ahead: Sequence[Technique] = ()) -> Itera
         return
     techniques = [*(question.technique for question in questions), *ahead]
     warm_up([name for technique in techniques for name in technique.modules])
-    asking = Asking()
+    asking = Asking(running)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool, asking.ended():
         yield from pool.map(asking.judged, questions)
 
@@ -68,7 +77,8 @@ def warm_up(modules: Sequence[str]) -> None:
 class Asking:
     """The processes that judge now; all of them end if something interrupts."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: Callable[[str, str], object]) -> None:
+        self.running = running
         self.live: set[Any] = set()
         self.lock, self.is_over = threading.Lock(), False
 
@@ -102,6 +112,8 @@ class Asking:
                 with suppress(EOFError):
                     while pipe.poll():
                         known |= pipe.recv()
+                        if known["state"] == "running":
+                            self.running(question.technique.name, known["law"])
                 if ended:
                     break
             with self.lock:

@@ -21,12 +21,6 @@ LINES = 24  # of one value
 HEADING = 15  # characters
 HINTS = 5
 COMMAND = "python -m dlconcepts practice"
-STATES = {
-    "broken": 0,
-    "failed": 0,
-    "unfinished": 0,
-    "unwritten": 1,
-}  # what a learner should look at first
 
 
 def console() -> Console:
@@ -36,22 +30,13 @@ def console() -> Console:
     return Console(width=min(columns, 100), highlight=False, force_jupyter=False)
 
 
-def show(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """Print the progress and what has newly passed; return the first that does not pass."""
-    out = console()
-    print_progress(out, outcomes)
-    for outcome in outcomes:
-        name = outcome.technique.name
-        if outcome.new:
-            out.print(Text(f"{name} passes. Compare: {COMMAND} --solution {name}"))
-        for reason in outcome.skipped:
-            out.print(Text(f"{name}: a law was skipped: {reason}", "yellow"))
-    failing = [outcome for outcome in outcomes if outcome.state in STATES]
-    if not failing:
-        out.print(Text("All techniques here pass.", "bold green"))
-        return None
-    out.print()
-    return min(failing, key=lambda outcome: STATES[outcome.state])
+def show_passed(out: Console, outcome: Outcome) -> None:
+    """Print that a technique has newly passed, and which of its laws could not run."""
+    name = outcome.technique.name
+    if outcome.new:
+        out.print(Text(f"{name} passes. Compare: {COMMAND} --solution {name}"))
+    for reason in outcome.skipped:
+        out.print(Text(f"{name}: a law was skipped: {reason}", "yellow"))
 
 
 def show_outcome(out: Console, outcome: Outcome, *, hints: int) -> None:

@@ -60,7 +60,12 @@ def told(faults, monkeypatch, capsys):
     folder, outcomes = faults
 
     def tell(name, *options):
-        monkeypatch.setattr(checking, "check", lambda *_, **__: [outcomes[name]])
+        def known(*_, told, **__):
+            if outcomes[name].state != "unwritten":
+                told(outcomes[name])
+            return [outcomes[name]]
+
+        monkeypatch.setattr(checking, "check", known)
         assert main(["practice", "--check", str(folder), *options]) == 1
         return capsys.readouterr().out
 
@@ -138,18 +143,46 @@ def test_a_verdict_lasts_until_the_code_it_depends_on_changes(tmp_path, monkeypa
     assert "All techniques here pass." in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "tensors.py"]
 
-    def refuse(questions, ahead):
-        raise UserError(f"judged again: {[each.technique.name for each in questions]}")
+    def refuse(questions, ahead, running):
+        if questions:
+            raise UserError(f"judged again: {[each.technique.name for each in questions]}")
+        return []
 
-    monkeypatch.setattr(
-        checking, "ask", lambda questions, ahead: refuse(questions, ahead) if questions else []
-    )
+    monkeypatch.setattr(checking, "ask", refuse)
     text = path.read_text()
     path.write_text(f"{text}\n# a comment\ndef other(): pass\n")
     assert main(line) == 0
     path.write_text(text.replace("- flat.mean()", "- helper(flat)") + "\ndef helper(x): pass\n")
     assert main(line) == 2
     assert "judged again: ['centre']" in capsys.readouterr().err
+
+
+def test_what_was_changed_is_judged_and_told_first(tmp_path, monkeypatch):
+    """What has failed before comes next, what uses the changed exercise last."""
+    path = write(tmp_path, "training")
+    solve(path, "training")
+    own = [technique for technique in TECHNIQUES if technique.lesson == "training"]
+    asked, told = [], []
+
+    def answers(questions, ahead, running):
+        asked.append([question.technique.name for question in questions])
+        for name in asked[-1]:
+            assert told == asked[-1][: asked[-1].index(name)]
+            yield {"state": "failed" if name == "seeded" else "passed"}
+
+    def look(before):
+        told.clear()
+        outcomes = checking.check(
+            tmp_path, own, 4, before=before, told=lambda each: told.append(each.technique.name)
+        )
+        return {outcome.technique.name: outcome.text for outcome in outcomes}
+
+    monkeypatch.setattr(checking, "ask", answers)
+    texts = look({})
+    path.write_text(path.read_text().replace("optimizer.step()", "optimizer.step(); 'changed'"))
+    look(texts)
+
+    assert asked[1] == ["train_step", "seeded", "fit", "train_epoch"]
 
 
 def test_the_next_technique_comes_with_its_claim_and_its_law(told):
