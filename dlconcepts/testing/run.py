@@ -1,4 +1,4 @@
-"""Run the laws in a separate pytest process, and keep each verdict as soon as it is there."""
+"""Run the laws in separate pytest processes, and keep each verdict as soon as it is there."""
 
 import json
 import os
@@ -14,18 +14,28 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
 
 from dlconcepts.support.atomic import making
 from dlconcepts.support.errors import UserError, explaining, writing
 from dlconcepts.support.signals import NAMES, Stopped, finishing
 from dlconcepts.testing.claims import LESSONS, TESTS, Claim
-from dlconcepts.testing.results import Item, Report, add_properties, judge, read_item, render
+from dlconcepts.testing.results import (
+    Item,
+    Report,
+    add_properties,
+    judge,
+    read_item,
+    render,
+    xml_text,
+)
 
 POLL = 0.1  # seconds between two looks at what pytest wrote
 GRACE = 1.0  # seconds for pytest's processes to remove their files after Ctrl-C
+NO_TESTS = 5  # pytest's exit status
+FIRST_UNKNOWN_STATUS = 6  # pytest ends with 0 to 5; another one, or a signal, is that of a crash
 TAIL = 20  # lines of pytest's output to show if it ran nothing
 
 
@@ -72,11 +82,7 @@ def verify(
         options = [f"--hypothesis-profile={profile}", *(f"--device={device}" for device in devices)]
         if fail_fast:
             options += ["-x", f"--first-failure={results.resolve()}"]
-        if jobs > 1:
-            # A claim stays in one process, unless the first failure is wanted as soon as possible.
-            whole = ["--dist=loadfile", "--no-loadscope-reorder"]
-            options += ["-n", str(jobs), *(["--maxschedchunk=1"] if fail_fast else whole)]
-        run_pytest(run, options, folder)
+        run_pytest(run, options, folder, jobs)
         with finishing():
             write(run, folder / "results.xml")
             page = render(run.report, run.environment)
@@ -85,52 +91,105 @@ def verify(
                 (folder / file).replace(out / file)
 
 
-def run_pytest(run: Run, options: Sequence[str], folder: Path) -> None:
-    """Run pytest in a process group of its own, and add what it writes to the run."""
-    stream, output = folder / "stream", folder / "output"
-    stream.touch()
-    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "--tb=short"]
-    command += ["-p", "dlconcepts.testing.stream", f"--stream={stream}", *options]
-    command += [str(claim.path) for claim in run.claims]
-    rest = ""
+class Worker:
+    """A pytest process, in a process group of its own, that judges what no other has taken."""
 
-    def follow(new: TextIO) -> None:
-        nonlocal rest
-        *lines, rest = (rest + new.read()).split("\n")
+    def __init__(self, run: Run, options: Sequence[str], folder: Path) -> None:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".stream", delete=False) as file:
+            self.stream, self.read = Path(file.name), 0
+        self.output = self.stream.with_suffix(".output")
+        command = [sys.executable, "-m", "pytest", "-q", "--color=no", "--tb=short"]
+        command += ["-p", "dlconcepts.testing.stream", f"--stream={self.stream}", *options]
+        command += [str(claim.path) for claim in run.claims]
+        with self.output.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=TESTS.parent, stdout=log, stderr=log, start_new_session=True
+            )
+        self.run, self.item = run, ""
+
+    def follow(self) -> bool:
+        """Add to the run what is new in the stream; return whether the process goes on."""
+        goes_on = self.process.poll() is None  # asked first: what it wrote is then complete
+        with self.stream.open("rb") as stream:
+            stream.seek(self.read)
+            *lines, rest = stream.read().split(b"\n")
+            self.read = stream.tell() - len(rest)
         for line in lines:
-            take(run, ET.fromstring(json.loads(line)))
+            element = ET.fromstring(json.loads(line))
+            self.item = element.get("nodeid", "")
+            take(self.run, element)
+        return goes_on
 
-    with output.open("wb") as log, stream.open(encoding="utf-8") as new:
-        process = subprocess.Popen(
-            command, cwd=TESTS.parent, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            while process.poll() is None:
-                follow(new)
-                time.sleep(POLL)
-        except Stopped as error:
-            run.stopped_by = error.number
-            for number in NAMES:  # another one must not leave processes behind
-                signal.signal(number, signal.SIG_IGN)
-        finally:
-            end(process)
-            follow(new)
-    run.status = process.returncode
+    def died(self) -> bool:
+        """Return whether the process was killed by what it ran; that item then failed."""
+        if not self.item or self.process.returncode in range(FIRST_UNKNOWN_STATUS):
+            return False
+        case = case_of(self.item)
+        said = f"the process of this test died with status {self.process.returncode}"
+        ET.SubElement(case, "failure", message=said).text = said
+        take(self.run, case)
+        return True
+
+
+def run_pytest(run: Run, options: Sequence[str], folder: Path, jobs: int) -> None:
+    """Run pytest in processes that share the claims, and add what they write to the run."""
+    workers: list[Worker] = []
+    try:
+        with finishing():  # a process that has started is known, and is ended below
+            workers += [Worker(run, options, folder) for _ in range(jobs)]
+        running = list(workers)
+        while running and not ("-x" in options and run.report.failed):
+            time.sleep(POLL)
+            for worker in [worker for worker in running if not worker.follow()]:
+                running.remove(worker)
+                if worker.died():
+                    taken(folder, worker.item.partition("::")[0]).unlink(missing_ok=True)
+                    with finishing():
+                        workers.append(Worker(run, options, folder))
+                    running.append(workers[-1])
+    except Stopped as error:
+        run.stopped_by = error.number
+        for number in NAMES:  # another one must not leave processes behind
+            signal.signal(number, signal.SIG_IGN)
+    finally:
+        end([worker.process for worker in workers])
+        for worker in workers:
+            worker.follow()
+    # Another process may have taken all claims.
+    run.status = max({worker.process.returncode for worker in workers} - {NO_TESTS}, default=0)
     if not run.cases and run.stopped_by is None:
-        text = output.read_text(encoding="utf-8", errors="replace")
+        text = workers[0].output.read_text(encoding="utf-8", errors="replace")
         last = "\n".join(text.splitlines()[-TAIL:])
         raise UserError("pytest ran no law; its last lines are:", last)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process, with a second to tidy up, and every process that it started."""
-    if process.poll() is None:
+def taken(folder: Path, name: str) -> Path:
+    """Return the file that says that a process has taken a claim or an item, by its node id."""
+    return folder / sha256(name.encode()).hexdigest()
+
+
+def case_of(nodeid: str) -> ET.Element:
+    """Return an item's test case, named as pytest's own JUnit XML names it."""
+    path, bracket, parameters = nodeid.partition("[")
+    file, *names = path.split("::")
+    *places, name = file.removesuffix(".py").replace("/", "."), *names
+    full = xml_text(name + bracket + parameters)
+    return ET.Element("testcase", classname=".".join(places), name=full)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes, with a second to tidy up, and every process that they started."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
         signal_group(process, "SIGINT")
+    until = time.monotonic() + GRACE
+    for process in running:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-    signal_group(process, "SIGKILL")
-    process.kill()
-    process.wait()
+            process.wait(max(0, until - time.monotonic()))
+    for process in processes:
+        signal_group(process, "SIGKILL")
+        process.kill()
+        process.wait()
 
 
 def signal_group(process: subprocess.Popen[bytes], name: str) -> None:

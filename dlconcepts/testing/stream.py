@@ -1,4 +1,4 @@
-"""The pytest plugin of `verify`: order the items, and write each outcome to a file at once.
+"""The pytest plugin of `verify`: share the claims among processes, write each outcome at once.
 
 Whatever ends the run, Ctrl-C or a killed process, the file has what was judged before. Each line is
 an element of a JUnit XML file, as a JSON string: `testcase`, or `start` when an item starts, or
@@ -12,14 +12,14 @@ import os
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Sequence
-from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from dlconcepts.testing.results import add_properties, read_item, xml_text
-from dlconcepts.testing.run import environment, find_devices
+from dlconcepts.testing.run import case_of, environment, find_devices, taken
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,24 +29,55 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Write from the process that starts the others, and receives their reports."""
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Stream(config))
+    config.pluginmanager.register(Stream(config))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> bool:
+    """Collect nothing yet: a claim is collected, and imported, by the process that judges it."""
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    """Run what no other process has taken: whole claims, or single items for the first failure."""
+    folder, paths = session.config.getoption("--stream").parent, session.config.args
+    earlier = session.config.getoption("--first-failure")
+    for part in [paths] if earlier else [[path] for path in in_order(paths)]:
+        if not earlier and not take(folder, Path(*part).relative_to(session.path).as_posix()):
+            continue
+        items = list(session.perform_collect(part))
+        if earlier:
+            soonest_failure_first(items, earlier)
+        items = [item for item in items if not taken(folder, item.nodeid).exists()]
+        for item, following in zip_longest(items, items[1:]):
+            if take(folder, item.nodeid):
+                # What the next item shares is kept; which that is, is not known among processes.
+                following = None if earlier else following
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
+    return True
+
+
+def take(folder: Path, name: str) -> bool:
+    """Take a claim or an item, unless it is taken; one that kills its process is run once."""
+    try:
+        taken(folder, name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def in_order(paths: Sequence[str]) -> list[str]:
     """Put the claims with slow laws first, so that no process ends long after the others.
 
     Before them comes one quick claim, since people wait for the first verdict.
     """
-    earlier = config.getoption("--first-failure")
-    if earlier:
-        soonest_failure_first(items, earlier)
-    else:
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
-        quick = next((item.path for item in items if item.path not in slow), None)
-        items.sort(key=lambda item: (item.path != quick, item.path not in slow))
+    # `share` of the law mark lowers the number of examples of a slow law.
+    slow = {path for path in paths if "share=" in Path(path).read_text(encoding="utf-8")}
+    quick = next((path for path in paths if path not in slow), None)
+    return sorted(paths, key=lambda path: (path != quick, path not in slow))
 
 
 def soonest_failure_first(items: list[pytest.Item], earlier: Path) -> None:
@@ -66,25 +97,6 @@ def soonest_failure_first(items: list[pytest.Item], earlier: Path) -> None:
         return not failed, not right, before.seconds if before else 0, slow, places[item.path]
 
     items.sort(key=order)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Run an item once: pytest-xdist would run one that kills its process again and again."""
-    begun = item.config.getoption("--stream").with_name(sha256(item.nodeid.encode()).hexdigest())
-    if begun.exists():
-        return True
-    begun.touch()
-    return None
-
-
-def case_of(nodeid: str) -> ET.Element:
-    """Return an item's test case, named as pytest's own JUnit XML names it."""
-    path, bracket, parameters = nodeid.partition("[")
-    file, *names = path.split("::")
-    *places, name = file.removesuffix(".py").replace("/", "."), *names
-    full = xml_text(name + bracket + parameters)
-    return ET.Element("testcase", classname=".".join(places), name=full)
 
 
 def name_of(case: ET.Element) -> str:
@@ -119,9 +131,9 @@ class Stream:
         self.write(ET.Element("start", nodeid=nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write an item after its last phase; "???" is that of an item whose process died."""
+        """Write an item after its last phase."""
         self.reports[report.nodeid].append(report)
-        if report.when in ("teardown", "???"):
+        if report.when == "teardown":
             self.write_item(self.reports.pop(report.nodeid))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
