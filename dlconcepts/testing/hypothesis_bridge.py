@@ -7,12 +7,13 @@ a law that silently stops counting its examples.
 import functools
 import inspect
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from typing import Any
 
 import hypothesis
 import hypothesis.internal.conjecture.engine as engine
+import hypothesis.internal.escalation as escalation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import shrinker as shrinking
@@ -34,6 +35,7 @@ def missing_parts() -> list[str]:
         (engine, "ExitReason.very_slow_shrinking"),
         (engine, "ConjectureRunner.generate_mutations_from"),
         (shrinking, "Shrinker.check_calls"),
+        (escalation, "current_pytest_item.with_value"),
         (any_test, "hypothesis.inner_test"),
         (any_test, "_hypothesis_internal_use_settings"),
     )
@@ -109,6 +111,11 @@ def replaced(
         yield
     finally:
         test.hypothesis.inner_test, test._hypothesis_internal_use_settings = body, before
+
+
+def plain_tracebacks() -> AbstractContextManager[object]:
+    """Let Hypothesis format tracebacks as Python does, and not as pytest does, for a block."""
+    return escalation.current_pytest_item.with_value(None)
 
 
 def settings_of(test: Any) -> settings:

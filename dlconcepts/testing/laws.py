@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from dlconcepts.testing import hypothesis_bridge
 
@@ -18,6 +18,9 @@ from dlconcepts.testing import hypothesis_bridge
 MISTAKE_EXAMPLES = 1_000
 # Runs of a law to make a counterexample smaller and to explain it; most need fewer than 200.
 SHRINKING_RUNS, FEWEST_RUNS = 250, 10
+# Those of a mistake, whose counterexample is only illustrated: where the profile explains it, it is
+# recorded for the book, and as small as that of a law.
+MISTAKE_SHRINKING_RUNS = 50
 FAILURES = (Exception, pytest.fail.Exception)  # the second is what pytest.raises fails with
 Subject = Callable[..., Any]
 Mistakes = Mapping[Subject, str]  # each with a piece of the message that it must fail with
@@ -119,9 +122,13 @@ class Case:
         # A device as a context is the default of every factory function. It costs a Python call
         # for each operator, which a run on the CPU need not pay.
         device = nullcontext() if self.device.type == "cpu" else self.device
-        runs = max(FEWEST_RUNS, round(SHRINKING_RUNS * self.law.share))
-        hypothesis_bridge.limit_shrinking(runs)
-        with hypothesis_bridge.replaced(test, counted, self.settings()), device:
+        asked = self.settings()
+        illustrated = self.reason and Phase.explain not in asked.phases
+        most = MISTAKE_SHRINKING_RUNS if illustrated else SHRINKING_RUNS
+        hypothesis_bridge.limit_shrinking(max(FEWEST_RUNS, round(most * self.law.share)))
+        # Nobody reads the traceback of a mistake; pytest would parse whole files to show it.
+        report = hypothesis_bridge.plain_tracebacks() if self.reason else nullcontext()
+        with hypothesis_bridge.replaced(test, counted, asked), report, device:
             yield
 
     def judge(self, failure: BaseException | None, item: object) -> None:

@@ -41,23 +41,34 @@ def pytest_collection() -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool:
     """Run what no other process has taken: whole claims, or single items for the first failure."""
-    folder, paths = session.config.getoption("--stream").parent, session.config.args
-    earlier = session.config.getoption("--first-failure")
-    for part in [paths] if earlier else [[path] for path in in_order(paths)]:
-        if not earlier and not take(folder, Path(*part).relative_to(session.path).as_posix()):
-            continue
-        items = list(session.perform_collect(part))
-        if earlier:
-            soonest_failure_first(items, earlier)
-        items = [item for item in items if not taken(folder, item.nodeid).exists()]
-        for item, following in zip_longest(items, items[1:]):
+    config, folder = session.config, session.config.getoption("--stream").parent
+    earlier = config.getoption("--first-failure")
+    if earlier:
+        items = list(session.perform_collect())
+        soonest_failure_first(items, earlier)
+        for item in items:
             if take(folder, item.nodeid):
-                # What the next item shares is kept; which that is, is not known among processes.
-                following = None if earlier else following
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if session.shouldfail:
-                raise session.Failed(session.shouldfail)
+                # What the next item could share is torn down: which that is, is not known yet.
+                run_item(item, None)
+        return True
+    files = defaultdict(list)  # each has its demonstration and its laws
+    for collector in session.perform_collect(in_order(config.args), genitems=False):
+        files[collector.nodeid].append(collector)
+    for name, collectors in files.items():
+        if not take(folder, name):
+            continue
+        items = [item for collector in collectors for item in session.genitems(collector)]
+        config.hook.pytest_collection_modifyitems(session=session, config=config, items=items)
+        items = [item for item in items if take(folder, item.nodeid)]
+        for item, following in zip_longest(items, items[1:]):
+            run_item(item, following)
     return True
+
+
+def run_item(item: pytest.Item, following: pytest.Item | None) -> None:
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+    if item.session.shouldfail:
+        raise item.session.Failed(item.session.shouldfail)
 
 
 def take(folder: Path, name: str) -> bool:

@@ -15,7 +15,15 @@ from dlconcepts.testing.results import Report, read
 from dlconcepts.testing.run import GRACE
 from tests.machinery.suites import CLAIM, HEAD, LAW, ROOT
 
-PASSES = f'@law(right=double, wrong={{squares: "twice"}}){LAW}'
+# Each claim takes a fixture of the lesson, as some do that train a network once.
+TAKES = LAW.replace("(double, x)", "(double, of_the_lesson, x)")
+PASSES = f'@law(right=double, wrong={{squares: "twice"}}){TAKES}'
+FIXTURE = """
+import pytest
+
+@pytest.fixture(scope="module")
+def of_the_lesson(): return 1
+"""
 # A law that never ends, and one whose process is killed. Each first says where it runs.
 BEGINS = """
 import os, pathlib, signal, time
@@ -47,6 +55,7 @@ def write_suite(folder: Path, second: str) -> Path:
     lesson.mkdir(parents=True)
     (folder / "tests" / "__init__.py").touch()
     (lesson / "__init__.py").write_text('CLAIMS = ["doubles", "second", "third"]')
+    (lesson / "conftest.py").write_text(FIXTURE)
     for name, laws in {"doubles": PASSES, "second": second, "third": PASSES}.items():
         (lesson / f"test_{name}.py").write_text(CLAIM + HEAD + laws)
     return folder
