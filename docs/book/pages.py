@@ -136,13 +136,13 @@ def failed_because(mistake: Subject) -> str:
     """
     if mistake.reason == "DID NOT RAISE":  # what pytest.raises says
         return "The law expects an error; none is raised."
-    return f"The law fails: it is not true that \u201c{mistake.reason}\u201d."
+    return f"The law fails with the words \u201c{mistake.reason}\u201d."
 
 
 def changed_lines(right: str, wrong: str) -> str:
-    """Return the numbers of the lines of some code that its right form does not have.
+    r"""Return the numbers of the lines of some code that its right form does not have.
 
-    >>> changed_lines("a = 1\\nb = 2", "a = 1\\nb = 3\\nc = 4")
+    >>> changed_lines("a = 1\nb = 2", "a = 1\nb = 3\nc = 4")
     '2,3'
     """
     known = {line.strip() for line in right.splitlines()}
@@ -161,7 +161,8 @@ def instructive(
         found = counterexample(law, mistake)
         text = found[0] if found else ""
         lines = mistake.code.count("\n") + law.right.code.count("\n")
-        return not drawn, not text, not re.search(r"[2-9]", text), len(text) > 300, lines
+        taught = not drawn, not text, len(text) > 300, not re.search(r"[2-9]", text)
+        return *taught, section.laws.index(law), lines  # the first law is what the title says
 
     pairs = [(law, wrong) for law in section.laws for wrong in law.mistakes if wrong.code]
     return min(pairs, key=rank, default=None)
@@ -176,11 +177,9 @@ def symptoms(mistake: Subject) -> list[str]:
 def result_classes(found: list[tuple[records.Environment, str, str, str]]) -> str:
     """Return classes that say where a claim has which result, for the filter of the claims."""
     words = [worst.replace(" ", "-").lower() for _, worst, _, _ in found]
+    there = [f"result-{n}-{word}" for n, word in enumerate(words)]
     run = [f"result-{n}-run" for n, word in enumerate(words) if word != "not-run-yet"]
-    return " ".join(
-        [*(f"result-{n}-{word}" for n, word in enumerate(words)), *run]
-        + sorted({f"result-any-{word}" for word in words})
-    )
+    return " ".join([*there, *run, *sorted({f"result-any-{word}" for word in words})])
 
 
 def differing(of: Iterable[Claim]) -> str:

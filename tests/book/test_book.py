@@ -4,8 +4,10 @@ It is built once, then read as files and in headless Chromium. Tests that need t
 Chromium are skipped without them.
 """
 
+import base64
 import doctest
 import importlib
+import io
 import json
 import os
 import re
@@ -21,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from dlconcepts.testing.claims import all_claims
 
@@ -204,7 +207,7 @@ def test_every_kind_of_report_is_shown(book: Path, pages: dict[Path, Page]) -> N
 
 
 def test_every_claim_has_a_page_with_its_demonstration(book: Path, pages: dict[Path, Page]) -> None:
-    """It shows the demonstration at once, has at most 120 KB, and its lesson links to it."""
+    """It shows the demonstration at once, has at most 225 KB, and its lesson links to it."""
     for claim in all_claims():
         path = book / "generated" / "claims" / f"{claim.id}.html"
         shown = pages[path].text.partition("The notes say")[0]
@@ -212,9 +215,9 @@ def test_every_claim_has_a_page_with_its_demonstration(book: Path, pages: dict[P
         lesson = pages[book / "generated" / "lessons" / f"{claim.lesson}.html"]
         assert any(f"{claim.id}.html" in link for link in lesson.links)
     claims = (book / "generated" / "claims").iterdir()
-    large = {path.name: path.stat().st_size for path in claims if path.stat().st_size > 120_000}
+    large = {path.name: path.stat().st_size for path in claims if path.stat().st_size > 225_000}
 
-    assert not large, "a page of a claim has at most 120 KB"
+    assert not large, "a page of a claim has at most 225 KB"
 
 
 def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
@@ -229,7 +232,9 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
     for path, page in pages.items():
         if path.parent.name != "claims":
             continue
-        found = re.findall(r"Smallest counterexample, found with torch .*\s+(\S.*)", page.text)
+        found = re.findall(
+            r"Smallest counterexample, found with torch \S+ (?:cpu|cuda)(.*)", page.text
+        )
         shown += len(found)
         for line in found:
             first = " ".join(line.split())
@@ -240,11 +245,18 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
 
 def test_what_happened_is_told_in_words(pages: dict[Path, Page]) -> None:
     """No page of a claim shows the inside of Hypothesis or pytest, or an address, as a failure."""
-    inside = r"data=data\(|DID NOT RAISE\W*$|Failing test case|Falsifying example| at 0x[0-9a-f]+"
-    for path, page in pages.items():
-        if path.parent.name == "claims":
-            told = re.findall(r"What happened\s+(.*)\s+Smallest counterexample.*\s+(.*)", page.text)
-            assert not [each for each in told if re.search(inside, " ".join(each))], path.name
+    inside = r"data=data\(|DID NOT RAISE|Failing test case|Falsifying example| at 0x[0-9a-f]+"
+    told = [
+        text
+        for path, page in pages.items()
+        if path.parent.name == "claims"
+        for text in re.findall(
+            r"What happened((?:.|\n)*?Smallest counterexample.*(?:\n[ \w].*)*)", page.text
+        )
+    ]
+
+    assert len(told) > 700
+    assert [text for text in told if re.search(inside, text)] == []
 
 
 def test_every_lesson_has_three_pictures(modules: Callable[[str], Any]) -> None:
@@ -260,9 +272,14 @@ def test_every_lesson_has_three_pictures(modules: Callable[[str], Any]) -> None:
     assert again == drawn
     for picture in [each for found in drawn.values() for each in found]:
         ET.fromstring(picture.svg)
-        painted = set(re.findall(r"#[0-9a-f]{6}|data:image", picture.svg))
-        assert len(painted - {"#ffffff"}) > 1, picture.alt
-        assert picture.alt and picture.caption
+        images = re.findall(r"data:image/png;base64,\s*([^\"]+)", picture.svg)
+        painted = set(re.findall(r"#[0-9a-f]{6}", picture.svg)) - {"#ffffff"}
+        for image in images:
+            pixels = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+            assert len(pixels.getcolors(pixels.width * pixels.height)) > 1, picture.alt
+        assert images or len(painted) > 1, picture.alt
+        assert picture.alt
+        assert picture.caption
 
 
 def test_each_corrected_claim_is_a_slide(modules: Callable[[str], Any]) -> None:
@@ -568,7 +585,8 @@ def test_a_link_to_a_mistake_leads_to_it(book: Path, tab: Any) -> None:
     link.click()
 
     tab.wait_for_url("**/claims/*.html#*")
-    target = tab.locator(f"[id='{anchor}']").first
+    at = f"[id='{anchor}']"
+    target = tab.locator(f"details{at}, section:has(> span{at}), section{at}").first
     assert target.get_by_text("What happened").first.is_visible()
 
 
