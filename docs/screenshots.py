@@ -15,8 +15,7 @@ ROOT = Path(__file__).parents[1]
 BOOK, PICTURES = ROOT / "build" / "book", Path(__file__).parent / "pictures"
 SIZES = {"desk": (1280, 1240), "phone": (390, 844)}
 PAGES = {
-    "chapter": "generated/lessons/training.html#law-training-test-"
-    "a-step-follows-its-own-batch-alone-never-zeroes",
+    "chapter": "generated/claims/training.step-order.html",
     "claims": "generated/claims.html",
     "corrected": "generated/corrected.html",
 }

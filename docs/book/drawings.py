@@ -4,6 +4,7 @@
 the current code does.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from plots import Panel, compare_runs, descent_paths
@@ -37,8 +39,17 @@ class Drawing:
     subject: str = ""
 
     def save(self, path: Path) -> None:
-        """Write the picture on white, which is readable in dark mode too."""
-        self.figure.savefig(path, dpi=110, facecolor="white")
+        """Write the picture as SVG."""
+        path.write_text(svg_of(self.figure), encoding="utf-8")
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure as SVG on white, which is readable in dark mode, the same for each call."""
+    out = io.StringIO()
+    # Text stays text, and the ids do not depend on the run.
+    with rc_context({"svg.hashsalt": "dlconcepts", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None})
+    return out.getvalue()
 
 
 def draw(chapter: Chapter, law: Law) -> Iterator[Drawing]:

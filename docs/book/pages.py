@@ -1,9 +1,10 @@
 """Write the pages of the book as reStructuredText, from the suite and the recorded results."""
 
 import pkgutil
+import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from book import changed, records
 from book.docstrings import claimed, paragraphs, prose
 from book.drawings import RECORDED, Drawing, draw
 from book.notebooks import write_notebook
-from book.suite import Chapter, Law, Subject, chapters
+from book.pictures import pictures_of
+from book.suite import Chapter, Law, Section, Subject, chapters
 from book.tables import cell, tables
 from dlconcepts.checks import REGISTRY
+from dlconcepts.practice.failures import smallest_input
 from dlconcepts.testing.claims import LESSONS, Claim
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,6 +43,37 @@ VERDICTS = {
     "corrected": "corrected",
     "opinion": "opinion",
 }
+# What one notices of a mistake, and the words that name it in a mistake or in what its law says.
+SYMPTOMS = {
+    "loss": "the loss does not fall",
+    "accuracy": "the accuracy is wrong",
+    "runs": "results differ between runs",
+    "memory": "memory grows, or is shared by surprise",
+    "gradient": "gradients are wrong or missing",
+    "weights": "weights move, or do not learn",
+    "shape": "the shape or the order is wrong",
+    "dtype": "the dtype or the scale is wrong",
+    "file": "a checkpoint is lost or wrong",
+    "mode": "evaluation differs from training",
+    "error": "no error where one is due",
+    "nan": "NaN or infinity appears",
+}
+SYMPTOM_WORDS = {
+    "loss": r"\bloss|learning rate|converge|\bstep\b",
+    "accuracy": r"accura|predict|correct|label|classes",
+    "runs": r"seed|random|same run|generator|shuffl|drawn anew",
+    "memory": r"memory|\bgraph|shares|alias|copies|copy|keeps no graph",
+    "gradient": r"grad|backward|detach",
+    "weights": r"weight|parameter|froz|freez|optimi[sz]er|learn",
+    "shape": r"shape|dimension|\brow|column|order|flatten|transpos|axis|channel",
+    "dtype": r"dtype|float|byte|integer|scale|normali|cast|precision|round",
+    "file": r"checkpoint|\bfile|\bload|save|state_dict|resume",
+    "mode": r"eval|train(?:ing)? mode|dropout|batch ?norm|buffers?\b",
+    "error": r"did not raise|raises|refus|silent|error",
+    "nan": r"\bnan|infinit|finite|overflow|underflow",
+}
+# The results that a claim can have in an environment.
+RESULTS = ("ok", "skipped", records.MISSING, "FAILED")
 
 
 def heading(text: str, line: str) -> str:
@@ -84,12 +118,89 @@ def outcomes(claim: Claim) -> list[tuple[records.Environment, str, str, str]]:
 
 
 def counterexample(law: Law, mistake: Subject) -> tuple[str, str] | None:
-    """Return the recorded counterexample of a mistake, and its environment."""
+    """Return the recorded input of a mistake, without the law's name, and its environment."""
     for environment in records.environments():
         item = environment.item(law, mistake)
         if item and item.record.get("counterexample"):
-            return item.record["counterexample"], environment.title
+            (subject,) = re.findall(r"def \w+\(\s*(\w+)", law.code)[:1]
+            text = smallest_input([item.record["counterexample"]], subject).strip()
+            return (text, environment.title) if text else None
     return None
+
+
+def failed_because(mistake: Subject) -> str:
+    """Return in words why the law rejects a mistake.
+
+    >>> failed_because(Subject("leaks", None, "DID NOT RAISE", "", ""))
+    'The law expects an error; none is raised.'
+    """
+    if mistake.reason == "DID NOT RAISE":  # what pytest.raises says
+        return "The law expects an error; none is raised."
+    return f"The law fails with the words \u201c{mistake.reason}\u201d."
+
+
+def changed_lines(right: str, wrong: str) -> str:
+    r"""Return the numbers of the lines of some code that its right form does not have.
+
+    >>> changed_lines("a = 1\nb = 2", "a = 1\nb = 3\nc = 4")
+    '2,3'
+    """
+    known = {line.strip() for line in right.splitlines()}
+    lines = enumerate(wrong.splitlines(), 1)
+    return ",".join(str(n) for n, line in lines if line.strip() and line.strip() not in known)
+
+
+def instructive(
+    section: Section, drawings: Mapping[str, list[Drawing]]
+) -> tuple[Law, Subject] | None:
+    """Return the mistake to show in full: drawn, with a short input that is not all zeros."""
+
+    def rank(pair: tuple[Law, Subject]) -> tuple[Any, ...]:
+        law, mistake = pair
+        drawn = any(each.subject == mistake.name for each in drawings.get(law.label, ()))
+        found = counterexample(law, mistake)
+        text = found[0] if found else ""
+        lines = mistake.code.count("\n") + law.right.code.count("\n")
+        taught = not drawn, not text, len(text) > 300, not re.search(r"[2-9]", text)
+        return *taught, section.laws.index(law), lines  # the first law is what the title says
+
+    pairs = [(law, wrong) for law in section.laws for wrong in law.mistakes if wrong.code]
+    return min(pairs, key=rank, default=None)
+
+
+def symptoms(mistake: Subject) -> list[str]:
+    """Return what one would notice of a mistake, by the words that describe it."""
+    text = f"{mistake.name.replace('_', ' ')} {mistake.sentence} {mistake.reason}".lower()
+    return [name for name, words in SYMPTOM_WORDS.items() if re.search(words, text)]
+
+
+def result_classes(found: list[tuple[records.Environment, str, str, str]]) -> str:
+    """Return classes that say where a claim has which result, for the filter of the claims."""
+    words = [worst.replace(" ", "-").lower() for _, worst, _, _ in found]
+    there = [f"result-{n}-{word}" for n, word in enumerate(words)]
+    run = [f"result-{n}-run" for n, word in enumerate(words) if word != "not-run-yet"]
+    return " ".join([*there, *run, *sorted({f"result-any-{word}" for word in words})])
+
+
+def differing(of: Iterable[Claim]) -> str:
+    """Say in a sentence how many claims have another result with another version on the CPU."""
+    names = []
+    for claim in of:
+        found = [worst for where, worst, _, _ in outcomes(claim) if where.device == "cpu"]
+        if len({word for word in found if word in ("ok", "FAILED")}) > 1:
+            names.append(claim.id)
+    if not names:
+        return "No claim holds with one recorded version of torch and fails with another."
+    return f"With another version of torch, {', '.join(names)} has another result."
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text.
+
+    >>> first_sentence("Call nn.Module once. Then rest.")
+    'Call nn.Module once.'
+    """
+    return re.split(r"(?<=[.!?]) (?=[A-Z`])", " ".join(text.split()), maxsplit=1)[0]
 
 
 def verdicts(law: Law, subject: Subject) -> list[str]:
@@ -167,6 +278,7 @@ def environment() -> jinja2.Environment:
         claimed=claimed,
         badge=badge,
         cell=cell,
+        first_sentence=first_sentence,
         heading=heading,
         median=lambda values: statistics.median(list(values)),
     )
@@ -177,6 +289,15 @@ def environment() -> jinja2.Environment:
         claims=claims(),
         environments=records.environments(),
         RECORDED=RECORDED,
+        RESULTS=RESULTS,
+        SYMPTOMS=SYMPTOMS,
+        pictures_of=pictures_of(),
+        changed_lines=changed_lines,
+        differing=differing,
+        failed_because=failed_because,
+        instructive=instructive,
+        result_classes=result_classes,
+        symptoms=symptoms,
         changed=changed,
         claim_label=claim_label,
         counterexample=counterexample,
@@ -195,7 +316,7 @@ def environment() -> jinja2.Environment:
 def write_pages(out: Path) -> None:
     """Write all pages, drawings and notebooks into a folder."""
     templates = environment()
-    for folder in ("api", "drawings", "lessons", "notebooks"):
+    for folder in ("api", "claims", "drawings", "lessons", "notebooks"):
         (out / folder).mkdir(parents=True)
     for chapter in chapters():
         write_notebook(chapter, out / "notebooks" / f"{chapter.name}.ipynb")
@@ -226,10 +347,18 @@ def write_pages(out: Path) -> None:
 
 
 def write_chapter(chapter: Chapter, templates: jinja2.Environment, out: Path) -> None:
+    """Write the overview of a lesson, a page for each claim, and their pictures."""
     drawings: dict[str, list[Drawing]] = {}
     for law in chapter.laws:
         for number, drawing in enumerate(draw(chapter, law)):
-            drawing.save(out / "drawings" / f"{law.label}-{number}.png")
+            drawing.save(out / "drawings" / f"{law.label}-{number}.svg")
             drawings.setdefault(law.label, []).append(drawing)
-    page = templates.get_template("chapter.rst").render(chapter=chapter, drawings=drawings)
+    given = {"chapter": chapter, "drawings": drawings}
+    page = templates.get_template("chapter.rst").render(given)
     (out / "lessons" / f"{chapter.name}.rst").write_text(page, encoding="utf-8")
+    for section in chapter.sections:
+        name = section.claim.id
+        for number, picture in enumerate(pictures_of()[name]):
+            (out / "drawings" / f"{name}-{number}.svg").write_text(picture.svg, encoding="utf-8")
+        page = templates.get_template("claim.rst").render(given, section=section)
+        (out / "claims" / f"{name}.rst").write_text(page, encoding="utf-8")

@@ -24,32 +24,93 @@ function openTarget() {
 addEventListener("hashchange", openTarget);
 addEventListener("DOMContentLoaded", openTarget);
 
-// Filter the claims. Each row has its lesson and verdict as classes.
+// Printing shows everything, and folds close again afterwards.
+addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("details:not([open])")) {
+    fold.open = true;
+    fold.dataset.printed = "";
+  }
+});
+addEventListener("afterprint", () => {
+  for (const fold of document.querySelectorAll("details[data-printed]")) {
+    fold.open = false;
+    delete fold.dataset.printed;
+  }
+});
+
+// One button opens all folds of a page.
 addEventListener("DOMContentLoaded", () => {
-  const form = document.getElementById("filter");
+  const folds = [...document.querySelectorAll("article details")];
+  const title = document.querySelector("article h1");
+  if (folds.length < 2 || !title) return;
+  const button = document.createElement("button");
+  button.className = "unfold";
+  button.textContent = "Unfold all";
+  button.onclick = () => {
+    const open = button.textContent === "Unfold all";
+    for (const fold of folds) fold.open = open;
+    button.textContent = open ? "Fold all" : "Unfold all";
+  };
+  title.after(button);
+});
+
+// Filter the entries of a page. An entry has what a field can choose as classes, such as
+// lesson-tensors. The address holds what is chosen, so it can be sent, and Back restores it.
+addEventListener("DOMContentLoaded", () => {
+  const form = document.querySelector("form.filter");
   if (!form) return;
-  const rows = [...document.querySelectorAll(".claim")];
-  const { text, lesson, verdict } = form.elements;
+  const rows = [...document.querySelectorAll(".entry")];
+  const sections = [...document.querySelectorAll("section section")];
+  const fields = [...form.querySelectorAll("input, select")];
+  const contents = rows.map((row) => row.textContent.toLowerCase());
+
+  function wanted() {
+    const chosen = Object.fromEntries(fields.map((field) => [field.name, field.value]));
+    const classes = ["lesson", "verdict", "symptom"]
+      .filter((name) => chosen[name])
+      .map((name) => `${name}-${chosen[name]}`);
+    // The result is asked for in one environment or in any.
+    if (chosen.environment) classes.push(`result-${chosen.environment}-${chosen.result || "run"}`);
+    else if (chosen.result) classes.push(`result-any-${chosen.result}`);
+    return classes;
+  }
 
   function filter() {
-    const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const row of rows) {
-      const content = row.textContent.toLowerCase();
+    const words = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const classes = wanted();
+    rows.forEach((row, number) => {
       row.hidden = !(
-        (!lesson.value || row.classList.contains(`lesson-${lesson.value}`)) &&
-        (!verdict.value || row.classList.contains(`verdict-${verdict.value}`)) &&
-        words.every((word) => content.includes(word))
+        classes.every((name) => row.classList.contains(name)) &&
+        words.every((word) => contents[number].includes(word))
       );
-    }
-    for (const section of document.querySelectorAll("section section")) {
-      section.hidden = !section.querySelector(".claim:not([hidden])");
+    });
+    for (const section of sections) {
+      section.hidden = !section.querySelector(".entry:not([hidden])");
     }
     const shown = rows.filter((row) => !row.hidden).length;
-    form.querySelector("output").textContent = `${shown} of ${rows.length} claims`;
+    form.querySelector("output").textContent = `${shown} of ${rows.length} ${form.dataset.of}`;
+  }
+
+  function read() {
+    const chosen = new URLSearchParams(location.search);
+    for (const field of fields) field.value = chosen.get(field.name) ?? "";
+    filter();
+  }
+
+  function write(event) {
+    const chosen = new URLSearchParams(
+      fields.filter((field) => field.value).map((field) => [field.name, field.value]),
+    );
+    const address = `${location.pathname}${chosen.size ? `?${chosen}` : ""}${location.hash}`;
+    // Typing changes the address without filling the history.
+    if (event.target.tagName === "SELECT") history.pushState(null, "", address);
+    else history.replaceState(null, "", address);
+    filter();
   }
 
   form.hidden = false;
-  form.addEventListener("input", filter);
+  form.addEventListener("input", write);
   form.addEventListener("submit", (event) => event.preventDefault());
-  filter();
+  addEventListener("popstate", read);
+  read();
 });

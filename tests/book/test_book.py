@@ -4,8 +4,10 @@ It is built once, then read as files and in headless Chromium. Tests that need t
 Chromium are skipped without them.
 """
 
+import base64
 import doctest
 import importlib
+import io
 import json
 import os
 import re
@@ -21,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from dlconcepts.testing.claims import all_claims
 
@@ -77,6 +80,9 @@ KINDS = (
         )
     ),
     *("generated/lessons/autograd", "generated/api/dlconcepts.autograd"),
+    "generated/claims/autograd.gradients-accumulate",
+    "generated/claims/transfer.frozen-parameters-stay-fixed",
+    "generated/claims/tensors.view-is-a-new-tensor",
     "_modules/dlconcepts/autograd",
 )
 
@@ -200,16 +206,22 @@ def test_every_kind_of_report_is_shown(book: Path, pages: dict[Path, Page]) -> N
             assert f"https://github.com/{report.replace('#', '/issues/')}" in page.links
 
 
-def test_every_claim_shows_its_demonstration(book: Path, pages: dict[Path, Page]) -> None:
-    """A lesson shows the demonstration of each claim without a click."""
+def test_every_claim_has_a_page_with_its_demonstration(book: Path, pages: dict[Path, Page]) -> None:
+    """It shows the demonstration at once, has at most 225 KB, and its lesson links to it."""
     for claim in all_claims():
-        first = claim.demonstration.splitlines()[0]
-        text = pages[book / "generated" / "lessons" / f"{claim.lesson}.html"].text
-        assert first in text, f"the page of {claim.lesson} shows {first}"
+        path = book / "generated" / "claims" / f"{claim.id}.html"
+        shown = pages[path].text.partition("The notes say")[0]
+        assert claim.demonstration.splitlines()[0] in shown, f"{claim.id} begins with its lines"
+        lesson = pages[book / "generated" / "lessons" / f"{claim.lesson}.html"]
+        assert any(f"{claim.id}.html" in link for link in lesson.links)
+    claims = (book / "generated" / "claims").iterdir()
+    large = {path.name: path.stat().st_size for path in claims if path.stat().st_size > 225_000}
+
+    assert not large, "a page of a claim has at most 225 KB"
 
 
 def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
-    """Each counterexample in a lesson is in a record, word for word."""
+    """Each counterexample of a claim is in a record, word for word."""
     recorded = {
         " ".join(found.get("value", "").split())
         for file in RESULTS.glob("torch-*.xml")
@@ -218,15 +230,66 @@ def test_a_counterexample_is_the_recorded_one(pages: dict[Path, Page]) -> None:
     }
     shown = 0
     for path, page in pages.items():
-        if path.parent.name != "lessons":
+        if path.parent.name != "claims":
             continue
-        text = " ".join(page.text.split())
-        shown += text.count("Smallest counterexample")
-        found = re.findall(r"Smallest counterexample, found with torch [\d.]+, \S+: (.{40})", text)
-        for start in found:
-            assert any(value.startswith(start) for value in recorded), start
+        found = re.findall(
+            r"Smallest counterexample, found with torch \S+ (?:cpu|cuda)(.*)", page.text
+        )
+        shown += len(found)
+        for line in found:
+            first = " ".join(line.split())
+            assert any(first in value for value in recorded), first
 
-    assert shown > 100, "the lessons show counterexamples"
+    assert shown > 100, "the claims show counterexamples"
+
+
+def test_what_happened_is_told_in_words(pages: dict[Path, Page]) -> None:
+    """No page of a claim shows the inside of Hypothesis or pytest, or an address, as a failure."""
+    inside = r"data=data\(|DID NOT RAISE|Failing test case|Falsifying example| at 0x[0-9a-f]+"
+    told = [
+        text
+        for path, page in pages.items()
+        if path.parent.name == "claims"
+        for text in re.findall(
+            r"What happened((?:.|\n)*?Smallest counterexample.*(?:\n[ \w].*)*)", page.text
+        )
+    ]
+
+    assert len(told) > 700
+    assert [text for text in told if re.search(inside, text)] == []
+
+
+def test_every_lesson_has_three_pictures(modules: Callable[[str], Any]) -> None:
+    """45 pictures in all; none is of one colour, and each is the same when it is drawn again."""
+    pictures = modules("book.pictures")
+    drawn = pictures.pictures_of()
+    pictures.pictures_of.cache_clear()
+    again = pictures.pictures_of()
+
+    lessons = [claim.partition(".")[0] for claim, found in drawn.items() for _ in found]
+    assert len(lessons) >= 45
+    assert {claim.lesson for claim in all_claims() if lessons.count(claim.lesson) < 3} == set()
+    assert again == drawn
+    for picture in [each for found in drawn.values() for each in found]:
+        ET.fromstring(picture.svg)
+        images = re.findall(r"data:image/png;base64,\s*([^\"]+)", picture.svg)
+        painted = set(re.findall(r"#[0-9a-f]{6}", picture.svg)) - {"#ffffff"}
+        for image in images:
+            pixels = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+            assert len(pixels.getcolors(pixels.width * pixels.height)) > 1, picture.alt
+        assert images or len(painted) > 1, picture.alt
+        assert picture.alt
+        assert picture.caption
+
+
+def test_each_corrected_claim_is_a_slide(modules: Callable[[str], Any]) -> None:
+    """The slides are one file that loads nothing, with the picture of each claim in it."""
+    page = modules("slides").html()
+
+    for claim in all_claims():
+        assert (f'<section id="{claim.id}">' in page) == (claim.verdict == "corrected")
+    assert page.count("<svg") >= 5
+    assert not re.search(r"(?:src|href)=\"(?!#)", page)
 
 
 @pytest.fixture
@@ -236,7 +299,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     monkeypatch.syspath_prepend(ROOT / "docs")
     yield importlib.import_module
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("book", "record", "rot"):
+        if name.partition(".")[0] in ("book", "record", "rot", "slides"):
             del sys.modules[name]
 
 
@@ -399,19 +462,19 @@ def test_search_finds_a_claim(book: Path, tab: Any) -> None:
 
     links = tab.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
 
-    assert any("lessons/autograd.html" in link for link in links)
+    assert any("micro-batches-add-up-to-a-batch.html" in link for link in links)
 
 
 @needs_chromium
 def test_the_filter_shows_only_what_was_chosen(book: Path, tab: Any) -> None:
     """Lesson, verdict and text narrow the index, and the form shows the number of claims."""
     tab.goto((book / "generated" / "claims.html").as_uri())
-    everything = tab.locator(".claim:visible").count()
+    everything = tab.locator(".entry:visible").count()
 
     tab.select_option("select[name=verdict]", "corrected")
     tab.select_option("select[name=lesson]", "tensors")
 
-    rows = tab.locator(".claim:visible")
+    rows = tab.locator(".entry:visible")
     assert 0 < rows.count() < everything
     assert all(
         text.startswith("corrected") and "tensors." in text for text in rows.all_inner_texts()
@@ -419,10 +482,10 @@ def test_the_filter_shows_only_what_was_chosen(book: Path, tab: Any) -> None:
     assert tab.locator("form output").inner_text() == f"{rows.count()} of {everything} claims"
     assert tab.locator("h2:visible").count() == 1, "a lesson without a shown claim is hidden"
     tab.fill("input[name=text]", "resize")
-    assert all("resize" in text for text in tab.locator(".claim:visible").all_inner_texts())
-    assert tab.locator(".claim:visible").count() > 0
+    assert all("resize" in text for text in tab.locator(".entry:visible").all_inner_texts())
+    assert tab.locator(".entry:visible").count() > 0
     tab.fill("input[name=text]", "no claim says this")
-    assert tab.locator(".claim:visible").count() == 0
+    assert tab.locator(".entry:visible").count() == 0
 
 
 @needs_chromium
@@ -431,7 +494,7 @@ def test_the_filter_works_by_keyboard(book: Path, tab: Any) -> None:
     tab.goto((book / "generated" / "claims.html").as_uri())
     tab.focus("input[name=text]")
     tab.keyboard.type("zigzag")
-    assert tab.locator(".claim:visible").count() < 5
+    assert tab.locator(".entry:visible").count() < 5
     tab.fill("input[name=text]", "")
 
     tab.keyboard.press("Tab")
@@ -446,15 +509,45 @@ def test_without_scripts_everything_is_shown(book: Path, browser: Any) -> None:
     page = browser.new_page(java_script_enabled=False)
     page.goto((book / "generated" / "claims.html").as_uri())
 
-    assert not page.locator("#filter").is_visible()
-    assert page.locator(".claim:visible").count() == len(all_claims())
+    assert not page.locator("form.filter").is_visible()
+    assert page.locator(".entry:visible").count() == len(all_claims())
     page.close()
 
 
 @needs_chromium
+def test_the_address_holds_the_filter(book: Path, tab: Any) -> None:
+    """A reload keeps what was chosen, and Back takes it back."""
+    tab.goto((book / "generated" / "claims.html").as_uri())
+    tab.select_option("select[name=environment]", "0")
+    tab.select_option("select[name=lesson]", "images")
+    chosen = tab.locator(".entry:visible").count()
+
+    tab.reload()
+
+    assert tab.locator("select[name=environment]").input_value() == "0"
+    assert tab.locator(".entry:visible").count() == chosen > 0
+    tab.go_back()
+    assert tab.locator("select[name=lesson]").input_value() == ""
+    assert tab.locator(".entry:visible").count() > chosen
+
+
+@needs_chromium
+def test_a_mistake_is_found_by_its_symptom(book: Path, tab: Any) -> None:
+    """Symptom and text narrow the mistakes."""
+    tab.goto((book / "generated" / "mistakes.html").as_uri())
+    everything = tab.locator(".entry:visible").count()
+
+    tab.select_option("select[name=symptom]", "runs")
+    tab.fill("input[name=text]", "seed")
+
+    assert 0 < tab.locator(".entry:visible").count() < everything
+
+
+@needs_chromium
 def test_a_counterexample_opens(book: Path, tab: Any) -> None:
-    """A folded mistake opens by keyboard and shows its counterexample."""
-    tab.goto((book / "generated" / "lessons" / "autograd.html").as_uri())
+    """A folded mistake opens by keyboard and shows its counterexample; so do all at once."""
+    page = "autograd.backward-computes-gradients.html"
+    tab.goto((book / "generated" / "claims" / page).as_uri())
     fold = tab.locator("details.mistake").first
     shown = fold.get_by_text("Smallest counterexample")
     assert not shown.is_visible()
@@ -463,19 +556,38 @@ def test_a_counterexample_opens(book: Path, tab: Any) -> None:
     tab.keyboard.press("Enter")
 
     assert shown.is_visible()
-    assert fold.get_by_text("Failing test case").is_visible()
+    tab.locator("button.unfold").click()
+    assert tab.locator("article details:not([open])").count() == 0
 
 
 @needs_chromium
-def test_a_link_to_a_mistake_opens_it(book: Path, tab: Any) -> None:
-    """A link on the page of the mistakes leads to the mistake and unfolds it."""
+def test_print_shows_what_is_folded(book: Path, browser: Any) -> None:
+    """Without a script too, the printed page has every mistake unfolded."""
+    page = browser.new_page(java_script_enabled=False)
+    name = "autograd.backward-computes-gradients.html"
+    page.goto((book / "generated" / "claims" / name).as_uri())
+    shown = page.locator("details.mistake").first.get_by_text("Smallest counterexample")
+    assert not shown.is_visible()
+
+    page.emulate_media(media="print")
+
+    assert shown.is_visible()
+    page.close()
+
+
+@needs_chromium
+def test_a_link_to_a_mistake_leads_to_it(book: Path, tab: Any) -> None:
+    """A link on the page of the mistakes leads to the claim, and unfolds the mistake."""
     tab.goto((book / "generated" / "mistakes.html").as_uri())
 
-    tab.locator("article dt a").first.click()
+    link = tab.locator(".entry a").nth(1)
+    anchor = link.get_attribute("href").partition("#")[2]
+    link.click()
 
-    tab.wait_for_url("**/lessons/*.html#*")
-    tab.wait_for_selector("details.mistake[open]")
-    assert tab.locator("details.mistake[open]").first.get_by_text("Failing test case").is_visible()
+    tab.wait_for_url("**/claims/*.html#*")
+    at = f"[id='{anchor}']"
+    target = tab.locator(f"details{at}, section:has(> span{at}), section{at}").first
+    assert target.get_by_text("What happened").first.is_visible()
 
 
 @needs_chromium
