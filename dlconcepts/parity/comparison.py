@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,10 +262,12 @@ def dtypes_of(device: torch.device) -> tuple[torch.dtype, ...]:
     return DTYPES[1:] if device.type == "mps" else DTYPES
 
 
-def network(dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> Network:
+def network(
+    dtype: torch.dtype, device: torch.device, *, seed: int = 0, hidden: Sequence[int] = (128, 64)
+) -> Network:
     """Return the course's network, 784-128-64-10, with weights drawn from a seed."""
     with seeded(seed, CPU), CPU:
-        return Network(784, [128, 64], 10).to(device, dtype)
+        return Network(784, list(hidden), 10).to(device, dtype)
 
 
 def convolution(dtype: torch.dtype, device: torch.device, *, seed: int = 0) -> nn.Sequential:

@@ -50,7 +50,7 @@ from dlconcepts.testing.laws import law
 from dlconcepts.training import fit
 from tests.devices.common import seeds, settings
 
-COSTS = "each example runs all techniques on 109,386 parameters"
+COSTS = "each example runs all techniques"
 WITHIN = "the error is within the bound"
 
 
@@ -112,8 +112,9 @@ def test_a_technique_gives_its_float64_result_within_rounding(
     plant: Callable[[nn.Module], None], seed: int, batch: Batch
 ) -> None:
     """On each device and for each dtype, an error larger than rounding allows is a fault."""
-    model = parity.network(batch[0].dtype, torch.get_default_device(), seed=seed)
-
+    # Narrower than the course's network, which the command `parity` judges: half the time.
+    device = torch.get_default_device()
+    model = parity.network(batch[0].dtype, device, seed=seed, hidden=[32, 16])
     plant(model)
 
     check_all(model, model, batch)
