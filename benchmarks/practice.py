@@ -41,7 +41,11 @@ def main() -> None:
 
 
 def waits() -> None:
-    """Write the library's solutions one by one, and print how long each verdict takes."""
+    """Write the library's solutions one by one, and print how long each verdict takes.
+
+    With --watch: until the changed exercise has its verdict, and until what passed before has been
+    judged again with it.
+    """
     cold = []
     for name in ("centre", "flatten", "gradient", "seeded", "correct"):
         with TemporaryDirectory() as folder:
@@ -50,27 +54,29 @@ def waits() -> None:
             started = time.perf_counter()
             run([*COMMAND, "--check", folder], stdout=PIPE)
             cold.append(time.perf_counter() - started)
-    warm = {}
+    warm, whole = {}, {}
     with TemporaryDirectory() as folder:
         paths = {lesson: written(lesson, folder) for lesson in LESSONS}
         with Popen([*COMMAND, "--check", folder, "--watch"], stdout=PIPE, text=True) as process:
-            read_until_waiting(process)
+            read_until(process, "Waiting")
             time.sleep(20)  # as a learner who writes the first line
             for name, technique in TECHNIQUES.items():
                 started = time.perf_counter()
                 solve(paths[technique.lesson], name)
-                said = read_until_waiting(process)
+                assert read_until(process, f"{name} passes"), name
                 warm[name] = time.perf_counter() - started
-                assert f"{name} passes" in said, said
+                read_until(process, "Waiting")
+                whole[name] = time.perf_counter() - started
             process.terminate()
-    seconds = sorted(warm.values())
     print(f"load {os.getloadavg()[0]:.1f}")
     print("cold: " + ", ".join(f"{each:.1f} s" for each in cold))
-    slow = seconds[len(seconds) * 9 // 10]
-    print(f"warm: median {statistics.median(seconds):.1f} s, 90 % within {slow:.1f} s")
-    print(f"{sum(each <= 2 for each in seconds)} of {len(seconds)} in 2 s; the slowest:")
-    for name, each in sorted(warm.items(), key=lambda pair: -pair[1])[:10]:
-        print(f"    {name:<20} {each:.1f} s")
+    for heading, found in (("the verdict", warm), ("all that uses it", whole)):
+        seconds = sorted(found.values())
+        slow = seconds[len(seconds) * 9 // 10]
+        print(f"{heading}: median {statistics.median(seconds):.1f} s, 90 % within {slow:.1f} s")
+        print(f"{sum(each <= 2 for each in seconds)} of {len(seconds)} in 2 s; the slowest:")
+        for name, each in sorted(found.items(), key=lambda pair: -pair[1])[:10]:
+            print(f"    {name:<20} {each:.1f} s")
 
 
 def written(lesson: str, folder: str) -> Path:
@@ -85,14 +91,9 @@ def solve(path: Path, name: str) -> None:
     path.write_text(text.replace(skeleton(TECHNIQUES[name]), TECHNIQUES[name].solution))
 
 
-def read_until_waiting(process: Popen) -> str:
-    """Return what is printed before the command waits for the next save."""
-    text = ""
-    for line in process.stdout:
-        if line.startswith("Waiting"):
-            break
-        text += line
-    return text
+def read_until(process: Popen, words: str) -> bool:
+    """Read what the command prints up to a line that begins so; return whether there is one."""
+    return any(line.startswith(words) for line in process.stdout)
 
 
 def judge(names: set[str], folder: Path) -> None:
