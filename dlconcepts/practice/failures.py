@@ -45,6 +45,7 @@ class Calls:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.shown, self.called, self.back = False, "", ""
+        self.unprinted: Rows = []
         self.result: Any = None
         self.expected: Any = None
         self.arguments: tuple[Any, Any] | None = None  # a copy from before the call
@@ -57,6 +58,7 @@ class Calls:
             parts = [short(value) for value in arguments]
             parts += [f"{name}={short(value)}" for name, value in named.items()]
             self.called, self.arguments = call_told(function.__name__, parts), None
+            self.unprinted = unprinted(arguments, named)
             with suppress(Exception):  # not everything can be copied, as a generator or a file
                 self.arguments = copy.deepcopy((arguments, named))
             try:
@@ -73,7 +75,7 @@ class Calls:
         """Return the last call, what came back, and what the library returns for it."""
         if not self.called:
             return []
-        rows = [("called", self.called), ("came back", self.back)]
+        rows = [("called", self.called), *self.unprinted, ("came back", self.back)]
         if self.arguments is not None:
             try:
                 self.expected = original(*self.arguments[0], **self.arguments[1])
@@ -105,6 +107,25 @@ def call_told(name: str, arguments: list[str]) -> str:
     if len(line) <= 80 and "\n" not in line:
         return line
     return f"{name}(\n" + textwrap.indent(",\n".join(arguments), "    ") + ",\n)"
+
+
+def unprinted(arguments: tuple[Any, ...], named: dict[str, Any]) -> Rows:
+    """Return what the repr of a tensor or an array leaves out, though a law may turn on it.
+
+    >>> unprinted((torch.zeros(2, 3).t(), np.zeros(2)), {"out": np.zeros(4)[::-1]})
+    [('argument 1', 'has strides (1, 3)'), ('out', 'has strides (-8,) in bytes')]
+    """
+    rows = []
+    numbered = {f"argument {number}": value for number, value in enumerate(arguments, 1)}
+    for name, value in (numbered | named).items():
+        said = []
+        if isinstance(value, np.ndarray):
+            said += [] if value.flags.writeable else ["is read-only"]
+            said += [] if value.flags.c_contiguous else [f"has strides {value.strides} in bytes"]
+        elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            said += [] if value.is_contiguous() else [f"has strides {value.stride()}"]
+        rows += [(name, " and ".join(said))] if said else []
+    return rows
 
 
 def short(value: Any) -> str:
