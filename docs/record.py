@@ -63,7 +63,7 @@ TORCHVISION = {
 # What `verify` needs besides.
 SAME = (
     *("numpy", "scipy", "pillow", "matplotlib", "rich", "jinja2"),
-    *("hypothesis", "pytest", "pytest-xdist"),
+    *("hypothesis", "pytest"),
 )
 
 
@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     laws = commands.add_parser("laws", help="run the laws, or read the results.xml of a run")
     laws.add_argument("--device", nargs="+", default=["cpu"])
     laws.add_argument("--profile", default="book")
-    # Two, so that a law which kills its process is judged as failed, and does not end the run.
     laws.add_argument("--jobs", type=int, default=2)
     laws.add_argument("--torch", nargs="+", help="versions to install and run, one after another")
     laws.add_argument("--from", dest="source", type=Path, metavar="RESULTS.XML")

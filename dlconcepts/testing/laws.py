@@ -18,8 +18,7 @@ from dlconcepts.testing import hypothesis_bridge
 MISTAKE_EXAMPLES = 1_000
 # Runs of a law to make a counterexample smaller and to explain it; most need fewer than 200.
 SHRINKING_RUNS, FEWEST_RUNS = 250, 10
-# Those of a mistake, whose counterexample is only illustrated: where the profile explains it, it is
-# recorded for the book, and as small as that of a law.
+# Of a mistake only the rejection counts, unless the profile explains counterexamples, for the book.
 MISTAKE_SHRINKING_RUNS = 50
 FAILURES = (Exception, pytest.fail.Exception)  # the second is what pytest.raises fails with
 Subject = Callable[..., Any]
@@ -123,8 +122,8 @@ class Case:
         # for each operator, which a run on the CPU need not pay.
         device = nullcontext() if self.device.type == "cpu" else self.device
         asked = self.settings()
-        illustrated = self.reason and Phase.explain not in asked.phases
-        most = MISTAKE_SHRINKING_RUNS if illustrated else SHRINKING_RUNS
+        few = self.reason and Phase.explain not in asked.phases
+        most = MISTAKE_SHRINKING_RUNS if few else SHRINKING_RUNS
         hypothesis_bridge.limit_shrinking(max(FEWEST_RUNS, round(most * self.law.share)))
         # Nobody reads the traceback of a mistake; pytest would parse whole files to show it.
         report = hypothesis_bridge.plain_tracebacks() if self.reason else nullcontext()

@@ -59,8 +59,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
             continue
         items = [item for collector in collectors for item in session.genitems(collector)]
         config.hook.pytest_collection_modifyitems(session=session, config=config, items=items)
-        items = [item for item in items if take(folder, item.nodeid)]
+        # A process before this one may have died of an item.
+        items = [item for item in items if not taken(folder, item.nodeid).exists()]
         for item, following in zip_longest(items, items[1:]):
+            take(folder, item.nodeid)
             run_item(item, following)
     return True
 
@@ -72,7 +74,7 @@ def run_item(item: pytest.Item, following: pytest.Item | None) -> None:
 
 
 def take(folder: Path, name: str) -> bool:
-    """Take a claim or an item, unless it is taken; one that kills its process is run once."""
+    """Take a claim or an item, and return whether no process has taken it before."""
     try:
         taken(folder, name).touch(exist_ok=False)
     except FileExistsError:

@@ -115,13 +115,14 @@ def test_a_signal_ends_the_run_and_keeps_what_was_judged(tmp_path: Path, number:
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_killed_process_is_no_verdict(tmp_path: Path, jobs: str) -> None:
-    """The claim whose process was killed did not finish; what others judged is kept."""
+    """The claim whose process was killed did not finish; another one judges all the rest."""
     folder = write_suite(tmp_path, DIES)
     process = start(folder, "--jobs", jobs)
     printed = process.communicate()[0]
 
     assert process.returncode == 1, printed
     assert outcomes(folder) == ["ok", "unfinished", "ok"]
+    assert [item.outcome for item in report_of(folder).claims[1].mistakes] == ["ok"]
     assert "tensors.second" in printed.partition("did not finish")[2]
 
 
