@@ -104,7 +104,16 @@ class Report:
             reason = f": {result.details}" if result.status in ("excepted", "not checked") else ""
             line = f"{result.status:11}  {result.check}{reason}"
             lines += textwrap.wrap(line, WIDTH, subsequent_indent=" " * 13)
-        return "\n".join([*lines, "", self.summary()])
+        return "\n".join([*lines, "", self.summary(), *self.next_part()])
+
+    def next_part(self) -> list[str]:
+        """Return the line that names the part with which most further checks could run, if any."""
+        alone: Counter[str] = Counter()
+        for result in self.results:
+            missing = result.details.removeprefix("needs ").split(" or ")
+            if result.status == "not checked" and all(part in PARTS for part in missing):
+                alone.update(missing)
+        return [f"Give {part}, and {n} more can run" for part, n in alone.most_common(1)]
 
     def summary(self) -> str:
         """Return how many checks have each status."""

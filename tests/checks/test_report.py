@@ -102,7 +102,8 @@ excepted     b: on purpose
 not checked  a: needs targets
 not checked  f: needs fit
 
-8 checks: 1 passed, 3 FAILED, 1 error, 1 excepted, 2 not checked; 16 forward passes"""
+8 checks: 1 passed, 3 FAILED, 1 error, 1 excepted, 2 not checked; 16 forward passes
+Give targets, and 1 more can run"""
 
 
 # ------------------------------------------------------------------------ what is written
