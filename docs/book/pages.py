@@ -1,8 +1,10 @@
 """Write the pages of the book as reStructuredText, from the suite and the recorded results."""
 
+import ast
 import pkgutil
 import re
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -145,9 +147,28 @@ def changed_lines(right: str, wrong: str) -> str:
     >>> changed_lines("a = 1\nb = 2", "a = 1\nb = 3\nc = 4")
     '2,3'
     """
-    known = {line.strip() for line in right.splitlines()}
-    lines = enumerate(wrong.splitlines(), 1)
-    return ",".join(str(n) for n, line in lines if line.strip() and line.strip() not in known)
+    known = {nameless(line) for line in right.splitlines()}
+    lines = enumerate(map(nameless, wrong.splitlines()), 1)
+    return ",".join(str(n) for n, line in lines if line and line not in known)
+
+
+def nameless(line: str) -> str:
+    """Return a line without its indent and the name that it defines."""
+    return re.sub(r"^(def|class) \w+", r"\1", line.strip())
+
+
+def without_docstring(code: str) -> str:
+    r"""Return the code of a function or class without its docstring, whose words stand above it.
+
+    >>> without_docstring("def f(x):\n    'Add one.'\n    return x + 1")
+    'def f(x):\n    return x + 1'
+    """
+    code = textwrap.dedent(code)
+    node, lines = ast.parse(code).body[0], code.splitlines()
+    if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+        said, *rest = node.body
+        del lines[said.lineno - 1 : said.end_lineno if rest else 0]
+    return "\n".join(lines).replace(":\n\n", ":\n", 1)
 
 
 def instructive(
@@ -279,6 +300,7 @@ def environment() -> jinja2.Environment:
         badge=badge,
         cell=cell,
         first_sentence=first_sentence,
+        without_docstring=without_docstring,
         heading=heading,
         median=lambda values: statistics.median(list(values)),
     )
