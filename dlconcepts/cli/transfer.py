@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     place = RunFolder(arguments, SETTINGS)
     device = output.find_device(arguments.device)
-    folder = images.image_folder(arguments.folder, skip_damaged=arguments.skip_damaged)
+    skip = arguments.skip_damaged
+    folder = images.image_folder(arguments.folder, skip_damaged=skip, progress=True)
     for path in folder.damaged:
         print(f"skipped {path}, which cannot be read", file=sys.stderr)
     with explaining(f"{arguments.folder}: ", "; add images to it"):
