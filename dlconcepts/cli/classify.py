@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     with making(arguments.out):
         for path, row, drawing in zip(arguments.images, probabilities, drawings, strict=True):
             image, _ = read(path)
-            print(table(path, row.tolist(), checkpoint.classes))
+            names = [output.printable(name) for name in checkpoint.classes]
+            print(table(path, row.tolist(), names))
             with writing(arguments.out):
                 output.write_figure(drawing, view_classify(image, row, checkpoint.classes))
             print(f"wrote {drawing}")

@@ -140,8 +140,9 @@ def compute_features(
 
 
 def print_accuracies(confusion: Tensor, classes: Sequence[str]) -> None:
-    width, shares = max(map(len, classes)), class_accuracies(confusion)
-    for n, (name, share) in enumerate(zip(classes, shares, strict=True)):
+    names = [output.printable(name) for name in classes]
+    width, shares = max(map(len, names)), class_accuracies(confusion)
+    for n, (name, share) in enumerate(zip(names, shares, strict=True)):
         right, total = confusion[n, n], confusion[n].sum()
         print(f"  {name:{width}}  {right:4d} of {total:4d}  {share:6.1%}")
 
