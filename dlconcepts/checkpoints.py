@@ -292,7 +292,7 @@ def check_content(found: Any) -> None:
     version = found.get("format_version", VERSION) if isinstance(found, dict) else VERSION
     if version != VERSION:
         raise ValueError(
-            f"it has format version {version}, but dlconcepts {dlconcepts.__version__} reads "
+            f"it has format version {version!r}, but dlconcepts {dlconcepts.__version__} reads "
             f"version {VERSION}; install the version of dlconcepts that wrote it"
         )
     check_parts(found, PARTS)

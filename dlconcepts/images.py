@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from dlconcepts.loading import image_pipeline
 from dlconcepts.support.datasets import DataError, as_8_bits, check_regular
+from dlconcepts.support.runs import progress_bar
 
 # The statistics of ImageNet, with which torchvision's pretrained networks were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,7 +55,11 @@ class ImageFolder(Dataset[tuple[Any, int]]):
 
 
 def image_folder(
-    root: str | Path, *, skip_damaged: bool = False, transform: Transform | None = None
+    root: str | Path,
+    *,
+    skip_damaged: bool = False,
+    transform: Transform | None = None,
+    progress: bool = False,
 ) -> ImageFolder:
     """Find the images of a folder that has one folder for each class.
 
@@ -62,7 +67,8 @@ def image_folder(
     followed, except to a folder that they lie in. Hidden files and folders, whose names begin with
     a dot, files directly in `root`, and files whose ending, in any case, is not in ENDINGS are
     ignored. Classes are sorted, and the images of a class by their paths. Each image is decoded
-    once to find damage. Without a `transform` an example is a PIL image as `read_rgb` returns it.
+    once to find damage; `progress` draws a bar of that on a terminal. Without a `transform` an
+    example is a PIL image as `read_rgb` returns it.
 
     Raises DataError if there is no such folder, no class or a class without images, and if the name
     of a class is not UTF-8. It also lists all damaged images in a DataError, unless `skip_damaged`
@@ -89,7 +95,13 @@ def image_folder(
             raise DataError(f"the name of {str(folder)!r} is not UTF-8; rename the folder")
     above = (root.resolve(), *root.resolve().parents)
     images = [(path, n) for n, folder in enumerate(folders) for path in _find(folder, above)]
-    faults = {path: fault for path, _ in images if (fault := _find_fault(path))}
+    faults = {}
+    with progress_bar(len(images), progress) as advance:
+        for path, _ in images:
+            if fault := _find_fault(path):
+                faults[path] = fault
+            if advance:
+                advance("images")
     if faults and not skip_damaged:
         raise DataError(
             f"{len(faults)} of the {len(images)} images cannot be read; repair, remove or skip "

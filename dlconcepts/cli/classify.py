@@ -1,10 +1,11 @@
 """`python -m dlconcepts classify`: print and draw the class probabilities of image files."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import output
@@ -14,7 +15,11 @@ from dlconcepts.support.atomic import making, write_json
 from dlconcepts.support.datasets import read_image
 from dlconcepts.support.errors import UserError, writing
 from dlconcepts.support.plots import view_classify
+from dlconcepts.support.runs import progress_bar
 from dlconcepts.validation import predict
+
+Reader = Callable[[Path], tuple[torch.Tensor, torch.Tensor]]
+BATCH_SIZE = 32
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     checkpoint = checkpoints.load(arguments.checkpoint)
     with output.using(arguments.checkpoint):
-        images, inputs = read_inputs(arguments, checkpoint)
-        probabilities = predict(checkpoint.model, inputs)
+        read = make_reader(arguments.checkpoint, checkpoint)
+        probabilities = predict_files(checkpoint.model, arguments.images, read)
     if not bool(probabilities.isfinite().all()):
         raise UserError(
             f"the network in {arguments.checkpoint} returns NaN, since its training diverged; "
@@ -40,10 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     found = []
     with making(arguments.out):
-        for image, path, row, drawing in zip(
-            images, arguments.images, probabilities, drawings, strict=True
-        ):
-            print(table(path, row.tolist(), checkpoint.classes))
+        for path, row, drawing in zip(arguments.images, probabilities, drawings, strict=True):
+            image, _ = read(path)
+            names = [output.printable(name) for name in checkpoint.classes]
+            print(table(path, row.tolist(), names))
             with writing(arguments.out):
                 output.write_figure(drawing, view_classify(image, row, checkpoint.classes))
             print(f"wrote {drawing}")
@@ -55,25 +60,50 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_inputs(
-    arguments: argparse.Namespace, checkpoint: checkpoints.Checkpoint
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the images as uint8, grey or in colour, and as inputs of the network."""
+def make_reader(path: Path, checkpoint: checkpoints.Checkpoint) -> Reader:
+    """Return a function that reads a file as uint8, grey or in colour, and as the network's input.
+
+    `path` is the file of the checkpoint.
+    """
+    statistics = checkpoint.normalization
     if not isinstance(checkpoint.model, Network):
         # Imported here, since torchvision takes as long to import as torch itself.
         from dlconcepts.images import eval_pipeline, read_rgb
 
-        photographs = [read_rgb(path) for path in arguments.images]
-        statistics = checkpoint.normalization
-        inputs = torch.stack([eval_pipeline(**statistics)(image) for image in photographs])
-        return output.denormalize(inputs, statistics["mean"], statistics["std"]), inputs
+        pipeline = eval_pipeline(**statistics)
+
+        def read_photograph(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs = pipeline(read_rgb(path))
+            shown = output.denormalize(inputs[None], statistics["mean"], statistics["std"])
+            return shown[0], inputs
+
+        return read_photograph
     if checkpoint.model.in_features != 28 * 28:
         raise UserError(
-            f"the network in {arguments.checkpoint} takes {checkpoint.model.in_features} values, "
+            f"the network in {path} takes {checkpoint.model.in_features} values, "
             "not 28 x 28 = 784; use a checkpoint trained on Fashion-MNIST"
         )
-    images = torch.stack([read_image(path) for path in arguments.images])
-    return images, normalize(images, **checkpoint.normalization)
+
+    def read_grey(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+        image = read_image(path)
+        return image, normalize(image[None], **statistics)[0]
+
+    return read_grey
+
+
+def predict_files(model: nn.Module, paths: Sequence[Path], read: Reader) -> torch.Tensor:
+    """Return the class probabilities of image files, (N, K); show a progress bar on a terminal."""
+    found = []
+    with progress_bar(len(paths), True) as advance:
+        # The inputs of 100,000 photographs at once take 60 GB.
+        for start in range(0, len(paths), BATCH_SIZE):
+            inputs = []
+            for path in paths[start : start + BATCH_SIZE]:
+                inputs.append(read(path)[1])
+                if advance:
+                    advance("images")
+            found.append(predict(model, torch.stack(inputs)))
+    return torch.cat(found)
 
 
 def table(path: Path, probabilities: Sequence[float], classes: Sequence[str]) -> str:

@@ -70,3 +70,12 @@ def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
     by_channel = (-1, 1, 1)
     shares = images * torch.tensor(std).view(by_channel) + torch.tensor(mean).view(by_channel)
     return (255 * shares).round().clamp(0, 255).to(torch.uint8)
+
+
+def printable(name: str) -> str:
+    r"""Return a name without what would move the cursor of a terminal or change its colours.
+
+    >>> printable("red\x1b[31m\n")
+    'red?[31m?'
+    """
+    return "".join(character if character.isprintable() else "?" for character in name)

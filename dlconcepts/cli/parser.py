@@ -219,7 +219,8 @@ def classify(add: Add) -> None:
     They may be PNG or JPEG, grey or colour, of any size. For a checkpoint of `train`, each image is
     converted to 28 x 28 grey pixels. Fashion-MNIST has light objects on black, so the network does
     not know dark objects on white. For a checkpoint of `transfer`, the centre of each image is
-    used, in colour.
+    used, in colour. All images are read before the first is drawn, and none is if one cannot be
+    read; only a few are in memory at a time.
     """
     add("checkpoint", "file written by train or transfer", type=Path, metavar="CHECKPOINT")
     add("images", "image file", type=Path, nargs="+", metavar="IMAGE")
@@ -232,7 +233,8 @@ def transfer(add: Add) -> None:
 
     Its new head learns the images of a folder that has a folder for each class; the rest of the
     network, from torchvision, is frozen. A checkpoint and pictures are written. The weights come
-    from torchvision's cache folder.
+    from torchvision's cache folder. Any number of images will do: they are read a batch at a time,
+    and their features, 5 KB an image for mobilenet_v2, stay in memory.
     """
     add("folder", "folder with a folder of images for each class", type=Path, metavar="FOLDER")
     add("--model", "classifier of torchvision (%(default)s)", default="mobilenet_v2")

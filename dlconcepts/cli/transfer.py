@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     place = RunFolder(arguments, SETTINGS)
     device = output.find_device(arguments.device)
-    folder = images.image_folder(arguments.folder, skip_damaged=arguments.skip_damaged)
+    skip = arguments.skip_damaged
+    folder = images.image_folder(arguments.folder, skip_damaged=skip, progress=True)
     for path in folder.damaged:
         print(f"skipped {path}, which cannot be read", file=sys.stderr)
     with explaining(f"{arguments.folder}: ", "; add images to it"):
@@ -139,8 +140,9 @@ def compute_features(
 
 
 def print_accuracies(confusion: Tensor, classes: Sequence[str]) -> None:
-    width, shares = max(map(len, classes)), class_accuracies(confusion)
-    for n, (name, share) in enumerate(zip(classes, shares, strict=True)):
+    names = [output.printable(name) for name in classes]
+    width, shares = max(map(len, names)), class_accuracies(confusion)
+    for n, (name, share) in enumerate(zip(names, shares, strict=True)):
         right, total = confusion[n, n], confusion[n].sum()
         print(f"  {name:{width}}  {right:4d} of {total:4d}  {share:6.1%}")
 

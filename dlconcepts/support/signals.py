@@ -4,6 +4,7 @@ Nothing here takes time to import, so that the commands can heed signals before 
 """
 
 import _thread
+import gc
 import os
 import signal
 import sys
@@ -81,6 +82,8 @@ def heeding(*, program: bool) -> Iterator[None]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if program else handler)
+        if program:
+            gc.freeze()  # else Python looks for garbage in all of PyTorch for a second as it ends
 
 
 def start_work() -> None:

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from dlconcepts import checkpoints
+from dlconcepts.cli.classify import BATCH_SIZE
 from dlconcepts.support import datasets
+from dlconcepts.validation import predict
 from tests.cli.common import run
 
 
@@ -63,3 +65,26 @@ def test_classify_takes_colour_images_of_any_size(
 
     titles = [line for line in capsys.readouterr().out.splitlines() if ": " in line]
     assert titles == [f"{path}: Trouser", "large.jpg: Trouser"]
+
+
+def test_classify_reads_a_batch_of_images_at_a_time(
+    trained: SimpleNamespace,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """However many images are given, the network gets few at a time, and each has its answer."""
+    sizes, images = [], 2 * BATCH_SIZE + 1
+
+    def count(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(inputs))
+        return predict(model, inputs)
+
+    monkeypatch.setattr("dlconcepts.cli.classify.predict", count)
+    monkeypatch.setattr("dlconcepts.cli.classify.view_classify", lambda *arguments: None)
+    monkeypatch.setattr("dlconcepts.cli.output.write_figure", lambda path, figure: None)
+
+    assert run(f"classify {trained.checkpoint}" + images * " grey.png") == 0
+
+    assert sizes == [BATCH_SIZE, BATCH_SIZE, 1]
+    assert capsys.readouterr().out.count("grey.png: ") == images

@@ -54,3 +54,20 @@ def test_a_signal_that_was_swallowed_is_raised_again() -> None:
             check()
 
     assert first.value.number == signal.SIGTERM
+
+
+def test_the_program_searches_no_garbage_as_it_ends() -> None:
+    """To search all of PyTorch for it takes a second, which Ctrl-C does not have."""
+    code = """
+import gc, sys
+from dlconcepts.cli import main
+sys.argv = ["dlconcepts", "claims", "--quiet"]
+assert not gc.get_freeze_count()
+main()
+gc.collect()
+print(len(gc.get_objects()) < gc.get_freeze_count())
+"""
+
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (finished.stdout, finished.stderr) == ("True\n", "")

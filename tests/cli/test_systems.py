@@ -88,6 +88,28 @@ def test_what_needs_linux_is_found(source: str, found: list[str]) -> None:
     assert without_counterpart(source) == found
 
 
+def test_the_ci_recipe_runs_the_commands_of_the_readme_on_each_system() -> None:
+    """Linux, macOS and Windows run what the README says, and no step may fail."""
+    yaml = pytest.importorskip("yaml", reason="pyyaml comes with the extra test")
+    root = Path(__file__).parents[2]
+    job = yaml.safe_load((root / ".github/workflows/tests.yml").read_text())["jobs"]["tests"]
+    lines = [
+        line.split(" && ")
+        for line in (root / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("python3 -m venv")
+    ]
+    # The second of the README's lines installs what the first installs, and more.
+    commands = [lines[1][2], *(line[-1] for line in lines)]
+
+    assert [step["run"] for step in job["steps"] if "run" in step] == [
+        command.replace("pip", "python -m pip", command.startswith("pip")) for command in commands
+    ]
+    systems = {"ubuntu-latest", "macos-latest", "windows-latest"}
+    assert set(job["strategy"]["matrix"]["os"]) == systems
+    assert job["runs-on"] == "${{ matrix.os }}"
+    assert "continue-on-error" not in str(job)
+
+
 def program(
     *start: str, hidden: Sequence[str], line: str = "parity --device gpu", first: str = ""
 ) -> tuple[int, str]:

@@ -1,18 +1,20 @@
 """`python -m dlconcepts transfer` trains a new head on photographs."""
 
 import io
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dlconcepts import checkpoints
 from dlconcepts.cli import run_folder
 from dlconcepts.cli.output import denormalize, write_figure
-from dlconcepts.images import eval_pipeline, image_folder, split
+from dlconcepts.images import ImageFolder, eval_pipeline, image_folder, split
 from dlconcepts.support.bitwise import state_of
 from dlconcepts.support.plots import view_confusion
 from dlconcepts.transfer import TransferNetwork, untrained
@@ -58,6 +60,53 @@ def transferred(
 
 
 # ------------------------------------------------------------------------ what it does
+
+
+def test_transfer_takes_a_hundred_thousand_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them are found, checked once, split, and classified."""
+    checked: list[Path] = []
+    for name in ("cat", "dog"):
+        Path("pets", name).mkdir(parents=True)
+        for number in range(50_000):
+            Path("pets", name, f"{number}.png").touch()
+
+    def features(model: object, images: ImageFolder, transform: object) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(images), 512), torch.tensor(images.targets)
+
+    # To decode them takes a minute, and to compute their features takes an hour.
+    monkeypatch.setattr("dlconcepts.images._find_fault", checked.append)
+    monkeypatch.setattr("dlconcepts.cli.transfer.compute_features", features)
+    monkeypatch.setattr("dlconcepts.cli.transfer.draw_predictions", lambda *arguments: None)
+    monkeypatch.setattr("dlconcepts.cli.output.write_figure", lambda path, figure: path.touch())
+    line = "transfer pets --model squeezenet1_1 --weights none --epochs 1 --batch-size 10000"
+
+    assert run(f"{line} --out run") == 0
+
+    printed = capsys.readouterr().out
+    assert "80,000 images to train on, 20,000 held out" in printed
+    assert len(set(checked)) == 100_000
+    assert "10000 of 10000" in printed
+    assert Path("run/checkpoint.pt").exists()
+
+
+def test_decoding_the_images_shows_a_bar_on_a_terminal(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar advances by one for each image."""
+    steps = []
+
+    @contextmanager
+    def bar(total: int, shown: bool) -> Iterator[Callable[[str], None] | None]:
+        assert (total, shown) == (15, True)
+        yield steps.append
+
+    monkeypatch.setattr("dlconcepts.images.progress_bar", bar)
+
+    image_folder(photographs, progress=True)
+
+    assert len(steps) == 15
 
 
 def test_transfer_tells_colours_apart(transferred: SimpleNamespace) -> None:

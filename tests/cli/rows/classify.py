@@ -1,6 +1,7 @@
 """`classify`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from tests.cli.rows import Row
 from tests.cli.rows.given import (
     Patch,
     Payload,
+    bias,
     changed,
     cut,
     flipped,
@@ -52,6 +54,16 @@ def torn(patch: Patch) -> None:
     picture("torn.png", "L", (90, 90))(patch)
     content = Path("torn.png").read_bytes()
     Path("torn.png").write_bytes(content[: len(content) // 2])
+
+
+def bad_network(reason: str, **parts: object) -> Row:
+    """A checkpoint of a network whose sizes are wrong."""
+    return bad(reason, changed(architecture={**WIDE, **parts}))
+
+
+def bad_bias(reason: str, change: Callable[[torch.Tensor], object]) -> Row:
+    """A checkpoint whose weights do not fit into its network."""
+    return bad(reason, bias(change))
 
 
 def rotated(patch: Patch) -> None:
@@ -180,4 +192,40 @@ ROWS = [
     bad("returns NaN, since its training diverged", weight_of(torch.nan)),
     bad("returns NaN, since its training diverged", weight_of(torch.inf)),
     bad("takes 4 values, not 28 x 28 = 784", small),
+    bad_network("size mismatch", in_features=10**13),
+    bad_network("Overflow", in_features=10**30),
+    bad_network("sizes must be integers of at least 1", hidden_features=[-3]),
+    bad_network("sizes must be integers of at least 1", hidden_features=[1.5]),
+    bad_network("sizes must be integers of at least 1", hidden_features="ab"),
+    bad_network("Missing key(s)", hidden_features=[1] * 1000),
+    bad("architecture is of type list, not dict", changed(architecture=[1])),
+    bad("class 'os.system', not 'Network'", changed(architecture={"class": "os.system"})),
+    bad("is for the class '__import__'", changed(architecture={"class": "__import__"})),
+    bad(
+        "torchvision has no classifier 'nosuch'",
+        changed(
+            architecture={
+                **{"class": "TransferNetwork", "name": "nosuch"},
+                **{"hidden_features": [], "out_features": 10},
+            }
+        ),
+    ),
+    bad_bias("output.bias", torch.Tensor.long),
+    bad_bias("same dtype", lambda old: old + 0j),
+    bad_bias("meta", lambda old: old.to("meta")),
+    bad_bias("expected torch.Tensor", lambda old: "x"),
+    bad("classes is of type NoneType, not list", changed(classes=None)),
+    bad("normalization is of type NoneType, not dict", changed(normalization=None)),
+    bad("mean must be finite", changed(normalization={"mean": 1e300, "std": 1e-300})),
+    bad("format version '1', but", changed(format_version="1")),
+    bad("format version nan", changed(format_version=torch.nan)),
+    # Class names that would write elsewhere on a terminal.
+    Row(
+        BAD,
+        0,
+        "",
+        [no_pictures, grey, changed(classes=["a\nb\x1b[31m"] * 10)],
+        DRAWN,
+        "grey.png: a?b?[31m",
+    ),
 ]

@@ -174,17 +174,22 @@ def changed(**parts: object) -> Given:
     return make
 
 
-def weight_of(value: float) -> Given:
-    """A checkpoint with a weight of that value."""
+def bias(change: Callable[[torch.Tensor], object]) -> Given:
+    """A checkpoint with another bias in its last layer."""
 
     def make(patch: Patch) -> None:
         good(patch)
         content = files.load_file("good.pt")
-        content["state_dict"]["output.bias"][0] = value
+        content["state_dict"]["output.bias"] = change(content["state_dict"]["output.bias"])
         files.save_file(content, "bad.pt")
         Path("good.pt").unlink()
 
     return make
+
+
+def weight_of(value: float) -> Given:
+    """A checkpoint with a bias of that value."""
+    return bias(lambda old: torch.full_like(old, value))
 
 
 def forged(content: object) -> Given:
