@@ -5,7 +5,6 @@
 The files are build/slides/myths.html and build/slides/myths.pdf. The PDF needs Chromium.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -43,7 +42,7 @@ def main() -> None:
         options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
         options += ["--disable-background-networking", "--no-pdf-header-footer"]
         command = [chromium, *options, f"--print-to-pdf={OUT / 'myths.pdf'}", page.as_uri()]
-        subprocess.run(command, check=True, capture_output=True, env=os.environ)
+        subprocess.run(command, check=True, capture_output=True)
     print(f"wrote {(OUT / 'myths.pdf').relative_to(ROOT)}")
 
 

@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         return grade(arguments, techniques)
     elif arguments.check is None:
         write(arguments.out or FOLDER, techniques, as_notebook=arguments.notebook)
+    elif arguments.watch:
+        return watch(arguments, techniques)
     else:
-        if arguments.watch:
-            return watch(arguments, techniques)
         return look(arguments, techniques)[0]
     return 0
 

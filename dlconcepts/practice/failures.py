@@ -110,7 +110,7 @@ def call_told(name: str, arguments: list[str]) -> str:
 
 
 def unprinted(arguments: tuple[Any, ...], named: dict[str, Any]) -> Rows:
-    """Return what the repr of a tensor or an array leaves out, though a law may turn on it.
+    """Return the strides and flags of arguments that matter to a law and that no repr shows.
 
     >>> unprinted((torch.zeros(2, 3).t(), np.zeros(2)), {"out": np.zeros(4)[::-1]})
     [('argument 1', 'has strides (1, 3)'), ('out', 'has strides (-8,) in bytes')]

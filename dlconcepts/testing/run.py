@@ -92,7 +92,7 @@ def verify(
 
 
 class Worker:
-    """A pytest process, in a process group of its own, that judges what no other has taken."""
+    """A pytest process with its own process group. It judges claims that no other one has taken."""
 
     def __init__(self, run: Run, options: Sequence[str], folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".stream", delete=False) as file:

@@ -158,7 +158,7 @@ def nameless(line: str) -> str:
 
 
 def without_docstring(code: str) -> str:
-    r"""Return the code of a function or class without its docstring, whose words stand above it.
+    r"""Return the code of a function or class without its docstring.
 
     >>> without_docstring("def f(x):\n    'Add one.'\n    return x + 1")
     'def f(x):\n    return x + 1'
@@ -212,7 +212,8 @@ def differing(of: Iterable[Claim]) -> str:
             names.append(claim.id)
     if not names:
         return "No claim holds with one recorded version of torch and fails with another."
-    return f"With another version of torch, {', '.join(names)} has another result."
+    verb = "have" if names[1:] else "has"
+    return f"With another version of torch, {', '.join(names)} {verb} another result."
 
 
 def first_sentence(text: str) -> str:

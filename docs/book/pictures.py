@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.optim import SGD
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -147,9 +148,7 @@ def differs(label: str, values: Tensor, before: Tensor) -> Grid:
     return Grid(label, values, values.ne(before))
 
 
-def lines(
-    curves: Mapping[str, Values], across: str, up: str, x: Values | None = None, log: bool = False
-) -> str:
+def lines(curves: Mapping[str, Values], across: str, up: str, x: Values | None = None) -> str:
     """Draw curves over the same x as SVG."""
     from book.drawings import svg_of
 
@@ -160,8 +159,6 @@ def lines(
         places = np.arange(len(values)) if x is None else np.asarray(x)
         axes.plot(places, np.asarray(values), style, color=color, label=name, linewidth=2)
     axes.set(xlabel=across, ylabel=up)
-    if log:
-        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -464,6 +461,27 @@ def descent(lr: float) -> list[float]:
     return [float((point**2).sum()) for point in path]
 
 
+def with_momentum(x: Tensor) -> SGD:
+    return SGD([x], lr=0.02, momentum=0.9)
+
+
+def kept(step: int, x: Tensor, optimizer: SGD) -> SGD:
+    return optimizer
+
+
+def rolled(steps: int, change: Callable[[int, Tensor, SGD], SGD] = kept) -> list[float]:
+    """Return x at each step of SGD on x ** 2; `change` gives the optimizer of a step."""
+    x = torch.tensor([1.0], requires_grad=True)
+    optimizer, found = with_momentum(x), [1.0]
+    for step in range(steps):
+        optimizer = change(step, x, optimizer)
+        optimizer.zero_grad()
+        (x**2).sum().backward()
+        optimizer.step()
+        found.append(x.item())
+    return found
+
+
 @of(
     "training.loss-goes-down",
     "The loss over eight steps. At rates of 0.1 and 0.4 it falls, at 1.05 it rises with each step.",
@@ -499,7 +517,7 @@ def _() -> str:
     given, other = (torch.tensor([1.0, 1.0], requires_grad=True) for _ in range(2))
     for each in (given, other):
         each.grad = torch.tensor([1.0, 2.0])
-    torch.optim.SGD([given], lr=0.1).step()
+    SGD([given], lr=0.1).step()
     return grids(
         differs("given to the optimizer", given.detach(), torch.ones(2)),
         differs("not given", other.detach(), torch.ones(2)),
@@ -530,19 +548,11 @@ def _() -> str:
     "SGD with lr=0.02 and momentum=0.9 on x ** 2, built once or at each step.",
 )
 def _() -> str:
-    def run(rebuilt: bool) -> list[float]:
-        x = torch.tensor([1.0], requires_grad=True)
-        build = partial(torch.optim.SGD, [x], lr=0.02, momentum=0.9)
-        optimizer, found = build(), [1.0]
-        for _ in range(20):
-            optimizer = build() if rebuilt else optimizer
-            optimizer.zero_grad()
-            (x**2).sum().backward()
-            optimizer.step()
-            found.append(x.item())
-        return found
+    def rebuilt(step: int, x: Tensor, optimizer: SGD) -> SGD:
+        return with_momentum(x)
 
-    return lines({"built once": run(False), "built at each step": run(True)}, "step", "x")
+    curves = {"built once": rolled(20), "built at each step": rolled(20, rebuilt)}
+    return lines(curves, "step", "x")
 
 
 # ------------------------------------------------------------------------------- validation
@@ -702,23 +712,20 @@ def _() -> str:
     "SGD with momentum on x ** 2. The momentum is lost with the optimizer's state.",
 )
 def _() -> str:
-    def run(stop: str) -> list[float]:
-        x = torch.tensor([1.0], requires_grad=True)
-        optimizer, found = torch.optim.SGD([x], lr=0.02, momentum=0.9), [1.0]
-        for step in range(24):
-            if step == 12 and stop:
-                saved = optimizer.state_dict()
-                optimizer = torch.optim.SGD([x], lr=0.02, momentum=0.9)
-                if stop == "restored":
-                    optimizer.load_state_dict(saved)
-            optimizer.zero_grad()
-            (x**2).sum().backward()
-            optimizer.step()
-            found.append(x.item())
-        return found
+    def stop(restores: bool, step: int, x: Tensor, optimizer: SGD) -> SGD:
+        if step != 12:
+            return optimizer
+        new = with_momentum(x)
+        if restores:
+            new.load_state_dict(optimizer.state_dict())
+        return new
 
-    names = {"not stopped": "", "optimizer restored": "restored", "new optimizer": "new"}
-    return lines({name: run(stop) for name, stop in names.items()}, "step", "x")
+    curves = {
+        "not stopped": rolled(24),
+        "optimizer restored": rolled(24, partial(stop, True)),
+        "new optimizer": rolled(24, partial(stop, False)),
+    }
+    return lines(curves, "step", "x")
 
 
 # ------------------------------------------------------------------------------- images
@@ -827,7 +834,7 @@ def _() -> str:
         weight.requires_grad = False
         if clear:
             weight.grad = None
-        optimizer, found = torch.optim.SGD([weight], lr=0.1), []
+        optimizer, found = SGD([weight], lr=0.1), []
         for _ in range(3):
             optimizer.step()
             found.append(weight.item())
@@ -918,10 +925,10 @@ def _() -> str:
         x = np.random.default_rng(n).random(n, dtype=np.float32)
         exact = x.astype(np.float64).sum()
         unit = float(np.spacing(np.float32(exact)))
-        in_order.append(abs(float(np.cumsum(x)[-1]) - exact) / unit + 0.1)
-        in_pairs.append(abs(float(x.sum()) - exact) / unit + 0.1)
+        in_order.append(abs(float(np.cumsum(x)[-1]) - exact) / unit)
+        in_pairs.append(abs(float(x.sum()) - exact) / unit)
     curves = {"in order": in_order, "in pairs": in_pairs}
-    return lines(curves, "numbers summed", "error in ulp", sizes, log=True)
+    return lines(curves, "numbers summed", "error in ulp", sizes)
 
 
 @of(

@@ -14,7 +14,7 @@ BODIES = {
     ),
     "flatten": ('return "flat"', ["'flat'", "What came back is of type str, not Tensor."]),
     "centre": ("return tensor - tensor.mean()", ["What came back has shape", "not (4,)."]),
-    # What no repr shows is told beside it.
+    # The report adds what the repr of an argument does not show.
     "fill_through_view": ("return tensor.reshape(-1).fill_(value)", ["argument 1", "has strides"]),
     "from_numpy": ("return torch.tensor(array)", ["argument 1", "is read-only"]),
     "gradient": (

@@ -188,8 +188,8 @@ def bias(change: Callable[[torch.Tensor], object]) -> Given:
 
 
 def weight_of(value: float) -> Given:
-    """A checkpoint with a bias of that value."""
-    return bias(lambda old: torch.full_like(old, value))
+    """A checkpoint with one weight of that value."""
+    return bias(lambda old: torch.cat([torch.tensor([value]), old[1:]]))
 
 
 def forged(content: object) -> Given:
